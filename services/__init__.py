@@ -1,0 +1,1 @@
+"""Processes that wire the library to the network: gateway, generator, trainer."""

@@ -1,0 +1,46 @@
+"""Every error this library raises on purpose, in one tree, so that callers can catch what they mean.
+
+StableRepError
+├── InvalidInput        a request, file or setting is wrong; `.field` names which
+├── NotFound            a job, dataset, run or object that does not exist
+├── AlreadyExists       a name is taken by something different; `.field` names what differs
+├── StoreError          the object store failed or refused
+│   └── TornObject      an object is there but is not what its index says
+└── Unavailable         a server could not be reached; trying again may help
+"""
+
+
+class StableRepError(Exception):
+    """Base of all errors raised on purpose; its text says what was wrong and what to do."""
+
+
+class InvalidInput(StableRepError, ValueError):
+    """A request, file or setting is wrong; `field` names the part that is."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+class NotFound(StableRepError, LookupError):
+    """A job, dataset, run or object that does not exist."""
+
+
+class AlreadyExists(StableRepError):
+    """A name is taken by something different; `field` names what differs."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class StoreError(StableRepError, OSError):
+    """The object store failed or refused."""
+
+
+class TornObject(StoreError):
+    """An object is there but is not what its index says."""
+
+
+class Unavailable(StableRepError, ConnectionError):
+    """A server could not be reached; trying again may help."""

@@ -1,0 +1,226 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Recipe(_message.Message):
+    __slots__ = ("model", "revision", "sampler", "steps", "guidance_scale", "image_size", "save_size", "images_per_caption", "batch_images", "jpeg_quality", "dtype", "digest")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    SAMPLER_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SAVE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_CAPTION_FIELD_NUMBER: _ClassVar[int]
+    BATCH_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    JPEG_QUALITY_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    revision: str
+    sampler: str
+    steps: int
+    guidance_scale: float
+    image_size: int
+    save_size: int
+    images_per_caption: int
+    batch_images: int
+    jpeg_quality: int
+    dtype: str
+    digest: str
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., sampler: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., image_size: _Optional[int] = ..., save_size: _Optional[int] = ..., images_per_caption: _Optional[int] = ..., batch_images: _Optional[int] = ..., jpeg_quality: _Optional[int] = ..., dtype: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class CaptionSource(_message.Message):
+    __slots__ = ("uri", "upload_id", "format", "column", "limit")
+    URI_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    uri: str
+    upload_id: str
+    format: str
+    column: str
+    limit: int
+    def __init__(self, uri: _Optional[str] = ..., upload_id: _Optional[str] = ..., format: _Optional[str] = ..., column: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class CaptionReport(_message.Message):
+    __slots__ = ("lines", "captions", "empty", "too_long", "bad_encoding", "missing_column", "malformed")
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    CAPTIONS_FIELD_NUMBER: _ClassVar[int]
+    EMPTY_FIELD_NUMBER: _ClassVar[int]
+    TOO_LONG_FIELD_NUMBER: _ClassVar[int]
+    BAD_ENCODING_FIELD_NUMBER: _ClassVar[int]
+    MISSING_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    MALFORMED_FIELD_NUMBER: _ClassVar[int]
+    lines: int
+    captions: int
+    empty: int
+    too_long: int
+    bad_encoding: int
+    missing_column: int
+    malformed: int
+    def __init__(self, lines: _Optional[int] = ..., captions: _Optional[int] = ..., empty: _Optional[int] = ..., too_long: _Optional[int] = ..., bad_encoding: _Optional[int] = ..., missing_column: _Optional[int] = ..., malformed: _Optional[int] = ...) -> None: ...
+
+class Job(_message.Message):
+    __slots__ = ("name", "state", "recipe", "source", "seed", "captions_per_shard", "priority", "dataset_url", "shards", "shards_pending", "shards_leased", "shards_done", "shards_dead", "captions", "groups_done", "images_done", "captions_skipped", "caption_report", "create_time", "end_time", "error")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[Job.State]
+        PLANNING: _ClassVar[Job.State]
+        RUNNING: _ClassVar[Job.State]
+        PAUSED: _ClassVar[Job.State]
+        SUCCEEDED: _ClassVar[Job.State]
+        FAILED: _ClassVar[Job.State]
+        CANCELLED: _ClassVar[Job.State]
+    STATE_UNSPECIFIED: Job.State
+    PLANNING: Job.State
+    RUNNING: Job.State
+    PAUSED: Job.State
+    SUCCEEDED: Job.State
+    FAILED: Job.State
+    CANCELLED: Job.State
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CAPTIONS_PER_SHARD_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DATASET_URL_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_PENDING_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_LEASED_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_DONE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_DEAD_FIELD_NUMBER: _ClassVar[int]
+    CAPTIONS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_DONE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_DONE_FIELD_NUMBER: _ClassVar[int]
+    CAPTIONS_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    CAPTION_REPORT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: Job.State
+    recipe: Recipe
+    source: CaptionSource
+    seed: int
+    captions_per_shard: int
+    priority: int
+    dataset_url: str
+    shards: int
+    shards_pending: int
+    shards_leased: int
+    shards_done: int
+    shards_dead: int
+    captions: int
+    groups_done: int
+    images_done: int
+    captions_skipped: int
+    caption_report: CaptionReport
+    create_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    error: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Job.State, str]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., source: _Optional[_Union[CaptionSource, _Mapping]] = ..., seed: _Optional[int] = ..., captions_per_shard: _Optional[int] = ..., priority: _Optional[int] = ..., dataset_url: _Optional[str] = ..., shards: _Optional[int] = ..., shards_pending: _Optional[int] = ..., shards_leased: _Optional[int] = ..., shards_done: _Optional[int] = ..., shards_dead: _Optional[int] = ..., captions: _Optional[int] = ..., groups_done: _Optional[int] = ..., images_done: _Optional[int] = ..., captions_skipped: _Optional[int] = ..., caption_report: _Optional[_Union[CaptionReport, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
+
+class UploadCaptionsRequest(_message.Message):
+    __slots__ = ("upload_id", "file_name", "offset", "data", "last")
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    FILE_NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    file_name: str
+    offset: int
+    data: bytes
+    last: bool
+    def __init__(self, upload_id: _Optional[str] = ..., file_name: _Optional[str] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
+
+class Upload(_message.Message):
+    __slots__ = ("upload_id", "size", "complete", "file_name")
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    FILE_NAME_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    size: int
+    complete: bool
+    file_name: str
+    def __init__(self, upload_id: _Optional[str] = ..., size: _Optional[int] = ..., complete: _Optional[bool] = ..., file_name: _Optional[str] = ...) -> None: ...
+
+class GetUploadRequest(_message.Message):
+    __slots__ = ("upload_id",)
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    def __init__(self, upload_id: _Optional[str] = ...) -> None: ...
+
+class CreateJobRequest(_message.Message):
+    __slots__ = ("dataset", "preset", "recipe", "source", "seed", "captions_per_shard", "priority", "request_id")
+    class RecipeEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CAPTIONS_PER_SHARD_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    preset: str
+    recipe: _containers.ScalarMap[str, str]
+    source: CaptionSource
+    seed: int
+    captions_per_shard: int
+    priority: int
+    request_id: str
+    def __init__(self, dataset: _Optional[str] = ..., preset: _Optional[str] = ..., recipe: _Optional[_Mapping[str, str]] = ..., source: _Optional[_Union[CaptionSource, _Mapping]] = ..., seed: _Optional[int] = ..., captions_per_shard: _Optional[int] = ..., priority: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class GetJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListJobsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListJobsResponse(_message.Message):
+    __slots__ = ("jobs", "next_page_token")
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    jobs: _containers.RepeatedCompositeFieldContainer[Job]
+    next_page_token: str
+    def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class WatchJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class CancelJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
