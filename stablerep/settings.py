@@ -1,0 +1,191 @@
+"""The settings of every process: one frozen tree from a YAML file, the environment and `--set`, checked once.
+
+Later sources win: the YAML file named by STABLEREP_CONFIG, then STABLEREP_* variables (`__` between levels:
+STABLEREP_GENERATOR__LEASE_SECONDS=30), then overrides such as `generator.lease_seconds=30`.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from stablerep.errors import InvalidInput
+
+PREFIX = "STABLEREP_"
+CONFIG_VARIABLE = "STABLEREP_CONFIG"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+class S3(_Part):
+    """Where `s3://` stores are served; STABLEREP_S3_ENDPOINT and the like (one `_`) are read too."""
+
+    endpoint: str = Field(default="", description="http://host:port or https://host; empty: AWS")
+    access_key: str = ""
+    secret_key: str = Field(default="", repr=False)
+    region: str = ""
+
+
+class Gateway(_Part):
+    """The front door."""
+
+    address: str = Field(default="127.0.0.1:50051", description="host:port; port 0 takes a free one")
+    announce: Path | None = Field(
+        default=None, description="file that receives address and pid once it serves"
+    )
+    planners: int = Field(default=2, ge=1, le=64, description="jobs planned at one time by this process")
+    upload_limit_bytes: int = Field(
+        default=64 << 30, ge=1, description="largest caption file a client may upload"
+    )
+    grace_seconds: float = Field(default=5.0, ge=0, description="time for calls in flight after SIGTERM")
+
+
+class Generator(_Part):
+    """One generator worker."""
+
+    address: str = Field(default="127.0.0.1:0", description="host:port; port 0 takes a free one")
+    announce: Path | None = Field(
+        default=None, description="file that receives address and pid once it serves"
+    )
+    lease_seconds: float = Field(
+        default=60.0, gt=0, description="a shard not renewed for so long goes to another"
+    )
+    poll_seconds: float = Field(default=0.5, gt=0, description="pause before asking an empty queue again")
+    threads: int = Field(default=1, ge=1, description="CPU threads of torch")
+    device: str = Field(default="", description="cuda, cuda:0, mps or cpu; empty: the best there is")
+
+
+class Settings(BaseSettings):
+    """The whole tree; `load_settings` builds it."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        coerce_numbers_to_str=True,
+    )
+
+    store_url: str = Field(default="./data", description="file:///folder, a plain path or s3://bucket/prefix")
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="the queue server")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    s3: S3 = S3()
+    gateway: Gateway = Gateway()
+    generator: Generator = Generator()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The first source wins."""
+        short = InitSettingsSource(settings_cls, init_kwargs=_short_s3_names(os.environ))
+        file = InitSettingsSource(settings_cls, init_kwargs=_read_file(os.environ.get(CONFIG_VARIABLE)))
+        return init_settings, env_settings, short, file
+
+
+def load_settings(overrides: Iterable[str] = ()) -> Settings:
+    """Read file and environment, apply `overrides` ("a.b=c" texts) and check the whole.
+
+    Raises:
+        InvalidInput: an unknown key (the message lists the valid ones), a value that does not fit, or a
+            settings file that is missing or no mapping.
+    """
+    _refuse_unknown_variables(os.environ)
+    try:
+        return Settings(**_parse_overrides(overrides))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] in ("extra_forbidden", "model_type"):
+            raise _unknown(key) from None
+        raise InvalidInput(first["msg"], field=key) from None
+
+
+def setting_keys() -> list[str]:
+    """Every valid key, dotted, in order."""
+    return list(_leaves(Settings, ""))
+
+
+def _leaves(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        part = field.annotation
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            yield from _leaves(part, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _unknown(key: str) -> InvalidInput:
+    return InvalidInput(f"no such setting; the settings are {', '.join(setting_keys())}", field=key)
+
+
+def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    known = set(setting_keys())
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals:
+            raise InvalidInput("write it as key=value", field=text)
+        if key not in known:
+            raise _unknown(key)
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value.strip()
+    return tree
+
+
+def _read_file(name: str | None) -> dict[str, Any]:
+    if not name:
+        return {}
+    try:
+        tree = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {name}: {error.strerror}", field=CONFIG_VARIABLE) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{name} is not YAML: {error}", field=CONFIG_VARIABLE) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise InvalidInput(f"{name} must hold a mapping of settings", field=CONFIG_VARIABLE)
+    return tree
+
+
+def _short_s3_names(environment: Mapping[str, str]) -> dict[str, Any]:
+    """STABLEREP_S3_ENDPOINT etc., the names that `open_store` reads when it is used without settings."""
+    names = {field: f"{PREFIX}S3_{field.upper()}" for field in S3.model_fields}
+    found = {field: environment[name] for field, name in names.items() if name in environment}
+    return {"s3": found} if found else {}
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    """A variable with `__`, or one letter off a known name, was meant as a setting.
+
+    Others with the prefix are let pass: Kubernetes itself sets STABLEREP_GATEWAY_SERVICE_HOST and the like.
+    """
+    known = {PREFIX + key.replace(".", "__").upper() for key in setting_keys()}
+    known |= {CONFIG_VARIABLE} | {f"{PREFIX}S3_{field.upper()}" for field in S3.model_fields}
+    for name in environment:
+        if not name.upper().startswith(PREFIX) or name.upper() in known:
+            continue
+        if "__" in name or difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.93):
+            raise InvalidInput(f"no such setting; the variables are {', '.join(sorted(known))}", field=name)
