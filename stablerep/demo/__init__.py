@@ -1,0 +1,1 @@
+"""The whole path on one machine: captions, images, training, probe, report (`stablerep demo`)."""

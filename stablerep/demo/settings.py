@@ -1,0 +1,144 @@
+"""What one demo does: its size, its learners, and how it notices that it is asked to do something else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from stablerep.errors import InvalidInput
+
+Images = Literal["noun", "no_noun"]
+Size = Literal["tiny", "demo", "study"]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One row of the table that is trained: an objective on one set of images."""
+
+    name: str
+    title: str
+    objective: Literal["stablerep", "simclr"]
+    images: Images = "noun"
+    drop_nouns: bool = False
+
+
+MAIN_LEARNERS = (
+    Learner("stablerep", "StableRep on synthetic images", "stablerep"),
+    Learner("simclr", "SimCLR on synthetic images", "simclr"),
+)
+CONTROLS = (
+    Learner(
+        "stablerep_regrouped", "StableRep, same images grouped without the noun", "stablerep", drop_nouns=True
+    ),
+    Learner(
+        "stablerep_no_noun", "StableRep, images from captions without the noun", "stablerep", images="no_noun"
+    ),
+    Learner("simclr_no_noun", "SimCLR, images from captions without the noun", "simclr", images="no_noun"),
+)
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """All that decides a demo's numbers; kept in `demo.json`, so that a second start tells what differs."""
+
+    size: Size
+    seeds: int
+    captions: int
+    images_per_caption: int
+    denoising_steps: int
+    batch_images: int
+    training_steps: int
+    views_per_step: int
+    few_shot_draws: int
+    probe_train: int
+    probe_test: int
+    controls: bool
+    minutes: float
+
+    @property
+    def learners(self) -> tuple[Learner, ...]:
+        return MAIN_LEARNERS + CONTROLS if self.controls else MAIN_LEARNERS
+
+
+_SIZES = {
+    "tiny": DemoSettings(
+        size="tiny",
+        seeds=1,
+        captions=48,
+        images_per_caption=4,
+        denoising_steps=6,
+        batch_images=32,
+        training_steps=20,
+        views_per_step=128,
+        few_shot_draws=5,
+        probe_train=1000,
+        probe_test=2000,
+        controls=False,
+        minutes=1.5,
+    ),
+    "demo": DemoSettings(
+        size="demo",
+        seeds=1,
+        captions=1000,
+        images_per_caption=4,
+        denoising_steps=20,
+        batch_images=64,
+        training_steps=600,
+        views_per_step=256,
+        few_shot_draws=20,
+        probe_train=5000,
+        probe_test=10000,
+        controls=False,
+        minutes=8,
+    ),
+    "study": DemoSettings(
+        size="study",
+        seeds=3,
+        captions=2000,
+        images_per_caption=4,
+        denoising_steps=20,
+        batch_images=64,
+        training_steps=1200,
+        views_per_step=256,
+        few_shot_draws=20,
+        probe_train=5000,
+        probe_test=10000,
+        controls=True,
+        minutes=75,
+    ),
+}
+
+
+def demo_settings(size: str | None, seeds: int) -> DemoSettings:
+    """Settings of a size; several seeds without a size mean the study. Raises InvalidInput."""
+    chosen = size or ("study" if seeds > 1 else "demo")
+    if chosen not in _SIZES:
+        raise InvalidInput(f"unknown size {chosen!r}; there are {', '.join(_SIZES)}", field="size")
+    if not 1 <= seeds <= 20:
+        raise InvalidInput(f"{seeds} is not between 1 and 20", field="seeds")
+    settings = _SIZES[chosen]
+    return replace(settings, seeds=seeds if seeds > 1 or chosen != "study" else settings.seeds)
+
+
+def claim_folder(out: Path, settings: DemoSettings) -> bool:
+    """Ties a folder to these settings. True when an earlier run with the same settings is there.
+
+    Raises InvalidInput naming what differs when the folder holds a demo with other settings.
+    """
+    record = out / "demo.json"
+    wanted = asdict(settings)
+    if record.exists():
+        found = json.loads(record.read_text())
+        different = [f"{k}: {found.get(k)} there, {v} now" for k, v in wanted.items() if found.get(k) != v]
+        if different:
+            raise InvalidInput(
+                f"{out} holds a demo with other settings ({'; '.join(different)}). "
+                f"Name another folder with --out, or start over with --fresh.",
+                field="out",
+            )
+        return True
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(wanted, indent=1) + "\n")
+    return False
