@@ -1,0 +1,173 @@
+"""Recipes: ranges, overrides, presets, and a digest that must never change for the same values."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from stablerep.errors import InvalidInput
+from stablerep.jobs.recipe import Recipe, load, load_preset, load_recipe, preset_names
+
+GOLDEN = {
+    "sd15": "b8fe73d2f10377517400c357008f25b6b9a8ebaf02e4f84a2fa6afc669d0e9ca",
+    "tiny": "ec1c3b3916eb8ad0f66ec53409e62e576bffaeeb0e16a917a96b4a9e3ee399f9",
+}
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_digest_of_a_preset_is_the_one_of_every_earlier_version(name):
+    assert load_recipe(name).digest == GOLDEN[name]
+
+
+def test_digest_is_the_same_in_another_process_with_another_hash_seed():
+    code = "from stablerep.jobs.recipe import load_recipe; print(load_recipe('tiny').digest)"
+    for hash_seed in ("1", "2"):
+        out = subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert out.stdout.strip() == GOLDEN["tiny"]
+
+
+def test_each_field_changes_the_digest():
+    other = {
+        "model": "other/model",
+        "revision": "v2",
+        "sampler": "dpm++",
+        "steps": "21",
+        "guidance_scale": "2.5",
+        "image_size": "64",
+        "save_size": "16",
+        "images_per_caption": "5",
+        "batch_images": "63",
+        "jpeg_quality": "94",
+        "dtype": "bfloat16",
+    }
+    assert set(other) == set(Recipe.model_fields)
+    digests = {load_recipe("tiny", {field: value}).digest for field, value in other.items()}
+    assert len(digests | {load_recipe("tiny").digest}) == len(other) + 1
+
+
+def test_a_number_written_in_two_ways_is_one_recipe():
+    assert load_recipe("tiny", {"guidance_scale": "2"}) == load_recipe("tiny", {"guidance_scale": "2.0"})
+    assert load_recipe("tiny", {"guidance_scale": "2"}).digest == load_recipe("tiny").digest
+
+
+def test_sd15_is_the_paper():
+    preset = load_preset("sd15")
+    assert preset.captions_per_shard == 16
+    assert preset.recipe == Recipe(
+        model="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        sampler="ddim",
+        steps=50,
+        guidance_scale=2.0,
+        image_size=512,
+        save_size=256,
+        images_per_caption=10,
+        batch_images=16,
+        jpeg_quality=95,
+        dtype="float16",
+    )
+
+
+def test_every_preset_loads():
+    assert {"sd15", "tiny"} <= set(preset_names())
+    for name in preset_names():
+        assert load_preset(name).captions_per_shard >= 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", ""),
+        ("model", "a\nb"),
+        ("sampler", "euler"),
+        ("steps", "0"),
+        ("steps", "1001"),
+        ("steps", "many"),
+        ("steps", "2.5"),
+        ("guidance_scale", "-0.1"),
+        ("guidance_scale", "50.1"),
+        ("guidance_scale", "nan"),
+        ("guidance_scale", "inf"),
+        ("image_size", "33"),
+        ("image_size", "0"),
+        ("save_size", "40"),
+        ("images_per_caption", "0"),
+        ("images_per_caption", "100"),
+        ("batch_images", "0"),
+        ("jpeg_quality", "101"),
+        ("dtype", "int8"),
+        ("colour", "red"),
+        ("captions_per_shard", "8"),
+        ("digest", "0"),
+    ],
+)
+def test_a_bad_override_names_its_field(field, value):
+    with pytest.raises(InvalidInput) as caught:
+        load_recipe("tiny", {field: value})
+    assert caught.value.field == field
+
+
+def test_unknown_preset_lists_what_there_is():
+    with pytest.raises(InvalidInput, match="sd15, tiny") as caught:
+        load_recipe("sd16")
+    assert caught.value.field == "preset"
+
+
+def test_a_preset_name_never_opens_a_file_outside_the_package(tmp_path):
+    (tmp_path / "mine.yaml").write_text("preset: tiny\n")
+    for name in (str(tmp_path / "mine"), str(tmp_path / "mine.yaml"), "../presets/tiny", ""):
+        with pytest.raises(InvalidInput):
+            load_preset(name)
+
+
+def test_recipe_file_with_all_fields(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(load_recipe("tiny").model_dump() | {"steps": 7, "captions_per_shard": 5}))
+    preset = load(str(path))
+    assert preset.recipe == load_recipe("tiny", {"steps": "7"})
+    assert preset.captions_per_shard == 5
+
+
+def test_recipe_file_on_top_of_a_preset(tmp_path):
+    path = tmp_path / "mine.yml"
+    path.write_text("preset: tiny\nguidance_scale: 8\n")
+    assert load_recipe(str(path), {"steps": "3"}) == load_recipe(
+        "tiny", {"guidance_scale": "8", "steps": "3"}
+    )
+    assert load(str(path)).captions_per_shard == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("steps: 3\n", "model"),
+        ("preset: tiny\nstep: 3\n", "step"),
+        ("preset: tiny\ncaptions_per_shard: 0\n", "captions_per_shard"),
+        ("preset: nothing\n", "preset"),
+        ("just words", "preset"),
+        ("a: [", "preset"),
+    ],
+)
+def test_a_bad_recipe_file_names_what_is_wrong(tmp_path, text, field):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidInput) as caught:
+        load_recipe(str(path))
+    assert caught.value.field == field
+
+
+def test_missing_recipe_file_says_so(tmp_path):
+    with pytest.raises(InvalidInput, match=r"absent\.yaml"):
+        load_recipe(str(tmp_path / "absent.yaml"))
+
+
+def test_recipe_is_frozen():
+    with pytest.raises(ValidationError):
+        load_recipe("tiny").steps = 3
