@@ -17,6 +17,7 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from stablerep.errors import InvalidInput
@@ -30,7 +31,7 @@ class _Part(BaseModel):
 
 
 class S3(_Part):
-    """Where `s3://` stores are served; STABLEREP_S3_ENDPOINT and the like (one `_`) are read too."""
+    """Where `s3://` stores are served."""
 
     endpoint: str = Field(default="", description="http://host:port or https://host; empty: AWS")
     access_key: str = ""
@@ -95,9 +96,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The first source wins."""
-        short = InitSettingsSource(settings_cls, init_kwargs=_short_s3_names(os.environ))
         file = InitSettingsSource(settings_cls, init_kwargs=_read_file(os.environ.get(CONFIG_VARIABLE)))
-        return init_settings, env_settings, short, file
+        return init_settings, env_settings, file
 
 
 def load_settings(overrides: Iterable[str] = ()) -> Settings:
@@ -116,6 +116,8 @@ def load_settings(overrides: Iterable[str] = ()) -> Settings:
         if first["type"] in ("extra_forbidden", "model_type"):
             raise _unknown(key) from None
         raise InvalidInput(first["msg"], field=key) from None
+    except SettingsError as error:  # a whole part in one variable, which must then be JSON
+        raise InvalidInput(f"{error}; write STABLEREP_PART__KEY=value", field="environment") from None
 
 
 def setting_keys() -> list[str]:
@@ -170,20 +172,13 @@ def _read_file(name: str | None) -> dict[str, Any]:
     return tree
 
 
-def _short_s3_names(environment: Mapping[str, str]) -> dict[str, Any]:
-    """STABLEREP_S3_ENDPOINT etc., the names that `open_store` reads when it is used without settings."""
-    names = {field: f"{PREFIX}S3_{field.upper()}" for field in S3.model_fields}
-    found = {field: environment[name] for field, name in names.items() if name in environment}
-    return {"s3": found} if found else {}
-
-
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """A variable with `__`, or one letter off a known name, was meant as a setting.
 
     Others with the prefix are let pass: Kubernetes itself sets STABLEREP_GATEWAY_SERVICE_HOST and the like.
     """
     known = {PREFIX + key.replace(".", "__").upper() for key in setting_keys()}
-    known |= {CONFIG_VARIABLE} | {f"{PREFIX}S3_{field.upper()}" for field in S3.model_fields}
+    known.add(CONFIG_VARIABLE)
     for name in environment:
         if not name.upper().startswith(PREFIX) or name.upper() in known:
             continue

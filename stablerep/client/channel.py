@@ -1,0 +1,106 @@
+"""How clients speak gRPC: channel options, the retry of UNAVAILABLE alone, statuses back into our errors."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+from stablerep.errors import AlreadyExists, InvalidInput, NotFound, StableRepError, TornObject, Unavailable
+
+UNARY_SECONDS = 30.0
+"""Deadline of calls that only ask."""
+PREVIEW_SECONDS = 600.0
+"""Deadline of a preview: the worker may first have to load its pipeline."""
+RECONNECTS = 8
+"""Attempts in a row of an upload or a watch that lost its gateway; with `pause` about 20 s."""
+
+_RETRIED = (
+    ("stablerep.v1.GenerationService", ("GetUpload", "CreateJob", "GetJob", "ListJobs", "CancelJob")),
+    ("stablerep.v1.GeneratorService", ("PreviewGroup", "GetStatus", "Drain")),
+)
+_RETRY = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.2s",
+    "maxBackoff": "3s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_DETAILS_KEY = "grpc-status-details-bin"
+_REFUSED = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+
+
+def channel_options() -> list[tuple[str, int | str]]:
+    """Options of every channel: retries, and answers of up to 64 MiB (a preview holds a group's images)."""
+    methods = [{"service": service, "method": name} for service, names in _RETRIED for name in names]
+    config = {"methodConfig": [{"name": methods, "retryPolicy": _RETRY}]}
+    return [
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.enable_retries", 1),
+        ("grpc.max_receive_message_length", 64 << 20),
+    ]
+
+
+def gateway_options() -> list[tuple[str, int | str]]:
+    """With keepalive: a watch of days finds out that its gateway vanished without closing the connection."""
+    return [
+        *channel_options(),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
+
+
+def metadata(token: str | None) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {token}")] if token else []
+
+
+def pause(attempt: int) -> float:
+    """Seconds before the reconnect number `attempt`, counted from 1."""
+    return float(min(0.2 * 2**attempt, 4.0))
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """Turns a gRPC failure inside the block into an error of `stablerep.errors`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise translate(error) from error
+
+
+def translate(error: grpc.RpcError) -> StableRepError:
+    """The error of `stablerep.errors` that the server meant."""
+    code, text = error.code(), error.details() or ""
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return Unavailable(text or "the server did not answer in time")
+    if code is grpc.StatusCode.NOT_FOUND:
+        return NotFound(text)
+    if code is grpc.StatusCode.DATA_LOSS:
+        return TornObject(text)
+    field = _field(error)
+    if code is grpc.StatusCode.ALREADY_EXISTS:
+        return AlreadyExists(text, field=field)
+    if code in _REFUSED:
+        return InvalidInput(text.removeprefix(f"{field}: "), field=field)
+    return StableRepError(f"{code.name}: {text}")
+
+
+def _field(error: Any) -> str:
+    """The field that the server's details name; empty if they name none."""
+    for key, value in error.trailing_metadata() or ():
+        if key != _DETAILS_KEY:
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            bad_request, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
+            if detail.Unpack(bad_request) and bad_request.field_violations:
+                return str(bad_request.field_violations[0].field)
+            if detail.Unpack(info) and "field" in info.metadata:
+                return str(info.metadata["field"])
+    return ""

@@ -1,0 +1,80 @@
+"""What both clients send: request messages built from plain arguments."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from stablerep.errors import InvalidInput
+from stablerep.v1 import generation_pb2 as pb
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+_STORE_KEY = "store:"
+
+
+def caption_source(captions: str | os.PathLike[str]) -> Path | str:
+    """A local file as a Path; what lies in the gateway's store (`store:KEY` or a URL) as its `uri`.
+
+    Raises:
+        InvalidInput: a local path where no file is.
+    """
+    text = os.fspath(captions)
+    if text.startswith(_STORE_KEY):
+        return text.removeprefix(_STORE_KEY)
+    if _URL.match(text):
+        return text
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise InvalidInput(
+            f"no file {text}; give a file, store:KEY or a URL in the store",
+            field="captions",
+        )
+    return path
+
+
+def create_job_request(
+    dataset: str,
+    *,
+    uri: str = "",
+    upload_id: str = "",
+    format: str = "",
+    column: str = "",
+    limit: int = 0,
+    preset: str = "",
+    recipe: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    captions_per_shard: int = 0,
+    priority: int = 0,
+    request_id: str = "",
+) -> pb.CreateJobRequest:
+    """The message; a request id is made where none is given, so that a retry never creates twice.
+
+    Raises:
+        InvalidInput: a number that does not fit its field of the message, or is none.
+    """
+    source = pb.CaptionSource(format=format, column=column)
+    if upload_id:
+        source.upload_id = upload_id
+    else:
+        source.uri = uri
+    request = pb.CreateJobRequest(
+        dataset=dataset,
+        preset=preset,
+        recipe={key: str(value) for key, value in (recipe or {}).items()},
+        source=source,
+        request_id=request_id or uuid4().hex,
+    )
+    _set_number(request.source, "limit", limit)
+    _set_number(request, "seed", seed)
+    _set_number(request, "captions_per_shard", captions_per_shard)
+    _set_number(request, "priority", priority)
+    return request
+
+
+def _set_number(message: pb.CreateJobRequest | pb.CaptionSource, field: str, value: int) -> None:
+    try:
+        setattr(message, field, value)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{value!r} is no whole number that fits", field=field) from None
