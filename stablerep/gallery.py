@@ -1,4 +1,4 @@
-"""Groups of images as one self-contained HTML page, a row a caption (`stablerep gallery`, the demo's report)."""
+"""Groups of images as one self-contained HTML page, a row a caption (`stablerep gallery`, the report)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ p { max-width:76ch; } .soft { color:var(--soft); font-size:14px; } code { font-s
 .strip { display:flex; gap:5px; flex-wrap:wrap; align-items:center; }
 .strip img { width:56px; height:56px; border-radius:4px; object-fit:cover; background:#000; }
 .strip.large img { width:auto; height:144px; }
-.strip .sep { font-size:11px; color:var(--soft); writing-mode:vertical-rl; transform:rotate(180deg); padding:0 2px; }
+.strip .sep { font-size:11px; color:var(--soft); writing-mode:vertical-rl; transform:rotate(180deg); }
 figure { margin:0; }
 """
 

@@ -1,0 +1,251 @@
+"""Verbs around generation jobs: submit, jobs list|show|watch|cancel, preview, gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import TaskID
+from rich.table import Table
+
+from stablerep.errors import InvalidInput
+from stablerep.progress import Bars, console
+
+if TYPE_CHECKING:
+    from stablerep.client import Client, Job
+
+Address = Annotated[
+    str, typer.Option("--address", envvar="STABLEREP_ADDRESS", help="The gateway's HOST:PORT.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override of a recipe field; may be repeated."),
+]
+_DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+app = typer.Typer(no_args_is_help=True, help="List, show, watch and cancel generation jobs.")
+
+
+def split_overrides(pairs: Sequence[str] | None) -> dict[str, str]:
+    """`["steps=20"]` -> `{"steps": "20"}`. Raises InvalidInput when a pair has no `=`."""
+    overrides = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"{pair!r} is not KEY=VALUE", field="--set")
+        overrides[key.strip()] = value.strip()
+    return overrides
+
+
+def submit(
+    captions: Annotated[
+        str,
+        typer.Argument(help="Caption file (text, CSV/TSV, JSONL, RedCaps, Parquet; .gz/.zst), or store:KEY."),
+    ],
+    name: Annotated[str, typer.Option("--name", help="Name of the dataset to make.")],
+    preset: Annotated[
+        str, typer.Option("--preset", help="Recipe preset or YAML file on this machine.")
+    ] = "sd15",
+    overrides: Set = None,
+    seed: Annotated[int, typer.Option(help="Decides every image together with its caption and index.")] = 0,
+    limit: Annotated[int, typer.Option(help="Take at most this many captions; 0 takes all.")] = 0,
+    captions_per_shard: Annotated[int, typer.Option(help="Captions in one shard; 0: the preset's.")] = 0,
+    priority: Annotated[int, typer.Option(min=0, max=9, help="Higher is served first.")] = 0,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay and show progress until the job ends.")
+    ] = False,
+    address: Address = _DEFAULT_ADDRESS,
+) -> None:
+    """Submits a job: captions x recipe -> dataset.
+
+    Examples:
+
+        stablerep submit captions.txt --name shoes --preset tiny --watch
+
+        stablerep submit cc12m.tsv.gz --name cc12m --preset sd15 --set guidance_scale=2.5
+    """
+    from stablerep.client import Client
+    from stablerep.jobs.recipe import load
+
+    recipe = split_overrides(overrides)
+    if preset.endswith((".yaml", ".yml")):
+        loaded = load(preset, recipe)
+        recipe = {key: str(value) for key, value in loaded.recipe.model_dump().items()}
+        preset, captions_per_shard = "", captions_per_shard or loaded.captions_per_shard
+    with Client(address) as client:
+        job = client.create_job(
+            name,
+            captions,
+            preset=preset,
+            recipe=recipe,
+            seed=seed,
+            limit=limit,
+            captions_per_shard=captions_per_shard,
+            priority=priority,
+        )
+        console.print(f"{job.name}: {job.state.value}, dataset {job.dataset_url}")
+        if watch:
+            _watch(client, job.name)
+
+
+def show_job(bars: Bars, task: TaskID, job: Job) -> None:
+    """Moves a bar to where the job is."""
+    counts = job.counts
+    note = f"{counts.images:,} images" + (f", {counts.dead} dead shards" if counts.dead else "")
+    bars.update(task, counts.done, note, total=max(1, counts.shards))
+
+
+def _watch(client: Client, name: str) -> None:
+    job = client.get_job(name)
+    with Bars() as bars:
+        task = bars.add(job.dataset, total=max(1, job.counts.shards), completed=job.counts.done)
+        for job in client.watch_job(name):
+            show_job(bars, task, job)
+    console.print(_one_line(job))
+    if job.state.value in ("FAILED", "CANCELLED"):
+        raise typer.Exit(2)
+
+
+def _one_line(job: Job) -> str:
+    counts = job.counts
+    text = f"{job.name}: {job.state.value}, {counts.done}/{counts.shards} shards, {counts.images:,} images"
+    return text + (f", error: {job.error}" if job.error else "")
+
+
+@app.command("list")
+def list_jobs(address: Address = _DEFAULT_ADDRESS) -> None:
+    """Lists all jobs.
+
+    Example: stablerep jobs list
+    """
+    from stablerep.client import Client
+
+    table = Table("job", "state", "shards done", "leased", "dead", "images", box=None, pad_edge=False)
+    with Client(address) as client:
+        for job in client.list_jobs():
+            c = job.counts
+            done = f"{c.done}/{c.shards}"
+            table.add_row(job.name, job.state.value, done, str(c.leased), str(c.dead), str(c.images))
+    console.print(
+        table if table.row_count else "no jobs yet; `stablerep submit CAPTIONS --name NAME` makes one"
+    )
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the job.")], address: Address = _DEFAULT_ADDRESS
+) -> None:
+    """Shows all of one job.
+
+    Example: stablerep jobs show shoes
+    """
+    from stablerep.client import Client
+
+    with Client(address) as client:
+        job = client.get_job(name)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in asdict(job).items():
+        table.add_row(key, str(value))
+    console.print(table)
+
+
+@app.command()
+def watch(
+    name: Annotated[str, typer.Argument(help="Name of the job.")], address: Address = _DEFAULT_ADDRESS
+) -> None:
+    """Follows a job until it ends; exit code 2 when it failed or was cancelled.
+
+    Example: stablerep jobs watch shoes
+    """
+    from stablerep.client import Client
+
+    with Client(address) as client:
+        _watch(client, name)
+
+
+@app.command()
+def cancel(
+    name: Annotated[str, typer.Argument(help="Name of the job.")], address: Address = _DEFAULT_ADDRESS
+) -> None:
+    """Cancels a job; shards already written stay.
+
+    Example: stablerep jobs cancel shoes
+    """
+    from stablerep.client import Client
+
+    with Client(address) as client:
+        console.print(_one_line(client.cancel_job(name)))
+
+
+def preview(
+    caption: Annotated[str, typer.Argument(help="The caption.")],
+    preset: Annotated[str, typer.Option("--preset", help="Recipe preset or YAML file.")] = "sd15",
+    overrides: Set = None,
+    images: Annotated[int, typer.Option(min=1, max=99, help="Images to make.")] = 6,
+    seed: Annotated[int, typer.Option(help="Decides the images.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the images and a page of them.")] = Path(
+        "preview"
+    ),
+    worker: Annotated[str, typer.Option(help="HOST:PORT of a running worker; empty: make them here.")] = "",
+) -> None:
+    """Makes one group now, to look at before paying for a job.
+
+    Examples:
+
+        stablerep preview "a black ankle boot" --preset tiny --images 6 --out preview
+
+        stablerep preview "a red bicycle" --preset sd15 --worker 10.0.0.7:50052
+    """
+    from stablerep.gallery import gallery_page
+    from stablerep.storage import Group
+
+    recipe = {**split_overrides(overrides), "images_per_caption": str(images)}
+    encoded = _preview_on(worker, caption, preset, recipe, seed) if worker else None
+    if encoded is None:
+        encoded = _preview_here(caption, preset, recipe, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(encoded):
+        (out / f"{index:02d}.jpg").write_bytes(image)
+    page = gallery_page(caption, [Group(caption_id=0, caption=caption, encoded=tuple(encoded), info={})])
+    (out / "index.html").write_text(page)
+    console.print(f"{len(encoded)} images and index.html in {out}")
+
+
+def _preview_on(worker: str, caption: str, preset: str, recipe: dict[str, str], seed: int) -> list[bytes]:
+    from stablerep.client import GeneratorClient
+
+    with GeneratorClient(worker) as client:
+        return client.preview(caption, preset=preset, recipe=recipe, seed=seed)
+
+
+def _preview_here(caption: str, preset: str, recipe: dict[str, str], seed: int) -> list[bytes]:
+    from stablerep.generation import Generator
+    from stablerep.jobs.recipe import load_recipe
+
+    generator = Generator(load_recipe(preset, recipe), seed=seed)
+    return [image for group in generator.generate([caption]) for image in group.encoded]
+
+
+def gallery(
+    dataset: Annotated[str, typer.Argument(help="URL of a dataset, e.g. file:///data/datasets/shoes.")],
+    out: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("gallery.html"),
+    groups: Annotated[int, typer.Option(min=1, max=2000, help="How many groups, evenly spread.")] = 60,
+) -> None:
+    """Writes one self-contained page with groups of a dataset.
+
+    Example: stablerep gallery demo/store/datasets/demo --out gallery.html
+    """
+    from stablerep.data import GroupDataset
+    from stablerep.gallery import gallery_page
+
+    found = GroupDataset(dataset)
+    stride = max(1, len(found) // groups)
+    chosen = [found[i] for i in islice(range(0, len(found), stride), groups)]
+    note = f"{len(chosen)} of {len(found)} groups of {dataset}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(gallery_page(dataset.rstrip("/").rsplit("/", 1)[-1], chosen, note))
+    console.print(f"{note} in {out}")

@@ -1,0 +1,96 @@
+"""Verbs that run the services on this machine: demo, up, doctor."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from stablerep.progress import console
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path("demo"),
+    seeds: Annotated[int, typer.Option(help="Training seeds; more than one runs the longer study.")] = 1,
+    size: Annotated[
+        str | None, typer.Option(help="tiny (90 s), demo (8 minutes) or study (over an hour).")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Throw away what is in the folder and start over.")
+    ] = False,
+) -> None:
+    """Runs the whole path on this machine: captions, images, training, probe, report.
+
+    Ctrl-C stops it cleanly; the same command goes on where it stopped.
+
+    Examples:
+
+        stablerep demo
+
+        stablerep demo --size tiny --out trial
+
+        stablerep demo --seeds 3 --out study
+    """
+    from stablerep.demo.run import run_demo
+
+    run_demo(out, size=size, seeds=seeds, fresh=fresh)
+
+
+def up(
+    data: Annotated[Path, typer.Option("--data", help="Folder for store, queue and logs.")] = Path(
+        "stablerep-data"
+    ),
+    address: Annotated[str, typer.Option("--address", help="Where the gateway listens.")] = "127.0.0.1:50051",
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Generator workers.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads a worker.")] = 1,
+) -> None:
+    """Brings up gateway, queue and workers on this machine and stays up until Ctrl-C.
+
+    Examples:
+
+        stablerep up
+
+        stablerep up --data /data/stablerep --address 127.0.0.1:6000 --workers 2
+    """
+    from stablerep.local import local_services
+
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    with local_services(data, workers=workers, address=address, threads=threads) as services:
+        console.print(f"gateway at {services.address}, store {services.store_url}, logs in {data / 'logs'}")
+        console.print(
+            f"submit with: stablerep submit CAPTIONS --name NAME --preset tiny --address {services.address}"
+        )
+        while not stop.wait(1.0):
+            services.processes.revive()
+        console.print("stopping; shards in hand are finished or handed back")
+
+
+def doctor(
+    address: Annotated[str, typer.Option("--address", help="Also check this gateway.")] = "",
+) -> None:
+    """Says what is missing or misconfigured here, and how to mend it; exit code 1 if anything is.
+
+    Example: stablerep doctor
+    """
+    from stablerep.doctor import check_machine
+
+    worst = 0
+    for finding in check_machine(address):
+        mark = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "fault": "[red]fault[/]  "}[
+            finding.level
+        ]
+        console.print(f"{mark}{finding.subject}: {finding.text}")
+        if finding.fix:
+            console.print(f"       fix: {finding.fix}", markup=False)
+        worst = max(worst, finding.level == "fault")
+    raise typer.Exit(worst)

@@ -1,0 +1,110 @@
+"""Verbs around encoders: train, probe, export."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stablerep.errors import InvalidInput
+from stablerep.progress import console
+
+
+def train(
+    dataset: Annotated[list[str], typer.Option("--dataset", help="URL of a dataset; may be repeated.")],
+    run: Annotated[str, typer.Option("--run", help="URL of the run, e.g. file:///data/runs/first.")],
+    preset: Annotated[str, typer.Option("--preset", help="Training preset or YAML file.")] = "demo",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override of a setting.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes on this machine (torchrun).")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads a process.")] = 1,
+) -> None:
+    """Trains an encoder on datasets. Ctrl-C writes a checkpoint; the same command goes on from there.
+
+    Examples:
+
+        stablerep train --dataset demo/store/datasets/demo --run demo/store/runs/mine --set steps=300
+
+        stablerep train --preset paper_vit_b16_cc12m_1x --dataset s3://bucket/datasets/cc12m --run s3://bucket/runs/b16
+    """
+    from stablerep.cli.jobs import split_overrides
+    from stablerep.training.config import load_train_config
+
+    config = load_train_config(
+        preset, {**split_overrides(overrides), "datasets": dataset, "run": run, "threads": threads}
+    )
+    launcher = [sys.executable, "-m"]
+    if processes > 1:
+        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command = [*launcher, "services.trainer", "--config-json", config.model_dump_json()]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    raise typer.Exit(_run_to_end(command, environment))
+
+
+def _run_to_end(command: list[str], environment: dict[str, str]) -> int:
+    """Runs a child in this terminal; on Ctrl-C, which reaches it too, waits for its checkpoint."""
+    process = subprocess.Popen(command, env=environment)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            console.print("stopping: the trainer writes a checkpoint first")
+
+
+def probe(
+    model: Annotated[str, typer.Argument(help="A run's URL, an export folder, a timm name, or `pixels`.")],
+    data: Annotated[
+        str, typer.Option("--data", help="Photographs: fashion, fashion-full, digits (comma).")
+    ] = "fashion",
+    seed: Annotated[int, typer.Option(help="Decides the split and the draws.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads.")] = 1,
+) -> None:
+    """Measures frozen features: linear probe, 10 labels a class, nearest neighbours.
+
+    Examples:
+
+        stablerep probe demo/export
+
+        stablerep probe pixels --data fashion,digits
+    """
+    import torch
+
+    from stablerep.data.photographs import load_photographs
+    from stablerep.evaluation import load_encoder, probe_model
+
+    torch.set_num_threads(threads)
+    encoder = "pixels" if model == "pixels" else load_encoder(model)
+    for name in data.split(","):
+        result = probe_model(encoder, load_photographs(name.strip()), seed=seed)
+        console.print(
+            f"{name}: linear {result.linear:.4f}, 10 labels a class {result.few:.4f}, kNN {result.knn:.4f}"
+        )
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="URL of a finished run.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("export"),
+) -> None:
+    """Copies a run's encoder as a plain timm checkpoint (config.json, model.safetensors).
+
+    Examples:
+
+        stablerep export demo/store/runs/stablerep-0 --out encoder
+
+        python -c "import timm; timm.create_model('local-dir:encoder', pretrained=True)"
+    """
+    from stablerep.storage import open_store
+
+    store = open_store(run)
+    names = [o.key for o in store.list("export/")]
+    if not names:
+        raise InvalidInput(f"{run} has no export; is the run finished?", field="run")
+    out.mkdir(parents=True, exist_ok=True)
+    for key in names:
+        (out / key.removeprefix("export/")).write_bytes(store.get(key))
+    console.print(f"{', '.join(k.removeprefix('export/') for k in names)} in {out}")

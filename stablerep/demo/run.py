@@ -1,0 +1,117 @@
+"""`stablerep demo` from start to end; a stage whose files are there already is passed over."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from stablerep.demo.generate import generate_images
+from stablerep.demo.probe import probe_all
+from stablerep.demo.settings import DemoSettings, claim_folder, demo_settings
+from stablerep.demo.summary import write_report
+from stablerep.demo.train import train_all
+from stablerep.errors import StableRepError
+from stablerep.progress import console
+
+_DISK_BYTES = 300 * 2**20
+
+
+def run_demo(out: Path, *, size: str | None, seeds: int, fresh: bool) -> None:
+    """Runs or resumes the demo in the folder `out`.
+
+    Raises: InvalidInput for other settings than the folder's, StableRepError when a stage fails.
+    """
+    settings = demo_settings(size, seeds)
+    if fresh and (out / "demo.json").exists():
+        shutil.rmtree(out)
+    resumed = claim_folder(out, settings)
+    _check_disk(out)
+    console.print(_announcement(out, settings, resumed))
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        with _timed(out, "generate"):
+            generate_images(out, settings)
+        with _timed(out, "train"):
+            train_all(out, settings)
+        with _timed(out, "probe"):
+            probe_all(out, settings)
+        with _timed(out, "report"):
+            write_report(out, settings, _command(), seconds(out))
+    except KeyboardInterrupt:
+        console.print(f"\nstopped; everything finished so far is kept. Go on with: {_command()}")
+        raise
+    _print_result(out)
+
+
+def seconds(out: Path) -> dict[str, float]:
+    """Seconds spent in each stage over all runs in this folder, and their total."""
+    record = out / "seconds.json"
+    spent: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
+    return {**spent, "total": sum(spent.values())}
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _command() -> str:
+    return (
+        " ".join(["stablerep", *sys.argv[1:]]) if Path(sys.argv[0]).name == "stablerep" else "stablerep demo"
+    )
+
+
+@contextmanager
+def _timed(out: Path, stage: str) -> Iterator[None]:
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        spent = seconds(out)
+        spent.pop("total")
+        spent[stage] = spent.get(stage, 0.0) + time.monotonic() - began
+        (out / "seconds.json").write_text(json.dumps(spent, indent=1) + "\n")
+
+
+def _check_disk(out: Path) -> None:
+    free = shutil.disk_usage(out).free
+    if free < _DISK_BYTES:
+        raise StableRepError(
+            f"{out} is on a disk with {free >> 20} MiB free; the demo writes up to {_DISK_BYTES >> 20} MiB. "
+            "Free some space, or name another folder with --out."
+        )
+
+
+def _announcement(out: Path, settings: DemoSettings, resumed: bool) -> str:
+    images = settings.captions * settings.images_per_caption * (2 if settings.controls else 1)
+    runs = settings.seeds * len(settings.learners)
+    cores = os.cpu_count() or 1
+    return (
+        f"{'Going on with the demo' if resumed else 'Demo'} in {out}: {images:,} images from "
+        f"{settings.captions:,} captions, {runs} training runs of {settings.training_steps:,} steps, probes on real photographs.\n"
+        f"About {settings.minutes:g} minutes on 2 cores (this machine has {cores}); nothing is downloaded. "
+        "Ctrl-C stops it, the same command resumes it."
+    )
+
+
+def _print_result(out: Path) -> None:
+    report = json.loads((out / "report.json").read_text())
+    console.print()
+    console.print(f"{'accuracy on real photographs, %':<52}{'all labels':>11}{'10 a class':>11}{'kNN':>8}")
+    for row, measured in report["probe"].items():
+        cells = "".join(
+            f"{100 * sum(v) / len(v):>{w}.1f}"
+            for v, w in ((measured["linear"], 11), (measured["few"], 11), (measured["knn"], 8))
+        )
+        console.print(f"{report['titles'][row]:<52}{cells}")
+    spent = report["seconds"]
+    stages = ", ".join(f"{k} {v:.0f} s" for k, v in spent.items() if k != "total")
+    console.print(f"\n{stages}; together {spent['total'] / 60:.1f} minutes")
+    console.print(f"report: {out / 'report.html'}   encoder: {out / 'export'}")

