@@ -1,0 +1,1 @@
+"""The gRPC front door: takes captions and jobs, plans them, tells how far they are. Loads no torch."""
