@@ -1,0 +1,157 @@
+"""Fixtures that every test shares: stores, queues and a tiny recipe, on real servers (tests/servers.py).
+
+A test module that should run on both queue servers says
+`pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])`; otherwise it runs on Valkey, as the
+product does. Tests with an S3 store come last when $STABLEREP_TEST_S3_LAST is set: `make test` sets it while
+MinIO is being built.
+"""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.servers import MinioServer, RedisServer, ServerMissing, redis_program
+
+if TYPE_CHECKING:
+    from stablerep.jobs.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("unit", "integration", "e2e")
+MINIO_BUILD_SECONDS = 2400  # the first test that needs the server may have to wait for its build
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores make torch several times slower
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a download
+for _name in [name for name in os.environ if name.startswith("STABLEREP_")]:
+    if not _name.startswith("STABLEREP_TEST_"):
+        del os.environ[_name]  # a developer's own settings must not decide a test
+
+
+def pytest_configure() -> None:
+    """Lets SIGTERM end the run as Ctrl-C does, so that the servers are stopped then, too."""
+    main = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == main:
+            raise KeyboardInterrupt
+        os._exit(128 + number)  # a process forked by a test
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders unit, integration, e2e; gives tests that may wait for MinIO's build the time for it."""
+    last = bool(os.environ.get("STABLEREP_TEST_S3_LAST"))
+    items.sort(key=lambda item: (last and _needs_minio(item), _stage(item)))
+    for item in items:
+        if _needs_minio(item):
+            item.add_marker(pytest.mark.timeout(MINIO_BUILD_SECONDS))
+
+
+def _needs_minio(item: pytest.Item) -> bool:
+    names = getattr(item, "fixturenames", ())
+    if "store_url" in names:
+        callspec = getattr(item, "callspec", None)
+        return callspec is not None and callspec.params.get("store_url") == "s3"
+    return "minio_server" in names
+
+
+def _stage(item: pytest.Item) -> int:
+    return next((number for number, stage in enumerate(STAGES) if stage in item.path.parts), len(STAGES))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says in one line each which servers the run had to do without, so that no skip goes unseen."""
+    for reason in sorted(_missing_servers(terminalreporter)):
+        terminalreporter.write_line(f"NOT TESTED: {reason}", yellow=True, bold=True)
+
+
+def _missing_servers(reporter: pytest.TerminalReporter) -> set[str]:
+    reasons = set()
+    for report in reporter.stats.get("skipped", []):
+        text = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        if text.startswith("Skipped: no ") and " server: " in text:
+            reasons.add(text.removeprefix("Skipped: "))
+    return reasons
+
+
+@pytest.fixture(scope="session")
+def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
+    """One MinIO server for the whole run; built first where there is none (scripts/minio_server.py)."""
+    script = ROOT / "scripts" / "minio_server.py"
+    found = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    if found.returncode != 0:
+        reason = (
+            found.stderr.strip().splitlines() or ["no MinIO server: scripts/minio_server.py said nothing"]
+        )[-1]
+        must = os.environ.get("CI") == "true" and "no Go compiler" not in reason
+        (pytest.fail if must else pytest.skip)(reason)
+    server = MinioServer(Path(found.stdout.strip()), tmp_path_factory.mktemp("minio"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(minio_server: MinioServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh bucket's URL, with the environment set so that `open_store` and child processes reach it."""
+    for name, value in minio_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://test-{secrets.token_hex(6)}/data"
+
+
+@pytest.fixture(params=["local", "s3"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store's URL: a local folder, then a bucket of a real S3 server."""
+    if request.param == "s3":
+        return str(request.getfixturevalue("s3_url"))
+    return (tmp_path / "store").as_uri()
+
+
+@pytest.fixture
+def redis_kind() -> str:
+    """Which queue server: "valkey" unless the test asks for another."""
+    return "valkey"
+
+
+@pytest.fixture
+def redis_server(redis_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A queue server of the test's own, empty, with an append-only file; it may be killed and restarted."""
+    try:
+        program = redis_program(redis_kind)
+    except ServerMissing as error:
+        pytest.skip(str(error))
+    server = RedisServer(program, tmp_path_factory.mktemp(redis_kind))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of an empty queue server."""
+    return redis_server.url
+
+
+@pytest.fixture
+def tiny_recipe() -> "Recipe":
+    """Two images of two steps a caption, from the pipeline in the package: seconds, not minutes."""
+    from stablerep.jobs.recipe import Recipe
+
+    return Recipe(
+        model="builtin:fashion",
+        sampler="ddim",
+        steps=2,
+        guidance_scale=2.0,
+        image_size=32,
+        save_size=32,
+        images_per_caption=2,
+        batch_images=4,
+        jpeg_quality=95,
+        dtype="float32",
+    )
