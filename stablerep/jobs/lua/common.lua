@@ -1,0 +1,85 @@
+-- What the queue's scripts share; put in front of each of them (see queue.py, which describes the keys).
+local READY, GROUP = 'sr:ready', 'generators'
+local JOBS, BACKLOG, TURN, EPOCH = 'sr:jobs', 'sr:backlog', 'sr:turn', 'sr:epoch'
+-- Scores in BACKLOG order by priority first, then by turn: turns stay far below 2^44, scores exact below 2^53.
+local TURNS = 17592186044416
+
+local function job(ds) return 'sr:job:' .. ds end
+local function done(ds) return 'sr:done:' .. ds end
+local function dead(ds) return 'sr:dead:' .. ds end
+local function leased(ds) return 'sr:leased:' .. ds end
+local function retry(ds) return 'sr:retry:' .. ds end
+local function failures(ds) return 'sr:failures:' .. ds end
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] .. '.' .. string.format('%06d', time[2])
+end
+
+local function state_of(ds)
+  return redis.call('HGET', job(ds), 'state')
+end
+
+local function live(state)
+  return state == 'PLANNING' or state == 'RUNNING' or state == 'PAUSED'
+end
+
+local function ensure_group()
+  -- A stream stays when its last entry goes, so this happens once, and again should Redis lose its data.
+  if redis.call('EXISTS', READY) == 0 then
+    redis.call('XGROUP', 'CREATE', READY, GROUP, '0', 'MKSTREAM')
+  end
+end
+
+local function drop(id)
+  redis.call('XACK', READY, GROUP, id)
+  redis.call('XDEL', READY, id)
+end
+
+local function owns(worker, id)
+  ensure_group()
+  local pending = redis.call('XPENDING', READY, GROUP, id, id, 1)
+  return #pending == 1 and pending[1][2] == worker
+end
+
+-- Gives a job a turn at feeding the ready stream if it has anything to feed; one that waits keeps its turn.
+local function enroll(ds)
+  local fields = redis.call('HMGET', job(ds), 'state', 'planned', 'next', 'priority')
+  if fields[1] ~= 'PLANNING' and fields[1] ~= 'RUNNING' then return end
+  if tonumber(fields[3]) < tonumber(fields[2]) or redis.call('SCARD', retry(ds)) > 0 then
+    local turn = redis.call('INCR', TURN)
+    redis.call('ZADD', BACKLOG, 'NX', turn - tonumber(fields[4]) * TURNS, ds)
+  end
+end
+
+local function put_back(ds, shard)
+  redis.call('SADD', retry(ds), shard)
+  enroll(ds)
+end
+
+local function wanted(ds, shard)
+  return redis.call('GETBIT', done(ds), shard) == 0 and redis.call('HEXISTS', dead(ds), shard) == 0
+end
+
+local function finish(ds, state)
+  redis.call('HSET', job(ds), 'state', state, 'end_time', now())
+  redis.call('ZREM', BACKLOG, ds)
+  redis.call('DEL', retry(ds))
+end
+
+-- Ends a job whose shards are all done or dead. A late completion may raise one that failed by its dead shards;
+-- one that was failed with an error, or cancelled, stays so.
+local function settle(ds)
+  local fields = redis.call('HMGET', job(ds), 'state', 'complete', 'planned', 'error')
+  local state = fields[1]
+  if fields[2] ~= '1' or state == 'CANCELLED' or (state == 'FAILED' and fields[4] ~= '') then return end
+  local dead_shards = redis.call('HLEN', dead(ds))
+  if redis.call('BITCOUNT', done(ds)) + dead_shards < tonumber(fields[3]) then return end
+  local final = dead_shards > 0 and 'FAILED' or 'SUCCEEDED'
+  if state ~= final then finish(ds, final) end
+end
+
+local function bury(ds, shard, error)
+  redis.call('HSET', dead(ds), shard, error)
+  settle(ds)
+end

@@ -1,0 +1,102 @@
+-- Leases one shard: an expired lease first, then the next waiting entry.
+-- ARGV: worker, lease in ms, most waiting entries, most lost leases. Returns {dataset, shard, entry id} or false.
+local worker, lease_ms, most_waiting, most_lost = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+
+-- The next shard of a job that is neither done, dead nor in some worker's hands; false when it has none.
+local function next_shard(ds)
+  local again = redis.call('SPOP', retry(ds))
+  while again do
+    if wanted(ds, again) then return again end
+    again = redis.call('SPOP', retry(ds))
+  end
+  local fields = redis.call('HMGET', job(ds), 'next', 'planned')
+  local shard, planned = tonumber(fields[1]), tonumber(fields[2])
+  while shard < planned do
+    if redis.call('GETBIT', done(ds), shard) == 1 then
+      -- Jumps over what is done in one step: after a rebuild that may be most of a million shards.
+      local free = redis.call('BITPOS', done(ds), 0, shard, -1, 'BIT')
+      shard = free < 0 and redis.call('STRLEN', done(ds)) * 8 or free
+    elseif redis.call('HEXISTS', dead(ds), shard) == 1 or redis.call('HEXISTS', leased(ds), shard) == 1 then
+      shard = shard + 1
+    else
+      redis.call('HSET', job(ds), 'next', shard + 1)
+      return shard
+    end
+  end
+  redis.call('HSET', job(ds), 'next', planned)
+  return false
+end
+
+local function feed()
+  local waiting = redis.call('XLEN', READY) - redis.call('XPENDING', READY, GROUP)[1]
+  while waiting < most_waiting do
+    local ds = redis.call('ZRANGE', BACKLOG, 0, 0)[1]
+    if not ds then return end
+    redis.call('ZREM', BACKLOG, ds)
+    local shard = next_shard(ds)
+    if shard then
+      redis.call('XADD', READY, '*', 'dataset', ds, 'shard', shard)
+      waiting = waiting + 1
+      enroll(ds)
+    end
+  end
+end
+
+-- Workers have names of their own, so one that died would stay a consumer of the group for ever.
+local function forget(consumer)
+  if #redis.call('XPENDING', READY, GROUP, '-', '+', 1, consumer) == 0 then
+    redis.call('XGROUP', 'DELCONSUMER', READY, GROUP, consumer)
+  end
+end
+
+-- The entry whose owner has been silent longest past its lease, now this worker's, and whether there is one.
+-- XPENDING IDLE looks through the whole list of pending entries; XAUTOCLAIM COUNT 1 would look at ten of them.
+local function reclaim()
+  local stale = redis.call('XPENDING', READY, GROUP, 'IDLE', lease_ms, '-', '+', 1)[1]
+  if not stale then return nil, false end
+  local entry = redis.call('XCLAIM', READY, GROUP, worker, 0, stale[1])[1]
+  if not entry then redis.call('XACK', READY, GROUP, stale[1]) end
+  forget(stale[2])
+  return entry, true
+end
+
+local function read()
+  feed()
+  local reply = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', 1, 'STREAMS', READY, '>')
+  return reply and reply[1][2][1]
+end
+
+-- Whether the worker may keep the entry it has just got; if not, the entry is gone.
+local function keep(id, ds, shard, was_lost)
+  local state = state_of(ds)
+  local useful = live(state) and wanted(ds, shard)
+  if useful and was_lost then
+    local lost = redis.call('HINCRBY', failures(ds), shard .. ':lost', 1)
+    if lost > most_lost then
+      bury(ds, shard, lost .. ' workers died or stalled while they had this shard')
+      useful = false
+    end
+  end
+  if useful and state ~= 'PAUSED' then
+    redis.call('HSET', leased(ds), shard, id)
+    return true
+  end
+  drop(id)
+  redis.call('HDEL', leased(ds), shard)
+  if useful then put_back(ds, shard) end
+  return false
+end
+
+ensure_group()
+for _ = 1, 1000 do  -- each round but the last takes an entry off the stream; bounded so as not to hold the server
+  local entry, was_lost = reclaim()
+  if not was_lost then entry = read() end
+  if entry then
+    local id, fields = entry[1], entry[2]
+    local ds, shard = fields[2], fields[4]
+    if keep(id, ds, shard, was_lost) then return {ds, shard, id} end
+  elseif not was_lost then
+    return false
+  end
+end
+return false

@@ -1,0 +1,305 @@
+"""The queue of shards on Redis Streams: leases, retries, dead letters and exact counts, one Lua step each.
+
+A job's backlog is a cursor, so nothing in Redis grows with the shards that wait. `lease` first refills one
+short stream from the jobs' cursors, highest priority first, in turns among equals, then reads from it. Keys:
+
+    sr:epoch            set with the first job; when it is missing Redis has lost everything
+    sr:jobs             set of all jobs' names
+    sr:ready            stream of at most `waiting` unread entries and the leased ones; group `generators`
+    sr:backlog          sorted set: jobs that have shards to feed, by priority and turn; sr:turn counts turns
+    sr:job:<dataset>    hash: state, priority, planned, next (the cursor), complete (planning over), ...
+    sr:done:<dataset>   bitmap, a bit a shard
+    sr:leased:<dataset> hash: leased shard -> entry id
+    sr:retry:<dataset>  set of shards handed back
+    sr:failures:<dataset>, sr:dead:<dataset>   hashes with a field for each shard that failed
+
+Scripts build key names from datasets' names, and those share no hash tag: Redis Cluster is not supported.
+Needs Redis 7.0 or Valkey.
+"""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from stablerep.errors import InvalidInput, NotFound, Unavailable
+from stablerep.jobs.job import Counts, JobState
+
+MOST_ERRORS = 3
+MOST_LOST = 20  # workers on spot nodes vanish without the shard's being to blame
+_ERROR_LENGTH = 2000
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's claim on a shard; after `deadline`, in this process's `time.monotonic()`, it may be lost."""
+
+    dataset: str
+    shard: int
+    entry_id: str
+    worker: str
+    deadline: float
+
+
+class Renewal(StrEnum):
+    """What became of a lease: still the worker's, another's (or done), or of a job that is over."""
+
+    HELD = "HELD"
+    LOST = "LOST"
+    CANCELLED = "CANCELLED"
+
+
+class Failure(StrEnum):
+    """What became of a shard that failed: tried again, dead, or neither, as it was not the worker's."""
+
+    RETRY = "RETRY"
+    DEAD = "DEAD"
+    IGNORED = "IGNORED"
+
+
+@dataclass(frozen=True)
+class Failures:
+    """How often a shard not yet done has failed: with an error, and by a lease that ran out."""
+
+    errors: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What Redis knows of a job, all read in one moment."""
+
+    state: JobState
+    priority: int
+    planned_all: bool
+    counts: Counts
+    create_time: datetime
+    end_time: datetime | None
+    error: str
+
+
+class Queue:
+    """Connects when first used. Every method may raise `Unavailable`; those that name a job, `NotFound`.
+
+    Args:
+        redis_url: `redis://[:password@]host:port/number`, or `rediss://` for TLS.
+        waiting: most unread entries in the ready stream. Few, for an entry already there is served before one
+            of a job of higher priority; each `lease` refills it, so that even 1 starves no worker.
+    """
+
+    def __init__(self, redis_url: str, *, waiting: int = 8) -> None:
+        try:
+            self._redis: Any = redis.Redis.from_url(
+                redis_url,
+                decode_responses=True,
+                socket_connect_timeout=5,
+                socket_timeout=20,
+                health_check_interval=30,
+                # Each script may be repeated: it changes nothing when its lease is gone or its bit is set.
+                retry=Retry(ExponentialBackoff(cap=1, base=0.05), retries=3),
+                retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+            )
+        except ValueError as error:
+            raise InvalidInput(f"{error}; expected redis://HOST:PORT/0", field="redis_url") from error
+        self._waiting = waiting
+        self._scripts = {name: self._redis.register_script(text) for name, text in _script_texts().items()}
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._redis.close()
+
+    def epoch(self) -> str | None:
+        """Tells one life of the Redis data from another; None when there is none."""
+        with self._reaching():
+            return self._redis.get("sr:epoch")
+
+    def add_job(self, dataset: str, *, priority: int = 0) -> bool:
+        """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already."""
+        return bool(self._run("add_job", dataset, priority, secrets.token_hex(8)))
+
+    def extend(self, dataset: str, planned: int) -> JobState:
+        """Shards 0..planned-1 may be leased from now on. Returns the state; a final one ignores them."""
+        return self._job_step("extend", dataset, planned, 0)
+
+    def finish_planning(self, dataset: str) -> JobState:
+        """There will be no more shards: PLANNING becomes RUNNING, or final when all is done already."""
+        return self._job_step("extend", dataset, 0, 1)
+
+    def set_state(self, dataset: str, state: JobState, error: str = "") -> JobState:
+        """Moves a job to a state, which final ones never leave; returns the one it has then.
+
+        Args:
+            error: why it fails; needed with FAILED, and kept for those who ask.
+        """
+        if state is JobState.FAILED and not error:
+            raise InvalidInput("say why the job fails", field="error")
+        return self._job_step("set_state", dataset, state.value, _text(error))
+
+    def state(self, dataset: str) -> JobState:
+        """The job's state."""
+        with self._reaching():
+            state = self._redis.hget(f"sr:job:{dataset}", "state")
+        return JobState(_found(dataset, state))
+
+    def counts(self, dataset: str) -> Counts:
+        """Where the job's shards are, each in one place."""
+        return self.status(dataset).counts
+
+    def status(self, dataset: str) -> JobStatus:
+        """State, counts and times of a job."""
+        # Done is the bitmap's own count. Leased is the length of a hash that the scripts change in the very
+        # step that changes an entry's owner, so it cannot drift from it; the stream's pending list would tell
+        # the same only after a look at every worker's entry, whatever its job.
+        with self._reaching(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(f"sr:job:{dataset}")
+            pipe.bitcount(f"sr:done:{dataset}")
+            pipe.hlen(f"sr:leased:{dataset}")
+            pipe.hlen(f"sr:dead:{dataset}")
+            job, done, leased, dead = pipe.execute()
+        _found(dataset, job)
+        planned = int(job["planned"])
+        return JobStatus(
+            state=JobState(job["state"]),
+            priority=int(job["priority"]),
+            planned_all=job["complete"] == "1",
+            counts=Counts(
+                planned=planned,
+                pending=planned - done - leased - dead,
+                leased=leased,
+                done=done,
+                dead=dead,
+                groups=int(job["groups"]),
+                images=int(job["images"]),
+                skipped=int(job["skipped"]),
+            ),
+            create_time=datetime.fromtimestamp(float(job["create_time"]), UTC),
+            end_time=datetime.fromtimestamp(float(job["end_time"]), UTC) if job["end_time"] else None,
+            error=job["error"],
+        )
+
+    def jobs(self) -> list[str]:
+        """Names of all jobs, sorted."""
+        with self._reaching():
+            return sorted(self._redis.smembers("sr:jobs"))
+
+    def done(self, dataset: str, shard: int) -> bool:
+        """Whether a shard is recorded as done."""
+        with self._reaching():
+            return bool(self._redis.getbit(f"sr:done:{dataset}", shard))
+
+    def failures(self, dataset: str) -> dict[int, Failures]:
+        """Shards not yet done that have failed or lost a lease, and how often."""
+        found: dict[int, dict[str, int]] = {}
+        with self._reaching():
+            fields = self._redis.hgetall(f"sr:failures:{dataset}")
+        for field, value in fields.items():
+            shard, kind = field.split(":")
+            found.setdefault(int(shard), {})[kind] = int(value)
+        return {shard: Failures(**kinds) for shard, kinds in sorted(found.items())}
+
+    def dead(self, dataset: str) -> dict[int, str]:
+        """Shards given up, with the last error of each."""
+        with self._reaching():
+            fields = self._redis.hgetall(f"sr:dead:{dataset}")
+        return {int(shard): error for shard, error in sorted(fields.items(), key=lambda item: int(item[0]))}
+
+    def lease(self, worker: str, lease_seconds: float) -> Lease | None:
+        """A shard to work on, or None when there is none at the moment; does not wait.
+
+        Args:
+            worker: a name that no other process has; it owns the lease.
+            lease_seconds: a lease that nobody renewed for so long is handed on, whoever took it.
+        """
+        before = time.monotonic()
+        reply = self._run("lease", worker, _milliseconds(lease_seconds), self._waiting, MOST_LOST)
+        if reply is None:
+            return None
+        dataset, shard, entry_id = reply
+        return Lease(dataset, int(shard), entry_id, worker, before + lease_seconds)
+
+    def renew(self, lease: Lease) -> Renewal:
+        """Starts the lease's time anew, provided it is still the worker's; a lost one stays lost."""
+        return Renewal(self._run("renew", lease.dataset, lease.entry_id, lease.worker))
+
+    def complete(self, lease: Lease, *, groups: int, images: int, skipped: int) -> bool:
+        """Records that the shard's tar and index are in the store; False if it was done before (not counted).
+
+        A lost lease does not matter: the shard is done, whoever did it, and any other lease on it ends.
+        """
+        return bool(
+            self._run("complete", lease.dataset, lease.shard, lease.entry_id, groups, images, skipped)
+        )
+
+    def fail(self, lease: Lease, error: str) -> Failure:
+        """Hands the shard back with an error; the third makes it dead. Without effect on a lost lease."""
+        return Failure(
+            self._run(
+                "fail", lease.dataset, lease.shard, lease.entry_id, lease.worker, MOST_ERRORS, _text(error)
+            )
+        )
+
+    def release(self, lease: Lease) -> bool:
+        """Hands the shard back at once, as if it had not been taken; False when the lease was lost."""
+        return bool(self._run("release", lease.dataset, lease.shard, lease.entry_id, lease.worker))
+
+    def leave(self, worker: str) -> None:
+        """Strikes a worker that stops off the consumer group; hand its lease back first."""
+        self._run("leave", worker)
+
+    def _job_step(self, script: str, dataset: str, *arguments: str | int) -> JobState:
+        return JobState(_found(dataset, self._run(script, dataset, *arguments)))
+
+    def _run(self, script: str, *arguments: str | int) -> Any:
+        with self._reaching():
+            return self._scripts[script](args=arguments)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.AuthenticationError as error:
+            raise Unavailable(f"Redis at {self._where()} refuses the password: {error}") from error
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise Unavailable(
+                f"cannot reach Redis at {self._where()}: {error}; is it running, and is the redis_url right?"
+            ) from error
+
+    def _where(self) -> str:
+        options = self._redis.connection_pool.connection_kwargs
+        return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
+
+
+@cache
+def _script_texts() -> dict[str, str]:
+    folder = resources.files(__package__) / "lua"
+    texts = {
+        file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".lua")
+    }
+    common = texts.pop("common.lua")
+    return {name.removesuffix(".lua"): common + text for name, text in texts.items()}
+
+
+def _found(dataset: str, value: Any) -> Any:
+    if not value:
+        raise NotFound(f"no job {dataset!r} in the queue")
+    return value
+
+
+def _milliseconds(lease_seconds: float) -> int:
+    if not 0.001 <= lease_seconds <= 86400:
+        raise InvalidInput(f"{lease_seconds} is not in 0.001..86400", field="lease_seconds")
+    return round(lease_seconds * 1000)
+
+
+def _text(error: str) -> str:
+    return error.encode("utf-8", "replace").decode()[:_ERROR_LENGTH]
