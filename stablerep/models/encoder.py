@@ -1,0 +1,44 @@
+"""The encoder: any timm model by name and keyword arguments, without a classifier."""
+
+from typing import Any
+
+import timm
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from stablerep.errors import InvalidInput
+
+
+class EncoderSpec(BaseModel):
+    """What timm needs to build the encoder again: `timm.create_model(name, num_classes=0, **kwargs)`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "vit_base_patch16_224"
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    image_size: int = Field(default=224, ge=8, le=1024)
+
+
+def build_encoder(spec: EncoderSpec) -> nn.Module:
+    """The encoder with fresh weights, [n 3 size size] -> [n width]; its `num_features` says the width.
+
+    Raises InvalidInput if timm knows no such model or does not take these arguments.
+    """
+    if not timm.is_model(spec.name):
+        near = ", ".join(timm.list_models(f"*{spec.name.split('_')[0]}*")[:5])
+        raise InvalidInput(
+            f"timm has no model {spec.name!r}; near it: {near or 'nothing'}", field="encoder.name"
+        )
+    try:
+        return timm.create_model(spec.name, pretrained=False, num_classes=0, **model_arguments(spec))
+    except (TypeError, ValueError, AssertionError) as error:
+        message = f"timm cannot build {spec.name} with {spec.kwargs}: {error}"
+        raise InvalidInput(message, field="encoder.kwargs") from error
+
+
+def model_arguments(spec: EncoderSpec) -> dict[str, Any]:
+    """The keyword arguments for timm; a model built for one size of image is told the size."""
+    published = timm.get_pretrained_cfg(spec.name)
+    if published is not None and published.fixed_input_size:
+        return {"img_size": spec.image_size, **spec.kwargs}
+    return dict(spec.kwargs)

@@ -1,0 +1,141 @@
+"""The loss against a double loop in float64, pytorch-metric-learning's SupCon loss, and known constants."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from beartype import beartype
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import jaxtyped
+from pytorch_metric_learning.losses import SupConLoss
+from torch import Tensor
+
+from stablerep.errors import InvalidInput
+from stablerep.objectives import multi_positive_loss
+
+checked_loss = jaxtyped(typechecker=beartype)(multi_positive_loss)
+
+
+def double_loop(embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """The formula, one pair at a time: cross entropy between uniform-over-positives and the softmax."""
+    z = F.normalize(embeddings, dim=1)
+    total = embeddings.new_zeros(())
+    for i in range(len(z)):
+        others = [j for j in range(len(z)) if j != i]
+        positives = [j for j in others if labels[j] == labels[i]]
+        logits = {j: z[i] @ z[j] / temperature for j in others}
+        for p in positives:
+            denominator = torch.stack([logits[j].exp() for j in others]).sum()
+            total = total - (logits[p].exp() / denominator).log() / len(positives)
+    return total / len(z)
+
+
+def value_and_gradient(loss, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = embeddings.clone().requires_grad_()
+    value = loss(leaf)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    return value.detach(), gradient
+
+
+def random_embeddings(rows: int, width: int = 7, seed: int = 0) -> Tensor:
+    return torch.randn(rows, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    labels=st.lists(st.integers(-2, 4), min_size=2, max_size=9),
+    temperature=st.sampled_from([0.05, 0.1, 1.0]),
+    chunk=st.sampled_from([1, 2, 5, None]),
+    seed=st.integers(0, 1000),
+)
+def test_equals_the_double_loop_on_ragged_labels(labels, temperature, chunk, seed):
+    target = torch.tensor(labels)
+    embeddings = random_embeddings(len(labels), seed=seed)
+    expected = value_and_gradient(lambda e: double_loop(e, target, temperature) + 0 * e.sum(), embeddings)
+    actual = value_and_gradient(
+        lambda e: checked_loss(e, target, temperature=temperature, rows_per_chunk=chunk), embeddings
+    )
+    torch.testing.assert_close(actual[0], expected[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("views", [2, 4])
+def test_equals_supcon_of_pytorch_metric_learning(views):
+    labels = torch.arange(12).repeat(views)
+    embeddings = random_embeddings(len(labels), 16)
+    reference = SupConLoss(temperature=0.1)
+    expected = value_and_gradient(lambda e: reference(e, labels), embeddings)
+    actual = value_and_gradient(lambda e: multi_positive_loss(e, labels), embeddings)
+    torch.testing.assert_close(actual[0], expected[0])
+    torch.testing.assert_close(actual[1], expected[1])
+
+
+def test_chunks_do_not_change_the_result():
+    labels = torch.arange(10).repeat(6)
+    embeddings = random_embeddings(60, 12)
+    whole = value_and_gradient(lambda e: multi_positive_loss(e, labels, rows_per_chunk=60), embeddings)
+    for chunk in (1, 7, 59):
+        parts = value_and_gradient(
+            lambda e, size=chunk: multi_positive_loss(e, labels, rows_per_chunk=size), embeddings
+        )
+        torch.testing.assert_close(parts, whole)
+
+
+def test_a_row_without_positives_adds_nothing_but_counts_in_the_mean():
+    embeddings = random_embeddings(5)
+    labels = torch.tensor([3, 3, 3, 8, 9])
+    expected = double_loop(embeddings, labels, 0.1)
+    torch.testing.assert_close(multi_positive_loss(embeddings, labels), expected)
+    all_alone, gradient = value_and_gradient(lambda e: multi_positive_loss(e, torch.arange(5)), embeddings)
+    assert all_alone == 0
+    assert gradient.abs().max() == 0
+
+
+def test_one_row_alone_is_zero_not_nan():
+    value, gradient = value_and_gradient(
+        lambda e: multi_positive_loss(e, torch.tensor([0])), random_embeddings(1)
+    )
+    assert value == 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_floor_is_the_entropy_of_the_positives():
+    captions, views = 8, 6
+    perfect = torch.eye(captions, dtype=torch.float64).repeat(views, 1)
+    labels = torch.arange(captions).repeat(views)
+    sharp = multi_positive_loss(perfect, labels, temperature=0.01)
+    assert sharp.item() == pytest.approx(math.log(views - 1), abs=1e-9)
+    mild = multi_positive_loss(perfect, labels, temperature=0.1).item()
+    negatives = captions * views - views
+    assert mild == pytest.approx(math.log((views - 1) * math.exp(10) + negatives) - 10, abs=1e-9)
+
+
+def test_unrelated_embeddings_start_near_the_log_of_the_candidates():
+    embeddings = random_embeddings(600, 512)
+    loss = multi_positive_loss(embeddings, torch.arange(100).repeat(6), temperature=1.0)
+    assert loss.item() == pytest.approx(math.log(599), abs=0.01)
+
+
+def test_half_precision_embeddings_are_normalised_in_float32():
+    embeddings = random_embeddings(24, 32).bfloat16()
+    labels = torch.arange(6).repeat(4)
+    loss = multi_positive_loss(embeddings, labels)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, multi_positive_loss(embeddings.float(), labels))
+
+
+def test_autocast_does_not_reach_the_logits():
+    embeddings = random_embeddings(24, 32).float()
+    labels = torch.arange(6).repeat(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = multi_positive_loss(embeddings, labels)
+    assert torch.equal(inside, multi_positive_loss(embeddings, labels))
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(InvalidInput, match="labels"):
+        multi_positive_loss(torch.zeros(4, 2), torch.zeros(3, dtype=torch.long))
+    with pytest.raises(InvalidInput, match="temperature"):
+        multi_positive_loss(torch.ones(4, 2), torch.zeros(4, dtype=torch.long), temperature=0.0)
