@@ -1,0 +1,123 @@
+"""Reading a caption source: the format told from its name, every record counted, captions streamed."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import BinaryIO
+
+from stablerep.captions.caption import Caption, CaptionReport, Flaw
+from stablerep.captions.json_records import read_annotations, read_jsonl
+from stablerep.captions.lines import read_csv, read_text, read_tsv
+from stablerep.captions.parquet import read_parquet
+from stablerep.captions.source import Source, decompressed
+from stablerep.errors import InvalidInput
+
+READERS: dict[str, Callable[[BinaryIO, str | None], Iterator[str | Flaw]]] = {
+    "text": read_text,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "jsonl": read_jsonl,
+    "redcaps": read_annotations,
+    "parquet": read_parquet,
+}
+FORMATS = tuple(READERS)
+EXTENSIONS = {
+    "txt": "text",
+    "text": "text",
+    "csv": "csv",
+    "tsv": "tsv",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "json": "redcaps",
+    "parquet": "parquet",
+}
+
+
+def read_captions(
+    source: Source,
+    *,
+    format: str | None = None,
+    column: str | None = None,
+    limit: int | None = None,
+    report: CaptionReport | None = None,
+) -> Iterator[Caption]:
+    """The captions of a source in order, at most `limit`, each with the index of its record as its id.
+
+    Args:
+        format: one of `FORMATS`; None or "": told from the source's name.
+        column: name of the column or field, or (csv, tsv) its number from 0; None or "": by the usual names.
+        limit: None or 0: all.
+        report: kept up to date while captions are taken; records that give none are counted, not fatal.
+
+    Raises:
+        InvalidInput: at once for a format or limit that cannot be; while reading, for a damaged or cut-off
+            file and a column that is not there; at its end, for a file without a single usable caption.
+    """
+    reader = READERS[check_format(source.name, format)]
+    if limit is not None and limit < 0:
+        raise InvalidInput(f"{limit} is negative; 0 means all captions", field="limit")
+    return _captions(source, reader, column or None, limit or None, report or CaptionReport())
+
+
+def check_format(name: str, format: str | None = None) -> str:
+    """The format asked for, or the one that a file's name tells. Raises InvalidInput."""
+    if format:
+        if format not in READERS:
+            raise InvalidInput(f"{format!r} is not one of {', '.join(FORMATS)}", field="format")
+        return format
+    bare = re.sub(r"\.(gz|gzip|zst|zstd)$", "", name.lower())
+    extension = bare.rpartition(".")[2] if "." in bare else ""
+    if extension not in EXTENSIONS:
+        known = ", ".join(f".{known}" for known in EXTENSIONS)
+        raise InvalidInput(
+            f"{name!r} does not tell its format (known: {known}, each with .gz or .zst); "
+            f"give one of {', '.join(FORMATS)}",
+            field="format",
+        )
+    return EXTENSIONS[extension]
+
+
+def cut(captions: Iterable[Caption], captions_per_shard: int) -> Iterator[tuple[int, list[Caption]]]:
+    """Shard numbers from 0 with their captions, `captions_per_shard` each, the last one with what is left."""
+    if captions_per_shard < 1:
+        raise InvalidInput(f"{captions_per_shard} is less than 1", field="captions_per_shard")
+    iterator = iter(captions)
+    shard = 0
+    while batch := list(islice(iterator, captions_per_shard)):
+        yield shard, batch
+        shard += 1
+
+
+def _captions(
+    source: Source,
+    reader: Callable[[BinaryIO, str | None], Iterator[str | Flaw]],
+    column: str | None,
+    limit: int | None,
+    report: CaptionReport,
+) -> Iterator[Caption]:
+    taken = 0
+    with decompressed(source) as file:
+        if reader is read_parquet and not file.seekable():
+            raise InvalidInput(
+                f"{source.name}: unpack a Parquet file; it is compressed inside", field="source"
+            )
+        for index, record in enumerate(reader(file, column)):
+            if isinstance(record, Flaw):
+                report.count(record)
+                continue
+            report.count(None)
+            taken += 1
+            yield Caption(index, record)
+            if taken == limit:
+                return
+    if not taken:
+        raise _nothing(source, column, report)
+
+
+def _nothing(source: Source, column: str | None, report: CaptionReport) -> InvalidInput:
+    if report.lines and report.missing_column == report.lines:
+        what = f"no record of {source.name} has {column!r}" if column else f"{source.name}: no usual column"
+        return InvalidInput(f"{what}; name the column that holds the captions", field="column")
+    return InvalidInput(
+        f"{source.name} has no usable caption ({report}); check its format and column", field="source"
+    )
