@@ -19,7 +19,7 @@ class EncoderSpec(BaseModel):
     image_size: int = Field(default=224, ge=8, le=1024)
 
 
-def build_encoder(spec: EncoderSpec) -> nn.Module:
+def build_encoder(spec: EncoderSpec) -> Any:
     """The encoder with fresh weights, [n 3 size size] -> [n width]; its `num_features` says the width.
 
     Raises InvalidInput if timm knows no such model or does not take these arguments.

@@ -1,0 +1,57 @@
+"""Processes that train together: set up from torchrun's environment, and agreeing on what to do next."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process' place among `size`; `agreement` carries small CPU tensors between them."""
+
+    rank: int
+    size: int
+    device: torch.device
+    agreement: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes for all."""
+        return self.rank == 0
+
+    def sum(self, values: list[float]) -> list[float]:
+        """The sum of every value over all ranks, in float64."""
+        if self.size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, group=self.agreement)
+        return tensor.tolist()
+
+    def wait(self) -> None:
+        """Returns once every rank is here."""
+        if self.size > 1:
+            dist.barrier(group=self.agreement)
+
+
+@contextmanager
+def ranks_from_environment() -> Iterator[Ranks]:
+    """One process, or as many as torchrun started: NCCL where each has a GPU, else gloo on the CPU."""
+    cuda = torch.cuda.is_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Ranks(0, 1, device)
+        return
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    try:
+        agreement = dist.new_group(backend="gloo") if cuda else dist.group.WORLD
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device, agreement)
+    finally:
+        dist.destroy_process_group()

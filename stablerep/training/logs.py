@@ -1,0 +1,59 @@
+"""Metrics of a run in the store: metrics.jsonl and TensorBoard event files."""
+
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from stablerep.errors import NotFound
+from stablerep.storage import Store
+from stablerep.storage.layout import run_key
+
+_FLUSH_SECONDS = 5.0
+
+
+class RunLog:
+    """Metrics of one run; `resumed_at` drops what an interrupted run had logged beyond its checkpoint.
+
+    Object stores cannot append, so metrics are kept as lines and the file is written anew every few seconds.
+    """
+
+    def __init__(self, store: Store, run: str, resumed_at: int) -> None:
+        self._store, self._run = store, run
+        self._lines = [line for line in _read_lines(store, run) if line["step"] <= resumed_at]
+        self._folder = TemporaryDirectory(prefix="stablerep-tensorboard-")
+        self._events = SummaryWriter(self._folder.name, purge_step=resumed_at + 1)
+        self._flushed = time.monotonic()
+
+    def add(self, step: int, metrics: dict[str, float]) -> None:
+        """Records the metrics after `step` steps."""
+        self._lines.append({"step": step, **metrics})
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes everything so far to the store."""
+        text = "".join(json.dumps(line) + "\n" for line in self._lines)
+        self._store.put(run_key(self._run, "metrics.jsonl"), text.encode())
+        self._events.flush()
+        for file in Path(self._folder.name).iterdir():
+            self._store.put(run_key(self._run, f"tensorboard/{file.name}"), file)
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self.flush()
+        self._events.close()
+        self._folder.cleanup()
+
+
+def _read_lines(store: Store, run: str) -> list[dict[str, Any]]:
+    try:
+        content = store.get(run_key(run, "metrics.jsonl"))
+    except NotFound:
+        return []
+    return [json.loads(line) for line in content.splitlines()]

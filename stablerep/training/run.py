@@ -1,0 +1,75 @@
+"""A run in the store: what it is, the shards it reads, and whether it is done or where it goes on."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from stablerep.data import GroupDataset
+from stablerep.data.pools import Corpus
+from stablerep.errors import AlreadyExists, NotFound
+from stablerep.storage import Store, open_store
+from stablerep.storage.layout import run_key
+from stablerep.training.config import TrainConfig, parse_train_config
+from stablerep.training.distributed import Ranks
+
+# What may change between a start and its resumption: none of it decides what is learnt.
+_FREE = {"run", "datasets", "threads", "prefetch", "decoded_bytes", "checkpoint_every", "log_every"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run: its store, name, and the datasets at the shards it started with."""
+
+    store: Store
+    name: str
+    corpus: Corpus
+
+    def put_json(self, name: str, value: dict[str, Any]) -> None:
+        self.store.put(run_key(self.name, name), (json.dumps(value, indent=1) + "\n").encode())
+
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run wrote last; None while there is something left to do."""
+        return _read_json(self.store, run_key(self.name, "result.json"))
+
+
+def open_run(config: TrainConfig, ranks: Ranks) -> Run:
+    """Opens a run, or starts it: config.json and data.json say what it is and which shards it reads.
+
+    A dataset may grow meanwhile; the run keeps to the shards there were at its start, on all ranks and when
+    resumed, or the order of its batches would change. Raises AlreadyExists if the run is there with another
+    configuration, NotFound for a dataset that has no shard.
+    """
+    store, name = open_store(config.store_url), config.run_name
+    if ranks.first:
+        _claim(store, name, config)
+        if not store.exists(run_key(name, "data.json")):
+            shards = [list(GroupDataset(url).shards) for url in config.datasets]
+            store.put(run_key(name, "data.json"), json.dumps({"shards": shards}).encode())
+    ranks.wait()
+    data = _read_json(store, run_key(name, "data.json"))
+    if data is None:
+        raise NotFound(f"{config.run}/data.json is not there; the first rank did not get to write it")
+    datasets = zip(config.datasets, data["shards"], strict=True)
+    return Run(store, name, Corpus(tuple(GroupDataset(url, shards=shards) for url, shards in datasets)))
+
+
+def _claim(store: Store, name: str, config: TrainConfig) -> None:
+    key = run_key(name, "config.json")
+    if store.put(key, (config.model_dump_json(indent=1) + "\n").encode(), if_absent=True):
+        return
+    there = parse_train_config(store.get(key).decode())
+    for field in TrainConfig.model_fields:
+        if field not in _FREE and getattr(there, field) != getattr(config, field):
+            message = (
+                f"run {name} is there with {field} = {getattr(there, field)}, not {getattr(config, field)}; "
+                "name another run, or start it with the settings it has"
+            )
+            raise AlreadyExists(message, field=field)
+
+
+def _read_json(store: Store, key: str) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(store.get(key))
+    except NotFound:
+        return None
+    return content
