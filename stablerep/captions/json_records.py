@@ -106,7 +106,7 @@ class _Text:
         self._start += 1
 
     def value(self, limit: int) -> Any:
-        """The JSON value that starts here. Each failed try doubles what is read, so that the cost stays linear."""
+        """The JSON value that starts here. A failed try doubles what is read next: the cost stays linear."""
         self.peek()
         more = FIRST_READ
         while True:
@@ -116,8 +116,8 @@ class _Text:
                 if len(self._buffer) - self._start > limit or not self._read(more):
                     raise self.error(str(error)) from error
             else:
-                # A number at the very end of the buffer may go on behind it.
-                if end < len(self._buffer) or not self._read(FIRST_READ):
+                # A number before the end of the buffer may go on behind it: "1" of "1e+" of "1e+5".
+                if end + 2 < len(self._buffer) or not self._read(FIRST_READ):
                     self._start = end
                     return value
             more *= 2

@@ -76,7 +76,8 @@ def _csv_rows(file: BinaryIO) -> Iterator[Row]:
             fed += len(line)
             if fed > MAX_ROW_BYTES:
                 raise InvalidInput("a row does not end; is a quote left open?", field="source")
-            yield _decoded(line)
+            # `csv` ends a row at a lone carriage return only to fail there; to a caption it is white space.
+            yield _decoded(line).replace("\r\n", "\n").replace("\r", " ")
 
     reader = csv.reader(feed())
     while True:
@@ -115,11 +116,11 @@ def _caption_column(rows: list[list[str]], column: str | None) -> tuple[int, lis
     if not rows:
         return 0, []
     first = [cell.strip() for cell in rows[0]]
-    if column is not None:
-        if column not in first and column.isdecimal():
-            return int(column), []
-        return first.index(find_column(first, column)), rows[0]
     usual = usual_column(first)
+    if column is not None and column.isdecimal():
+        return int(column), rows[0] if usual is not None else []
+    if column is not None:
+        return first.index(find_column(first, column)), rows[0]
     if usual is not None:
         return first.index(usual), rows[0]
     if len(first) == 1:

@@ -39,11 +39,11 @@ class LocalStore:
             raise InvalidInput(f"offset {offset} and length {length} must not be negative", field="range")
         path = self._path(key)
         with _reading(key), path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if offset + length > size:
+                raise TornObject(f"{key} has {size} bytes and ends before byte {offset + length}")
             file.seek(offset)
-            data = file.read(length)
-        if len(data) != length:
-            raise TornObject(f"{key} ends at byte {offset + len(data)}, before {offset + length}")
-        return data
+            return file.read(length)
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> bool:
         path = self._path(key)
