@@ -127,13 +127,15 @@ class _Text:
         return InvalidInput(f"no JSON of annotations at character {position}: {problem}", field="source")
 
     def _read(self, size: int) -> bool:
-        """Adds to the buffer; False at the end."""
+        """Adds to the buffer and drops what was taken; at the end, changes nothing and is False."""
         added = ""
         while not added and not self._ended:
             data = self._file.read(size)
             self._ended = not data
             added = self._decoder.decode(data, final=self._ended)
+        if not added:
+            return False
         self._taken += self._start
         self._buffer = self._buffer[self._start :] + added
         self._start = 0
-        return bool(added)
+        return True

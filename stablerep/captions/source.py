@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 READ_AHEAD = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-# One zstd block of 4 bytes can hold 128 KiB: so little input at a time bounds the output at 8 MiB, and costs 10 %
-# of the speed (0.7 in place of 0.8 GB/s of text).
+# One zstd block of 4 bytes can hold 128 KiB: so little input at a time bounds the output at 8 MiB. It costs
+# 10 % of the speed (0.7 in place of 0.8 GB/s of text).
 ZSTD_INPUT = 256
 ZSTD_WINDOW = 128 << 20
 
