@@ -1,0 +1,18 @@
+"""Telling whoever started a process where it serves: a small JSON file, written once it answers."""
+
+import json
+import os
+from pathlib import Path
+
+
+def announce(path: Path, address: str) -> None:
+    """Writes `{"address": "127.0.0.1:4711", "pid": 42}`; a reader sees all of it or no file.
+
+    Args:
+        path: the file; its folder is made.
+        address: host:port, with the port that was taken.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps({"address": address, "pid": os.getpid()}) + "\n", encoding="utf-8")
+    temporary.replace(path)
