@@ -1,7 +1,7 @@
 """Spooling a client's caption file into part objects of the store, and telling how far it has come.
 
-`uploads/<id>/000000.part`, `000001.part`, ... hold the bytes in order; `upload.json` is written last and makes
-the upload complete. A part is created only if absent, so of two clients that send at once one is turned away.
+`uploads/<id>/000000.part`, `000001.part`, ... hold the bytes in order; `upload.json`, written last, makes the
+upload complete. A part is created only if absent, so of two clients that send at once one is turned away.
 """
 
 import asyncio
@@ -166,13 +166,8 @@ async def _next(requests: AsyncIterator[pb.UploadCaptionsRequest]) -> pb.UploadC
 def _check_first(message: pb.UploadCaptionsRequest) -> None:
     check_upload_id(message.upload_id)
     name = message.file_name
-    if (
-        not name
-        or len(name.encode()) > MAX_FILE_NAME
-        or not name.isprintable()
-        or "/" in name
-        or "\\" in name
-    ):
+    bare = name.isprintable() and not {"/", "\\"} & set(name)
+    if not name or not bare or len(name.encode()) > MAX_FILE_NAME:
         raise InvalidInput(f"{name[:80]!r} is no bare file name of at most 255 bytes", field="file_name")
 
 

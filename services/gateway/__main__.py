@@ -1,0 +1,44 @@
+"""`python -m services.gateway [--set key=value ...]`: runs the gateway until SIGTERM or Ctrl-C.
+
+Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GATEWAY__ADDRESS, ... (stablerep/settings.py).
+"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+from services.gateway.server import serve
+from stablerep.errors import InvalidInput, StableRepError
+from stablerep.settings import Settings, load_settings
+
+
+def main() -> int:
+    """Exit status: 0 after a clean stop, 2 for wrong settings, 1 for what else kept it from serving."""
+    parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="one setting")
+    try:
+        settings = load_settings(parser.parse_args().set)
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        asyncio.run(_run(settings))
+    except InvalidInput as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 2
+    except StableRepError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(settings, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The jobs API: checks each request, hands it to the library off the event loop, answers with messages."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator
+
+import grpc
+from stablerep.jobs.planning import create_job, job_view
+
+from services.gateway.messages import job_message
+from services.gateway.planners import Planners
+from services.gateway.requests import dataset_of, job_spec
+from services.gateway.uploads import find_upload, receive_upload
+from stablerep.errors import InvalidInput, NotFound, Unavailable
+from stablerep.jobs.job import JobState, check_dataset_name
+from stablerep.jobs.queue import Queue
+from stablerep.settings import Gateway
+from stablerep.storage.store import Store
+from stablerep.v1 import generation_pb2 as pb
+from stablerep.v1 import generation_pb2_grpc as rpc
+
+POLL_SECONDS = 0.3
+MAX_PAGE = 1000
+DEFAULT_PAGE = 100
+UPLOADS_AT_ONCE = 16
+"""Each holds a part of 8 MiB in memory; others wait for their turn."""
+
+
+class JobsServicer(rpc.GenerationServiceServicer):
+    """`stablerep.v1.GenerationService`. Errors of the library become statuses in the interceptor.
+
+    Args:
+        stopping: set when the process is about to end; watches end then, for their clients to reconnect.
+    """
+
+    def __init__(
+        self, store: Store, queue: Queue, planners: Planners, settings: Gateway, stopping: asyncio.Event
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._planners = planners
+        self._settings = settings
+        self._stopping = stopping
+        self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+    async def UploadCaptions(
+        self, requests: AsyncIterator[pb.UploadCaptionsRequest], context: grpc.aio.ServicerContext
+    ) -> pb.Upload:
+        async with self._uploads:
+            limit = self._settings.upload_limit_bytes
+            return (await receive_upload(self._store, requests, limit_bytes=limit)).message()
+
+    async def GetUpload(self, request: pb.GetUploadRequest, context: grpc.aio.ServicerContext) -> pb.Upload:
+        upload = await asyncio.to_thread(find_upload, self._store, request.upload_id)
+        if not upload.parts:
+            raise NotFound(f"there is no upload {request.upload_id}")
+        return upload.message()
+
+    async def CreateJob(self, request: pb.CreateJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
+        spec = await asyncio.to_thread(job_spec, self._store, request)
+        await asyncio.to_thread(create_job, self._store, self._queue, spec)
+        self._planners.submit(spec.dataset)
+        return await asyncio.to_thread(self._message, spec.dataset)
+
+    async def GetJob(self, request: pb.GetJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
+        return await asyncio.to_thread(self._message, dataset_of(request.name))
+
+    async def ListJobs(
+        self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListJobsResponse:
+        size = min(max(request.page_size, 1), MAX_PAGE) if request.page_size else DEFAULT_PAGE
+        after = _read_token(request.page_token)
+        names = [name for name in await asyncio.to_thread(self._queue.jobs) if name > after]
+        page, rest = names[:size], names[size:]
+        jobs = await asyncio.gather(*(asyncio.to_thread(self._message, name) for name in page))
+        return pb.ListJobsResponse(jobs=jobs, next_page_token=_token(page[-1]) if rest else "")
+
+    async def WatchJob(
+        self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.Job]:
+        dataset = dataset_of(request.name)
+        sent = None
+        while not self._stopping.is_set():
+            status = await asyncio.to_thread(self._queue.status, dataset)
+            if status != sent:
+                yield await asyncio.to_thread(self._message, dataset)
+                sent = status
+            if status.state.final:
+                return
+            await self._pause()
+        raise Unavailable("the gateway is stopping; watch again")
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
+        dataset = dataset_of(request.name)
+        await asyncio.to_thread(self._queue.set_state, dataset, JobState.CANCELLED)
+        return await asyncio.to_thread(self._message, dataset)
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    def _message(self, dataset: str) -> pb.Job:
+        return job_message(self._store, job_view(self._store, self._queue, dataset))
+
+
+def _token(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def _read_token(token: str) -> str:
+    """The name after which a page begins; empty for the first page."""
+    if not token:
+        return ""
+    try:
+        return check_dataset_name(base64.b64decode(token.encode(), b"-_", validate=True).decode())
+    except (binascii.Error, UnicodeError, InvalidInput):
+        raise InvalidInput(
+            "is none that ListJobs returned; leave it out for the first page", field="page_token"
+        ) from None

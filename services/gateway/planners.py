@@ -1,0 +1,141 @@
+"""Planning in the background: a few threads, a job in each, and a lock so that two replicas plan none twice.
+
+Planning twice would be harmless (the same captions give the same objects), only wasteful, so the lock may be
+as simple as a key that expires. Every gateway looks now and then for jobs that nobody plans any more.
+"""
+
+import asyncio
+import logging
+import secrets
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import redis.asyncio
+from stablerep.jobs.planning import plan
+
+from stablerep.errors import StableRepError
+from stablerep.jobs.job import JobState
+from stablerep.jobs.queue import Queue
+from stablerep.storage.layout import create_key, planned_key
+from stablerep.storage.store import Store
+
+logger = logging.getLogger("stablerep.gateway")
+
+LOCK_SECONDS = 8.0
+LOOK_SECONDS = 2.0
+"""Between looks for jobs without a planner; those of a gateway that died wait for its lock to run out."""
+_IF_MINE = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
+_RENEW = _IF_MINE + "return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
+_RELEASE = _IF_MINE + "return redis.call('DEL', KEYS[1])"
+
+
+class Planners:
+    """An `async with` block during which jobs are planned; at its end planning stops at a shard boundary.
+
+    Args:
+        threads: jobs planned at one time.
+    """
+
+    def __init__(self, store: Store, queue: Queue, redis_url: str, *, threads: int) -> None:
+        self._store = store
+        self._queue = queue
+        self._redis: Any = redis.asyncio.Redis.from_url(redis_url, decode_responses=True, socket_timeout=5)
+        self._token = secrets.token_hex(8)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="planner")
+        self._free = asyncio.Semaphore(threads)
+        self._stop = threading.Event()
+        self._planning: dict[str, asyncio.Task[None]] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Planners":
+        self._looking = asyncio.create_task(self._look_for_work())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._looking is not None:
+            self._looking.cancel()
+        await asyncio.gather(*self._planning.values(), return_exceptions=True)
+        await asyncio.to_thread(self._threads.shutdown)
+        await self._redis.aclose()
+
+    def submit(self, dataset: str) -> None:
+        """Plans a job soon, unless this process does so already."""
+        if dataset not in self._planning and not self._stop.is_set():
+            task = asyncio.create_task(self._plan(dataset))
+            self._planning[dataset] = task
+            task.add_done_callback(lambda _: self._planning.pop(dataset, None))
+
+    async def _look_for_work(self) -> None:
+        look = self._unplanned_in_store  # at the start the store is asked: the queue may have been lost
+        while True:
+            try:
+                for dataset in await asyncio.to_thread(look):
+                    self.submit(dataset)
+                look = self._planning_in_queue
+            except StableRepError as error:
+                logger.warning("cannot look for jobs to plan: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _unplanned_in_store(self) -> Iterable[str]:
+        begun, planned = set(), set()
+        for info in self._store.list("datasets/"):
+            dataset = info.key.split("/")[1]
+            if info.key == create_key(dataset):
+                begun.add(dataset)
+            elif info.key == planned_key(dataset):
+                planned.add(dataset)
+        return sorted(begun - planned)
+
+    def _planning_in_queue(self) -> Iterable[str]:
+        return [name for name in self._queue.jobs() if self._queue.state(name) is JobState.PLANNING]
+
+    async def _plan(self, dataset: str) -> None:
+        async with self._free:
+            if self._stop.is_set():
+                return
+            try:
+                await self._plan_locked(dataset)
+            except (StableRepError, redis.RedisError) as error:
+                logger.warning("planning of %s stopped, to be taken up again: %s", dataset, error)
+            except Exception:
+                logger.exception("planning of %s failed", dataset)
+
+    async def _plan_locked(self, dataset: str) -> None:
+        key = f"sr:planning:{dataset}"
+        if not await self._redis.set(key, self._token, nx=True, px=round(LOCK_SECONDS * 1000)):
+            return
+        stop = _Either(self._stop)
+        renewing = asyncio.create_task(self._renew(key, stop))
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, plan, self._store, self._queue, dataset, stop)
+        finally:
+            renewing.cancel()
+            await self._redis.eval(_RELEASE, 1, key, self._token)
+
+    async def _renew(self, key: str, stop: "_Either") -> None:
+        """Keeps the lock; when it was lost, another gateway plans the job and this one stops."""
+        while True:
+            await asyncio.sleep(LOCK_SECONDS / 3)
+            try:
+                if not await self._redis.eval(_RENEW, 1, key, self._token, round(LOCK_SECONDS * 1000)):
+                    stop.set()
+            except redis.RedisError as error:
+                logger.warning("cannot renew %s: %s", key, error)
+
+
+class _Either(threading.Event):
+    """Set when it is set itself or when the event it was made from is."""
+
+    def __init__(self, other: threading.Event) -> None:
+        super().__init__()
+        self._other = other
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._other.is_set()
