@@ -113,6 +113,7 @@ class Processes:
             child.restarts += 1
             self.on_event(f"{child.name} ended with {code}; starting it again (log: {child.log})")
             child.process = _spawn(child.arguments, child.environment, child.log)
+            self._note_pid(child)
 
     def stop(self, *names: str) -> None:
         """Stops the named children (all without names): SIGTERM, then SIGKILL after 30 s."""
@@ -127,6 +128,7 @@ class Processes:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()
+            (self.folder / f"{child.name}.pid").unlink(missing_ok=True)
         self.children = [c for c in self.children if c not in chosen]
 
 

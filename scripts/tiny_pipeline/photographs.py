@@ -1,6 +1,6 @@
 """Reads Fashion-MNIST, splits off the probe's photographs and writes them as an asset of the package.
 
-    python scripts/tiny_pipeline/photographs.py                      # Debian's files, else torchvision's download
+    python scripts/tiny_pipeline/photographs.py                   # Debian's files, or a download
     python scripts/tiny_pipeline/photographs.py --source DIR --out FILE.npz
 
 Of the 60,000 training photographs, 5,000 (500 a class, drawn with a fixed seed) are held out: the probe

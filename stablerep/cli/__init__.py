@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from stablerep import __version__
@@ -50,13 +49,7 @@ def _options(
 def main() -> None:
     """Entry point: errors raised on purpose become one line on stderr and exit code 1, never a traceback."""
     try:
-        app(standalone_mode=False)
+        app()
     except StableRepError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        typer.secho("stopped", err=True)
-        sys.exit(130)

@@ -95,7 +95,8 @@ def _announcement(out: Path, settings: DemoSettings, resumed: bool) -> str:
     cores = os.cpu_count() or 1
     return (
         f"{'Going on with the demo' if resumed else 'Demo'} in {out}: {images:,} images from "
-        f"{settings.captions:,} captions, {runs} training runs of {settings.training_steps:,} steps, probes on real photographs.\n"
+        f"{settings.captions:,} captions, {runs} training runs of {settings.training_steps:,} steps, "
+        "probes on real photographs.\n"
         f"About {settings.minutes:g} minutes on 2 cores (this machine has {cores}); nothing is downloaded. "
         "Ctrl-C stops it, the same command resumes it."
     )

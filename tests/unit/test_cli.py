@@ -1,0 +1,77 @@
+"""The command line: help everywhere with examples, one-line errors, nothing heavy imported for a client."""
+
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = [
+    ["demo"],
+    ["up"],
+    ["doctor"],
+    ["submit"],
+    ["jobs", "list"],
+    ["jobs", "show"],
+    ["jobs", "watch"],
+    ["jobs", "cancel"],
+    ["preview"],
+    ["gallery"],
+    ["train"],
+    ["probe"],
+    ["export"],
+]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stablerep", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=None)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_verb_has_help_with_an_example(command: list[str]) -> None:
+    from typer.testing import CliRunner
+
+    from stablerep.cli import app
+
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"stablerep {command[0]}" in result.output
+
+
+def test_version_is_printed() -> None:
+    from stablerep import __version__
+
+    assert run("--version").stdout.strip() == f"stablerep {__version__}"
+
+
+def test_an_unreachable_gateway_is_one_line_and_exit_1() -> None:
+    result = run("jobs", "show", "shoes", "--address", "127.0.0.1:1")
+    assert result.returncode == 1
+    assert "127.0.0.1:1" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_caption_file_is_named() -> None:
+    result = run("submit", "no-such-captions.txt", "--name", "shoes")
+    assert result.returncode == 1
+    assert "no-such-captions.txt" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_malformed_override_names_itself() -> None:
+    result = run("preview", "a boot", "--preset", "tiny", "--set", "steps")
+    assert result.returncode == 1
+    assert "'steps' is not KEY=VALUE" in result.stderr
+
+
+def test_an_unknown_option_exits_2() -> None:
+    assert run("demo", "--colour", "red").returncode == 2
+
+
+def test_the_command_line_loads_no_torch() -> None:
+    code = (
+        "import sys, stablerep.cli; print([m for m in ('torch', 'diffusers', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
