@@ -216,7 +216,7 @@ def test_a_store_is_opened_again_from_its_pickle(store: Store) -> None:
 
 
 def test_a_connection_is_not_shared_with_a_forked_child(store: Store) -> None:
-    """On one socket, either process could be given the other's answer, or wait for one that the other took."""
+    """On one socket, either process could get the other's answer, or wait for one that the other took."""
     begin = time.monotonic()
     store.put("a", b"a" * 1000)
     store.put("b", b"b" * 1000)
