@@ -1,0 +1,16 @@
+"""Captions to groups of images: loading a diffusers pipeline, batches, seeds, sampling and encoding."""
+
+from stablerep.generation.generator import Generator
+from stablerep.generation.noise import noise_seed
+from stablerep.generation.pipeline import LoadedPipeline, load_pipeline, resolve_model
+from stablerep.jobs.recipe import Recipe, load_recipe
+
+__all__ = [
+    "Generator",
+    "LoadedPipeline",
+    "Recipe",
+    "load_pipeline",
+    "load_recipe",
+    "noise_seed",
+    "resolve_model",
+]

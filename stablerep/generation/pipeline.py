@@ -1,0 +1,144 @@
+"""Loads a diffusers text-to-image pipeline by hub id, folder or `builtin:` name; safetensors only."""
+
+import inspect
+import json
+import warnings
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
+
+from stablerep.errors import InvalidInput, NotFound
+from stablerep.jobs.recipe import Recipe
+
+BUILTIN_PREFIX = "builtin:"
+BUILTIN_FOLDERS = {"builtin:fashion": "fashion_pipeline"}
+
+
+@dataclass(frozen=True)
+class LoadedPipeline:
+    """A pipeline in memory; recipes that differ only in sampler, steps, guidance, size or batch share it.
+
+    `scheduler` is the one that the pipeline came with; samplers are made from its configuration.
+    """
+
+    model: str
+    revision: str
+    dtype: str
+    device: torch.device
+    pipe: Any
+    scheduler: Any
+
+    def fits(self, recipe: Recipe) -> bool:
+        """Whether the recipe needs this pipeline and no other."""
+        return (self.model, self.revision, self.dtype) == (recipe.model, recipe.revision, recipe.dtype)
+
+
+def default_device() -> torch.device:
+    """cuda where there is a GPU, then mps, else cpu."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def resolve_model(model: str) -> str:
+    """The folder behind a `builtin:` name; a folder or hub id as it is. Raises InvalidInput."""
+    if not model.startswith(BUILTIN_PREFIX):
+        return model
+    if model not in BUILTIN_FOLDERS:
+        raise InvalidInput(f"no pipeline {model!r}; there is {', '.join(BUILTIN_FOLDERS)}", field="model")
+    return str(resources.files("stablerep") / "assets" / BUILTIN_FOLDERS[model])
+
+
+def load_pipeline(recipe: Recipe, device: torch.device | str | None = None) -> LoadedPipeline:
+    """Loads the recipe's pipeline onto a device (empty or None: the best there is).
+
+    Raises:
+        NotFound: neither a folder nor a model that the hub or its cache gives.
+        InvalidInput: `device` cannot be had, or the model is no text-to-image pipeline in safetensors.
+    """
+    target = _check_device(torch.device(device) if device else default_device())
+    source = resolve_model(recipe.model)
+    config = _read_config(source, recipe)
+    # The checker replaces images by black ones and takes 1.2 GB; the paper ran without.
+    without = {name: None for name in ("safety_checker",) if name in config}
+    try:
+        with warnings.catch_warnings():
+            # Of names that diffusers will change, and of settings in other people's pipelines.
+            warnings.simplefilter("ignore", FutureWarning)
+            pipe = DiffusionPipeline.from_pretrained(
+                source,
+                revision=recipe.revision or None,
+                torch_dtype=getattr(torch, recipe.dtype),
+                use_safetensors=True,
+                **without,
+            )
+    except OSError as error:
+        raise InvalidInput(
+            f"{recipe.model} cannot be loaded: {_first_line(error)} Weights are read from safetensors only: "
+            "save a model that has others with `save_pretrained(folder, safe_serialization=True)`",
+            field="model",
+        ) from error
+    except (ValueError, TypeError, AttributeError, ImportError) as error:
+        raise InvalidInput(f"{recipe.model} cannot be loaded: {_first_line(error)}", field="model") from error
+    if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
+        raise InvalidInput(f"{recipe.model} is a {type(pipe).__name__}, which takes no prompt", field="model")
+    pipe.set_progress_bar_config(disable=True)
+    return LoadedPipeline(
+        recipe.model, recipe.revision, recipe.dtype, target, pipe.to(target), pipe.scheduler
+    )
+
+
+def make_scheduler(loaded: LoadedPipeline, sampler: str) -> Any:
+    """A scheduler of its own for `ddim`, `dpm++` or `pipeline` (the class and settings it came with).
+
+    Raises InvalidInput where the pipeline's noise schedule does not suit the sampler (flow matching, say).
+    """
+    own = loaded.scheduler
+    kinds: dict[str, Any] = {
+        "ddim": DDIMScheduler,
+        "dpm++": DPMSolverMultistepScheduler,
+        "pipeline": type(own),
+    }
+    kind = kinds[sampler]
+    if kind is not type(own) and kind not in getattr(own, "compatibles", ()):
+        raise InvalidInput(
+            f"{loaded.model} samples by {type(own).__name__}, which {sampler} cannot replace; use `pipeline`",
+            field="sampler",
+        )
+    return kind.from_config(own.config)
+
+
+def _check_device(device: torch.device) -> torch.device:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
+        raise InvalidInput(f"{device} cannot be used here: {_first_line(error)}", field="device") from error
+    return device
+
+
+def _read_config(source: str, recipe: Recipe) -> dict[str, Any]:
+    """The pipeline's model_index.json, read before gigabytes are."""
+    try:
+        return dict(DiffusionPipeline.load_config(source, revision=recipe.revision or None))
+    except OSError as error:
+        if source != recipe.model or Path(source).is_dir():
+            raise InvalidInput(
+                f"{recipe.model} ({source}) holds no pipeline: {_first_line(error)}", field="model"
+            ) from error
+        at = f" at revision {recipe.revision}" if recipe.revision else ""
+        raise NotFound(
+            f"model: {recipe.model}{at} is no folder here, nor given by the hub: {_first_line(error)}; "
+            "check the name, log in to the hub if the model is gated, or download it and give its folder"
+        ) from error
+    except (ValueError, json.JSONDecodeError) as error:
+        raise InvalidInput(
+            f"{recipe.model!r} is no folder, hub id or builtin name: {_first_line(error)}", field="model"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
