@@ -1,35 +1,84 @@
-"""An encoder as a plain timm checkpoint: config.json and model.safetensors, loadable with no code of ours."""
+"""An encoder as a plain timm checkpoint: config.json and model.safetensors.
+
+    timm.create_model("local-dir:FOLDER", pretrained=True)
+
+loads it with no code of this package. Without `pretrained=True` timm gives random weights, and says nothing.
+"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import save_file
+import safetensors.torch
+import timm
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from stablerep.data.views import IMAGENET_MEAN, IMAGENET_STD
-from stablerep.models.encoder import EncoderSpec, model_arguments
+from stablerep.errors import InvalidInput
+from stablerep.evaluation.features import PAPER_CROP_RATIO
+from stablerep.models.encoder import EncoderSpec, build_encoder, model_arguments
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
-def export_encoder(encoder: nn.Module, spec: EncoderSpec, folder: Path) -> None:
-    """Writes the encoder so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it back.
+def export_encoder(
+    encoder: nn.Module,
+    spec: EncoderSpec,
+    folder: Path,
+    *,
+    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+    std: Sequence[float] = IMAGENET_DEFAULT_STD,
+    crop_ratio: float = PAPER_CROP_RATIO,
+) -> None:
+    """Writes the encoder that `spec` builds, with its weights and how its images are prepared, to a folder.
 
-    timm only reads the weights when told `pretrained=True`; without it the model has random ones.
+    Raises InvalidInput if the weights are not those of such an encoder, or timm could not read its arguments
+    back from JSON.
     """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    plain = build_encoder(spec)
+    try:
+        plain.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise InvalidInput(f"the encoder is no such {spec.name}: {error}", field="encoder") from error
+    config = _config(plain, spec, mean, std, crop_ratio)
     folder.mkdir(parents=True, exist_ok=True)
-    configuration = {
+    safetensors.torch.save_file(plain.state_dict(), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _config(
+    plain: nn.Module, spec: EncoderSpec, mean: Sequence[float], std: Sequence[float], crop_ratio: float
+) -> dict[str, Any]:
+    """What timm's own `save_for_hf` writes, less what describes published weights."""
+    arguments = model_arguments(spec)
+    try:
+        unchanged = json.loads(json.dumps(arguments)) == arguments
+    except TypeError:
+        unchanged = False
+    if not unchanged:
+        raise InvalidInput(f"{arguments} cannot be written as JSON and read back", field="encoder.kwargs")
+    published = timm.get_pretrained_cfg(spec.name)
+    channels = arguments.get("in_chans", 3)
+    pretrained = {
+        "input_size": [channels, spec.image_size, spec.image_size],
+        "fixed_input_size": "img_size" in arguments,
+        "interpolation": "bicubic",
+        "crop_pct": crop_ratio,
+        "crop_mode": "center",
+        "mean": list(mean),
+        "std": list(std),
+        "num_classes": 0,
+        "pool_size": None,
+        "first_conv": published.first_conv if published else None,
+        "classifier": published.classifier if published else None,
+    }
+    return {
         "architecture": spec.name,
         "num_classes": 0,
-        "num_features": encoder.num_features,
-        "model_args": {"num_classes": 0, **model_arguments(spec)},
-        "pretrained_cfg": {
-            "num_classes": 0,
-            "input_size": [3, spec.image_size, spec.image_size],
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-        },
+        "num_features": plain.num_features,
+        "model_args": arguments,
+        "pretrained_cfg": pretrained,
     }
-    (folder / "config.json").write_text(json.dumps(configuration, indent=1) + "\n")
-    weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
