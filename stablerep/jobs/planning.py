@@ -1,0 +1,299 @@
+"""A job from its request to its last planned shard: created once, planned by anyone, and looked at.
+
+The store is written before the queue, so that a process may die between any two lines here and the next one
+to call `plan` goes on: `create.json`, `dataset.json`, caption objects in order, then `planned.json`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from stablerep.captions import Caption, CaptionReport, cut, read_captions
+from stablerep.errors import AlreadyExists, InvalidInput, NotFound, TornObject
+from stablerep.jobs.job import CaptionSource, Counts, JobSpec, JobState
+from stablerep.jobs.queue import JobStatus, Queue
+from stablerep.jobs.recipe import Recipe
+from stablerep.jobs.records import (
+    CreateRecord,
+    Event,
+    PlannedRecord,
+    identify_source,
+    open_job_source,
+    read_create,
+    read_events,
+    read_planned,
+    source_facts,
+    write_create,
+    write_dead,
+    write_event,
+    write_planned,
+)
+from stablerep.storage.captions_file import write_captions
+from stablerep.storage.dataset import DatasetInfo, write_dataset
+from stablerep.storage.layout import MAX_SHARDS, captions_key, captions_prefix, dataset_key
+from stablerep.storage.store import Store
+
+# In the order in which a difference is named: the user's own words first.
+_COMPARED = ("source", "seed", "captions_per_shard", "priority")
+
+
+class StopSign(Protocol):
+    """A `threading.Event`, or anything else that can say that it is time to stop."""
+
+    def is_set(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class JobView:
+    """All there is to say of a job; the fields are those of `Job` in generation.proto."""
+
+    dataset: str
+    state: JobState
+    recipe: Recipe
+    source: CaptionSource
+    seed: int
+    captions_per_shard: int
+    priority: int
+    counts: Counts
+    captions: int
+    report: CaptionReport | None  # None while the job is being planned
+    create_time: datetime
+    end_time: datetime | None
+    error: str
+
+
+def create_job(store: Store, queue: Queue, spec: JobSpec) -> JobSpec:
+    """Creates a job, still to be planned, and returns its request; the same request again changes nothing.
+
+    Raises:
+        AlreadyExists: the dataset is another request's; `field` names what differs.
+        NotFound: the caption source does not exist.
+    """
+    record = _created(store, spec.dataset) or _claim(store, spec)
+    _check_same(store, record, spec)
+    _write_description(store, record)
+    queue.add_job(spec.dataset, priority=record.spec.priority)
+    return record.spec
+
+
+def plan(store: Store, queue: Queue, dataset: str, stop: StopSign) -> None:
+    """Cuts the job's captions into shards and hands them to the queue as they are written.
+
+    Goes on where another planner was stopped or killed; done twice, or by two at once, it changes nothing.
+    Returns at a shard boundary when `stop` is set or the job is cancelled. A source that is gone, has changed
+    since the job was created or holds no usable caption fails the job.
+
+    Raises:
+        NotFound: there is no such job.
+        StoreError, Unavailable: try again later.
+    """
+    record = read_create(store, dataset)
+    _write_description(store, record)
+    queue.add_job(dataset, priority=record.spec.priority)
+    if _is_over(store, queue, dataset):
+        return
+    planned = read_planned(store, dataset)
+    report = CaptionReport()
+    try:
+        planned = planned or _plan_shards(store, queue, record, report, stop)
+    except (InvalidInput, NotFound, TornObject) as error:
+        problem = _source_problem(store, record) or (str(error) if isinstance(error, InvalidInput) else "")
+        if not problem:
+            raise
+        _fail(store, queue, dataset, problem, report)
+        return
+    if planned is not None:
+        queue.extend(dataset, planned.shards)
+        queue.finish_planning(dataset)
+
+
+def cancel_job(store: Store, queue: Queue, dataset: str) -> JobState:
+    """Ends a job; what is made stays. One in a final state is left as it is. Raises `NotFound`."""
+    state = queue.state(dataset)
+    if state.final:
+        return state
+    write_event(store, dataset, Event(kind="cancel"))
+    return queue.set_state(dataset, JobState.CANCELLED)
+
+
+def record_dead(store: Store, queue: Queue, dataset: str) -> None:
+    """Copies the queue's dead letters of a job into the store, where they outlive Redis."""
+    for shard, error in queue.dead(dataset).items():
+        write_dead(store, dataset, shard, error)
+
+
+def job_view(store: Store, queue: Queue, dataset: str) -> JobView:
+    """A job as it is now: state and counts from the queue, all else from the store. Raises `NotFound`."""
+    status = queue.status(dataset)
+    record = read_create(store, dataset)
+    spec = record.spec
+    planned = read_planned(store, dataset) if status.planned_all else None
+    return JobView(
+        dataset=dataset,
+        state=status.state,
+        recipe=spec.recipe,
+        source=spec.source,
+        seed=spec.seed,
+        captions_per_shard=spec.captions_per_shard,
+        priority=spec.priority,
+        counts=status.counts,
+        captions=planned.captions if planned else status.counts.planned * spec.captions_per_shard,
+        report=planned.report if planned else _report_of_failure(store, status, dataset),
+        create_time=record.create_time,
+        end_time=status.end_time,
+        error=status.error or _error_of_dead(queue, status, dataset),
+    )
+
+
+def _created(store: Store, dataset: str) -> CreateRecord | None:
+    try:
+        return read_create(store, dataset)
+    except NotFound:
+        return None
+
+
+def _claim(store: Store, spec: JobSpec) -> CreateRecord:
+    """The record that has the dataset's name: this request's, or that of one that was quicker."""
+    if store.exists(dataset_key(spec.dataset)):
+        quicker = _created(store, spec.dataset)
+        if quicker is None:
+            raise AlreadyExists(
+                f"{store.url} has a dataset {spec.dataset} that no job made; choose another name",
+                field="dataset",
+            )
+        return quicker
+    identity = identify_source(store, spec.source)
+    record = CreateRecord(spec=spec, identity=identity, create_time=datetime.now(UTC))
+    return record if write_create(store, record) else read_create(store, spec.dataset)
+
+
+def _check_same(store: Store, record: CreateRecord, spec: JobSpec) -> None:
+    """Raises `AlreadyExists` unless `spec` asks for what the job in the store is."""
+    for field in Recipe.model_fields:
+        _check_equal(
+            record, f"recipe.{field}", getattr(record.spec.recipe, field), getattr(spec.recipe, field)
+        )
+    for field in _COMPARED:
+        _check_equal(record, field, getattr(record.spec, field), getattr(spec, field))
+    try:
+        identity = identify_source(store, spec.source)
+    except NotFound:  # needed no more once the job is planned; `plan` fails one that is not
+        return
+    _check_equal(record, "source", record.identity, identity)
+
+
+def _check_equal(record: CreateRecord, field: str, there: object, asked: object) -> None:
+    if there != asked:
+        raise AlreadyExists(
+            f"dataset {record.spec.dataset} exists with {field} {there!r}, not {asked!r}; "
+            "choose another name or ask for the same",
+            field=field,
+        )
+
+
+def _write_description(store: Store, record: CreateRecord, planned: PlannedRecord | None = None) -> None:
+    spec = record.spec
+    info = DatasetInfo(
+        name=spec.dataset,
+        recipe=spec.recipe.model_dump(),
+        recipe_digest=spec.recipe.digest,
+        job_seed=spec.seed,
+        captions_per_shard=spec.captions_per_shard,
+        source=source_facts(spec.source, record.identity),
+        counts={"shards": planned.shards, "captions": planned.captions} if planned else {},
+        create_time=record.create_time,
+    )
+    write_dataset(store, info, if_absent=planned is None)
+
+
+def _is_over(store: Store, queue: Queue, dataset: str) -> bool:
+    """Whether the job ended before; if so the queue is told, which may have been lost since."""
+    if queue.state(dataset).final:
+        return True
+    for event in read_events(store, dataset):
+        state = JobState.CANCELLED if event.kind == "cancel" else JobState.FAILED
+        queue.set_state(dataset, state, event.error)
+        return True
+    return False
+
+
+def _plan_shards(
+    store: Store, queue: Queue, record: CreateRecord, report: CaptionReport, stop: StopSign
+) -> PlannedRecord | None:
+    """Writes and enqueues every shard; None when it was to stop before the end."""
+    spec = record.spec
+    if problem := _source_problem(store, record):
+        raise InvalidInput(problem, field="source")
+    written = _shards_written(store, spec.dataset)
+    queue.extend(spec.dataset, written)
+    shards = captions = 0
+    for shard, batch in cut(_captions(store, spec.source, report), spec.captions_per_shard):
+        if stop.is_set():
+            return None
+        if shard >= MAX_SHARDS:
+            raise InvalidInput(
+                f"makes more than {MAX_SHARDS:,} shards; choose a larger one", field="captions_per_shard"
+            )
+        shards, captions = shard + 1, captions + len(batch)
+        if shard >= written:
+            write_captions(store, spec.dataset, shard, batch)
+            if queue.extend(spec.dataset, shards).final:
+                return None
+    if problem := _source_problem(store, record):  # replaced while it was read
+        raise InvalidInput(problem, field="source")
+    planned = PlannedRecord(shards=shards, captions=captions, report=report, identity=record.identity)
+    _write_description(store, record, planned)
+    write_planned(store, spec.dataset, planned)
+    return planned
+
+
+def _captions(store: Store, source: CaptionSource, report: CaptionReport) -> Iterator[Caption]:
+    return read_captions(
+        open_job_source(store, source),
+        format=source.format,
+        column=source.column,
+        limit=source.limit,
+        report=report,
+    )
+
+
+def _shards_written(store: Store, dataset: str) -> int:
+    """How many shards, from 0 without a gap, an earlier planner has written."""
+    shards = 0
+    for info in store.list(captions_prefix(dataset)):
+        if info.key != captions_key(dataset, shards):
+            break
+        shards += 1
+    return shards
+
+
+def _source_problem(store: Store, record: CreateRecord) -> str:
+    """Why the source is not what the job was created for; empty when it is."""
+    name = record.spec.source.uri or f"upload {record.spec.source.upload_id}"
+    try:
+        identity = identify_source(store, record.spec.source)
+    except NotFound:
+        return f"the caption source {name} is gone; create the job anew under another name"
+    if identity != record.identity:
+        return f"the caption source {name} has changed since; create the job anew under another name"
+    return ""
+
+
+def _fail(store: Store, queue: Queue, dataset: str, error: str, report: CaptionReport) -> None:
+    write_event(store, dataset, Event(kind="fail", error=error, report=report))
+    queue.set_state(dataset, JobState.FAILED, error)
+
+
+def _report_of_failure(store: Store, status: JobStatus, dataset: str) -> CaptionReport | None:
+    if status.state is not JobState.FAILED:
+        return None
+    return next((event.report for event in read_events(store, dataset) if event.kind == "fail"), None)
+
+
+def _error_of_dead(queue: Queue, status: JobStatus, dataset: str) -> str:
+    dead = queue.dead(dataset) if status.state is JobState.FAILED else {}
+    if not dead:
+        return ""
+    shard, error = next(iter(dead.items()))
+    return f"{len(dead)} of {status.counts.planned} shards are dead; shard {shard}: {error}"
