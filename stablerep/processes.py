@@ -87,7 +87,11 @@ class Processes:
             name, command, child_environment, log, announce, _spawn(command, child_environment, log)
         )
         self.children.append(child)
+        self._note_pid(child)
         return child
+
+    def _note_pid(self, child: Child) -> None:
+        (self.folder / f"{child.name}.pid").write_text(f"{child.process.pid}\n")
 
     def wait_announced(self, child: Child, seconds: float = 120.0) -> str:
         """The address a child serves on. Raises ChildDied when it ends, or is not there in `seconds`."""

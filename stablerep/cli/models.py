@@ -78,9 +78,9 @@ def probe(
     from stablerep.evaluation import load_encoder, probe_model
 
     torch.set_num_threads(threads)
-    encoder = "pixels" if model == "pixels" else load_encoder(model)
+    encoder = None if model == "pixels" else load_encoder(model)
     for name in data.split(","):
-        result = probe_model(encoder, load_photographs(name.strip()), seed=seed)
+        result = probe_model(encoder or "pixels", load_photographs(name.strip()), seed=seed)
         console.print(
             f"{name}: linear {result.linear:.4f}, 10 labels a class {result.few:.4f}, kNN {result.knn:.4f}"
         )
