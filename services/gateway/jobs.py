@@ -6,14 +6,14 @@ import binascii
 from collections.abc import AsyncIterator
 
 import grpc
-from stablerep.jobs.planning import create_job, job_view
 
 from services.gateway.messages import job_message
 from services.gateway.planners import Planners
 from services.gateway.requests import dataset_of, job_spec
 from services.gateway.uploads import find_upload, receive_upload
 from stablerep.errors import InvalidInput, NotFound, Unavailable
-from stablerep.jobs.job import JobState, check_dataset_name
+from stablerep.jobs.job import check_dataset_name
+from stablerep.jobs.planning import cancel_job, create_job, job_view
 from stablerep.jobs.queue import Queue
 from stablerep.settings import Gateway
 from stablerep.storage.store import Store
@@ -93,7 +93,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
         dataset = dataset_of(request.name)
-        await asyncio.to_thread(self._queue.set_state, dataset, JobState.CANCELLED)
+        await asyncio.to_thread(cancel_job, self._store, self._queue, dataset)
         return await asyncio.to_thread(self._message, dataset)
 
     async def _pause(self) -> None:
@@ -104,7 +104,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
             pass
 
     def _message(self, dataset: str) -> pb.Job:
-        return job_message(self._store, job_view(self._store, self._queue, dataset))
+        return job_message(self._store.url, job_view(self._store, self._queue, dataset))
 
 
 def _token(name: str) -> str:

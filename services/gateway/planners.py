@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Any
 
 import redis.asyncio
-from stablerep.jobs.planning import plan
 
 from stablerep.errors import StableRepError
 from stablerep.jobs.job import JobState
+from stablerep.jobs.planning import plan
 from stablerep.jobs.queue import Queue
 from stablerep.storage.layout import create_key, planned_key
 from stablerep.storage.store import Store
@@ -110,7 +110,7 @@ class Planners:
         key = f"sr:planning:{dataset}"
         if not await self._redis.set(key, self._token, nx=True, px=round(LOCK_SECONDS * 1000)):
             return
-        stop = _Either(self._stop)
+        stop = _StopSign(self._stop)
         renewing = asyncio.create_task(self._renew(key, stop))
         try:
             loop = asyncio.get_running_loop()
@@ -119,7 +119,7 @@ class Planners:
             renewing.cancel()
             await self._redis.eval(_RELEASE, 1, key, self._token)
 
-    async def _renew(self, key: str, stop: "_Either") -> None:
+    async def _renew(self, key: str, stop: "_StopSign") -> None:
         """Keeps the lock; when it was lost, another gateway plans the job and this one stops."""
         while True:
             await asyncio.sleep(LOCK_SECONDS / 3)
@@ -130,12 +130,15 @@ class Planners:
                 logger.warning("cannot renew %s: %s", key, error)
 
 
-class _Either(threading.Event):
-    """Set when it is set itself or when the event it was made from is."""
+class _StopSign:
+    """Of one job's planning: set with that of the process, or alone when the job's lock was lost."""
 
-    def __init__(self, other: threading.Event) -> None:
-        super().__init__()
-        self._other = other
+    def __init__(self, process: threading.Event) -> None:
+        self._process = process
+        self._lost = threading.Event()
+
+    def set(self) -> None:
+        self._lost.set()
 
     def is_set(self) -> bool:
-        return super().is_set() or self._other.is_set()
+        return self._lost.is_set() or self._process.is_set()

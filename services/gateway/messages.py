@@ -1,0 +1,44 @@
+"""A job of the library as the message that clients get."""
+
+from dataclasses import asdict
+
+from stablerep.jobs.planning import JobView
+from stablerep.storage.layout import dataset_prefix
+from stablerep.v1 import generation_pb2 as pb
+
+
+def job_message(store_url: str, view: JobView) -> pb.Job:
+    """All fields of `Job`; `dataset_url` is where readers of the dataset look."""
+    counts = view.counts
+    message = pb.Job(
+        name=f"jobs/{view.dataset}",
+        state=view.state.value,
+        recipe=pb.Recipe(**view.recipe.model_dump(), digest=view.recipe.digest),
+        source=pb.CaptionSource(
+            format=view.source.format, column=view.source.column, limit=view.source.limit
+        ),
+        seed=view.seed,
+        captions_per_shard=view.captions_per_shard,
+        priority=view.priority,
+        dataset_url=f"{store_url.rstrip('/')}/{dataset_prefix(view.dataset).rstrip('/')}",
+        shards=counts.planned,
+        shards_pending=counts.pending,
+        shards_leased=counts.leased,
+        shards_done=counts.done,
+        shards_dead=counts.dead,
+        captions=view.captions,
+        groups_done=counts.groups,
+        images_done=counts.images,
+        captions_skipped=counts.skipped,
+        error=view.error,
+    )
+    if view.source.upload_id:
+        message.source.upload_id = view.source.upload_id
+    else:
+        message.source.uri = view.source.uri
+    if view.report is not None:
+        message.caption_report.CopyFrom(pb.CaptionReport(**asdict(view.report)))
+    message.create_time.FromDatetime(view.create_time)
+    if view.end_time is not None:
+        message.end_time.FromDatetime(view.end_time)
+    return message
