@@ -41,7 +41,7 @@ def build_learner(config: TrainConfig, device: torch.device, ranks: int) -> Lear
 def choose_precision(wanted: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
     """bfloat16 where the hardware multiplies it, when asked to choose.
 
-    Measured with the demo's encoder, 256 views of 28 x 28, one thread of a Xeon with AVX512-BF16: 83 ms a
+    Measured with the demo's encoder, 256 views of 28 x 28, one thread of an EPYC with AVX512-BF16: 83 ms a
     step against 131 ms in float32. Without such instructions it is emulated, and slower than float32.
     """
     if wanted != "auto":
