@@ -1,34 +1,45 @@
-# The commands of this repository; `make help` lists them.
+# The commands of this repository; `make` alone lists them. ARGS="..." goes to the program behind demo and test.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint proto bench clean
+.PHONY: help setup demo test lint format lock proto bench clean
 
 help:  ## list the commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed  ## the virtual environment .venv (the other commands make it when it is missing)
 
 $(VENV)/.installed: pyproject.toml requirements.lock scripts/setup.sh
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh
 
-demo: $(VENV)/.installed  ## captions -> images -> encoder -> probe on this machine, about 8 minutes
-	@$(BIN)/stablerep demo
+demo: $(VENV)/.installed  ## captions -> images -> encoder -> probe on this machine, about 8 minutes; ARGS="--size tiny"
+	@$(BIN)/stablerep demo $(ARGS)
 
-test: $(VENV)/.installed  ## unit, integration and end-to-end tests
-	@bash scripts/test.sh
+test: $(VENV)/.installed  ## unit, integration and end-to-end tests; ARGS="tests/unit -k loss" runs some
+	@bash scripts/test.sh $(ARGS)
 
-lint: $(VENV)/.installed  ## ruff (lint and format) and mypy
+lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+format: $(VENV)/.installed  ## let ruff format the code and fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/.installed  ## renew requirements.lock from the ranges in pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --universal --all-extras --no-annotate --no-header \
+		--no-emit-index-url --upgrade --quiet -o requirements.lock
+
 proto: $(VENV)/.installed  ## renew stablerep/v1 from proto/
 	$(BIN)/python scripts/generate_protos.py
 
-bench: $(VENV)/.installed  ## measurements against what a user would pick instead
+bench: $(VENV)/.installed  ## measurements against what a user would pick instead, into benchmarks/results/
 	$(BIN)/python -m benchmarks.imports
 	$(BIN)/python -m benchmarks.loss
 
-clean:  ## remove the virtual environment and caches of this checkout
+clean:  ## remove the virtual environment, the demo's output and the caches of this checkout
 	rm -rf $(VENV) .cache demo .mypy_cache .ruff_cache .pytest_cache

@@ -1,8 +1,9 @@
 """Finds a MinIO server for the tests or builds one with Go into the user's cache; prints its path on stdout.
 
-Taken, in this order: $STABLEREP_TEST_MINIO, `minio` on PATH, ~/.cache/stablerep/bin/minio (or XDG_CACHE_HOME),
+Taken, in this order: $STABLEREP_TEST_MINIO, `minio` on PATH, stablerep/bin/minio in the user's cache folder,
 and what `go install` makes of the pinned commit below (about 7 minutes on 2 cores, 112 MB). Two runs at once
-build it once: the second waits for the first. When it can't be had, one line on stderr says why; exit status 1.
+build it once: the second waits for the first. When it can't be had, one line on stderr says why (status 1). With
+--find it only looks, and builds nothing.
 """
 
 import fcntl
@@ -102,6 +103,13 @@ def _build(go: str, target: Path) -> None:
         (Path(folder) / "minio").replace(target)
 
 
+def _only_found() -> Path:
+    found = find()
+    if found is None:
+        raise MinioMissing("no MinIO server here yet")
+    return found
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
@@ -110,6 +118,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)  # a shell starts background jobs with SIGINT ignored
     try:
-        print(ensure())
+        print(_only_found() if "--find" in sys.argv[1:] else ensure())
     except MinioMissing as error:
         sys.exit(str(error))
