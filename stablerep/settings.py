@@ -64,6 +64,14 @@ class Generator(_Part):
         default=60.0, gt=0, description="a shard not renewed for so long goes to another"
     )
     poll_seconds: float = Field(default=0.5, gt=0, description="pause before asking an empty queue again")
+    grace_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="after SIGTERM a shard done within it is finished, else handed back",
+    )
+    batch_limit: int = Field(
+        default=0, ge=0, description="most images in a batch, for a GPU too small for the recipe's; 0: none"
+    )
     threads: int = Field(default=1, ge=1, description="CPU threads of torch")
     device: str = Field(default="", description="cuda, cuda:0, mps or cpu; empty: the best there is")
 

@@ -17,10 +17,9 @@ from stablerep.generation.sampling import OnStep, make_sampler
 from stablerep.jobs.recipe import Recipe
 from stablerep.storage import Group, skipped_group
 
-# A broken GPU stays broken for the process: no shard is to blame, and going on would fail them all. torch before
-# 2.8 has no class for it.
+# A broken GPU stays broken for the process: no shard is to blame, and going on would fail them all. (torch
+# before 2.8 has no class for it.)
 _BROKEN_DEVICE: type[BaseException] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
-_NO_CAPTIONS_FAULT = (torch.OutOfMemoryError, _BROKEN_DEVICE)
 
 
 @dataclass
@@ -139,7 +138,9 @@ class Generator:
     def _begin(self, caption: Caption) -> _Unfinished:
         try:
             return self._embed(caption)
-        except _NO_CAPTIONS_FAULT:
+        except torch.OutOfMemoryError as error:
+            raise StableRepError(f"out of memory while encoding text: {_describe(error)}") from error
+        except _BROKEN_DEVICE:
             raise
         except (ValueError, TypeError, RuntimeError, LookupError) as error:  # UnicodeError is a ValueError
             return _Unfinished(caption, None, [], [], error=f"text encoding failed: {_describe(error)}")

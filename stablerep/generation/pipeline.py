@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
 
-from stablerep.errors import InvalidInput, NotFound
+from stablerep.errors import InvalidInput, NotFound, StableRepError
 from stablerep.jobs.recipe import Recipe
 
 BUILTIN_PREFIX = "builtin:"
@@ -75,14 +75,16 @@ def load_pipeline(recipe: Recipe, device: torch.device | str | None = None) -> L
                 torch_dtype=getattr(torch, recipe.dtype),
                 use_safetensors=True,
                 **without,
-            )
+            ).to(target)
     except OSError as error:
         raise InvalidInput(
             f"{recipe.model} cannot be loaded: {_first_line(error)} Weights are read from safetensors only: "
             "save a model that has others with `save_pretrained(folder, safe_serialization=True)`",
             field="model",
         ) from error
-    except (ValueError, TypeError, AttributeError, ImportError) as error:
+    except torch.OutOfMemoryError as error:
+        raise StableRepError(f"{recipe.model} does not fit into the memory: {_first_line(error)}") from error
+    except (ValueError, TypeError, AttributeError, ImportError, LookupError, RuntimeError) as error:
         raise InvalidInput(f"{recipe.model} cannot be loaded: {_first_line(error)}", field="model") from error
     if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
         raise InvalidInput(f"{recipe.model} is a {type(pipe).__name__}, which takes no prompt", field="model")

@@ -1,0 +1,51 @@
+"""`python -m services.generator [--set key=value ...]`: one worker, until SIGTERM, Ctrl-C or a Drain call.
+
+Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GENERATOR__DEVICE, ... (stablerep/settings.py).
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+
+from stablerep.errors import InvalidInput, StableRepError
+from stablerep.settings import Settings, load_settings
+
+
+def main() -> int:
+    """Exit status: 0 after a drain, 2 for wrong settings, 1 for what else kept it from working."""
+    parser = argparse.ArgumentParser(prog="python -m services.generator", description=__doc__)
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="one setting")
+    try:
+        settings = load_settings(parser.parse_args().set)
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        _run(settings)
+    except InvalidInput as error:
+        print(f"generator: {error}", file=sys.stderr)
+        return 2
+    except StableRepError as error:
+        print(f"generator: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(settings: Settings) -> None:
+    # Read at import: bars would fill a log, and a remark on every long caption, too.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import diffusers
+    import transformers
+
+    from services.generator.service import serve
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    asyncio.run(serve(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Renews a lease from a thread of its own while its shard is made, and notices when it is lost."""
+
+import logging
+import threading
+from types import TracebackType
+
+from stablerep.errors import Unavailable
+from stablerep.jobs.queue import Lease, Queue, Renewal
+
+logger = logging.getLogger("stablerep.generator")
+RENEWALS_A_LEASE = 3
+
+
+class LeaseOver(Exception):
+    """The shard in hand is another worker's now, or its job is over: what was made of it is dropped."""
+
+
+class LeaseKeeper:
+    """A context manager: renews every third of the lease's time until left.
+
+    A queue that cannot be reached does not end the work: whoever commits the shard, its tar is created once.
+    """
+
+    def __init__(self, queue: Queue, lease: Lease, lease_seconds: float) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._interval = lease_seconds / RENEWALS_A_LEASE
+        self._left = threading.Event()
+        self._renewal = Renewal.HELD
+        self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
+
+    def check(self) -> None:
+        """Raises LeaseOver once a renewal was refused."""
+        if self._renewal is not Renewal.HELD:
+            raise LeaseOver("lease lost" if self._renewal is Renewal.LOST else "job cancelled")
+
+    def __enter__(self) -> "LeaseKeeper":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._left.wait(self._interval):
+            try:
+                self._renewal = self._queue.renew(self._lease)
+            except Unavailable as error:
+                logger.warning("%s shard %d not renewed: %s", self._lease.dataset, self._lease.shard, error)
+                continue
+            if self._renewal is not Renewal.HELD:
+                return
