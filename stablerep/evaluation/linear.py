@@ -89,17 +89,20 @@ def choose_strength(
 ) -> tuple[float, float]:
     """The C of ascending `strengths` that does best on validation, the smaller of equals, and its accuracy.
 
-    The grid is walked up in blocks that are fitted at once. Each step up costs more iterations, so it ends
-    when the best C has at least two larger ones behind it, which is where over-fitting has set in.
+    The grid is walked up in blocks that are fitted at once. Each step up costs more iterations, so the walk
+    ends where over-fitting has set in: when two larger C stand behind both the best accuracy and the lowest
+    loss. Accuracy alone would not do, as it may stay level for decades before it rises.
     """
     accuracies: list[float] = []
+    losses: list[float] = []
     for start in range(0, len(strengths), BLOCK):
         block = strengths[start : start + BLOCK]
         models = fit_logistic(
             features[None], labels[None], block, classes=classes, tolerance=CHOICE_TOLERANCE
         )
         accuracies += models.accuracies(validation_features, validation_labels)[0].tolist()
+        losses += models.losses(validation_features, validation_labels)[0].tolist()
         best = accuracies.index(max(accuracies))
-        if best < len(accuracies) - 2:
+        if max(best, losses.index(min(losses))) < len(accuracies) - 2:
             break
     return float(strengths[best]), accuracies[best]

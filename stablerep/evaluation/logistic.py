@@ -39,6 +39,12 @@ class LogisticModels:
         """Top-1 accuracies [t g], 0 to 1, on features [n d] with class numbers [n]."""
         return (self.logits(features).argmax(dim=2) == labels).double().mean(dim=2)
 
+    def losses(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropies [t g] on features [n d] with class numbers [n]."""
+        scores = self.logits(features)
+        right = scores.gather(2, labels.expand(*scores.shape[:2], 1, -1))[:, :, 0]
+        return (_log_sum_exp(scores) - right).double().mean(dim=2)
+
 
 def fit_logistic(
     features: Tensor,
