@@ -39,6 +39,10 @@ class S3(_Part):
     region: str = ""
 
 
+SHORT_S3_NAMES = {field: f"{PREFIX}S3_{field.upper()}" for field in S3.model_fields}
+"""STABLEREP_S3_ENDPOINT etc.: with one `_`, as the variables of other S3 tools are written, they are read too."""
+
+
 class Gateway(_Part):
     """The front door."""
 
@@ -104,8 +108,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The first source wins."""
+        short = InitSettingsSource(settings_cls, init_kwargs=_short_s3_names(os.environ))
         file = InitSettingsSource(settings_cls, init_kwargs=_read_file(os.environ.get(CONFIG_VARIABLE)))
-        return init_settings, env_settings, file
+        return init_settings, env_settings, short, file
 
 
 def load_settings(overrides: Iterable[str] = ()) -> Settings:
@@ -180,13 +185,18 @@ def _read_file(name: str | None) -> dict[str, Any]:
     return tree
 
 
+def _short_s3_names(environment: Mapping[str, str]) -> dict[str, Any]:
+    found = {field: environment[name] for field, name in SHORT_S3_NAMES.items() if name in environment}
+    return {"s3": found} if found else {}
+
+
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """A variable with `__`, or one letter off a known name, was meant as a setting.
 
     Others with the prefix are let pass: Kubernetes itself sets STABLEREP_GATEWAY_SERVICE_HOST and the like.
     """
     known = {PREFIX + key.replace(".", "__").upper() for key in setting_keys()}
-    known.add(CONFIG_VARIABLE)
+    known |= {CONFIG_VARIABLE, *SHORT_S3_NAMES.values()}
     for name in environment:
         if not name.upper().startswith(PREFIX) or name.upper() in known:
             continue

@@ -214,6 +214,7 @@ def test_health_says_not_serving_before_the_process_ends(gateway: GatewayProcess
         stopping = threading.Thread(target=gateway.end, args=(signal.SIGTERM,))
         stopping.start()
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
         stopping.join()
 
 

@@ -115,6 +115,14 @@ def test_the_secret_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "very-secret" not in repr(settings)
 
 
+def test_s3_variables_may_be_written_with_one_underscore(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STABLEREP_S3_ENDPOINT", "http://127.0.0.1:9000")
+    monkeypatch.setenv("STABLEREP_S3_REGION", "here")
+    monkeypatch.setenv("STABLEREP_S3__REGION", "there")
+    settings = load_settings()
+    assert (settings.s3.endpoint, settings.s3.region) == ("http://127.0.0.1:9000", "there")
+
+
 def test_a_whole_part_in_one_variable_is_refused_unless_it_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STABLEREP_GATEWAY", "127.0.0.1:1")
     with pytest.raises(InvalidInput, match="STABLEREP_PART__KEY"):
