@@ -40,7 +40,7 @@ class S3(_Part):
 
 
 SHORT_S3_NAMES = {field: f"{PREFIX}S3_{field.upper()}" for field in S3.model_fields}
-"""STABLEREP_S3_ENDPOINT etc.: with one `_`, as the variables of other S3 tools are written, they are read too."""
+"""STABLEREP_S3_ENDPOINT and the like, with one `_` as other S3 tools have it, are read too."""
 
 
 class Gateway(_Part):
