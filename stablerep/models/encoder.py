@@ -4,7 +4,6 @@ from typing import Any
 
 import timm
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 
 from stablerep.errors import InvalidInput
 

@@ -19,11 +19,11 @@ from stablerep.objectives.gather import world_size
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over [views*n C ...]: each view's block by its own statistics, over n, the rest and ranks."""
+    """Batch norm over [views*n C ...]: each view by its own statistics, over n, the rest and ranks."""
 
     def forward(self, input: Tensor, views: int = 1) -> Tensor:
         """Equal to `views` calls of torch.nn.BatchNorm on the blocks, each with the rows of all ranks."""
-        if not self.training:
+        if not self.training and self.running_mean is not None:
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
             )
@@ -31,7 +31,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             blocks = [self._normalise_alone(block) for block in input.chunk(views)]
             return blocks[0] if views == 1 else torch.cat(blocks)
         blocks = input.unflatten(0, (views, len(input) // views))
-        output, mean, variance, count = _NormaliseTogether.apply(blocks, self.weight, self.bias, self.eps)
+        weight = input.new_ones(self.num_features) if self.weight is None else self.weight
+        bias = input.new_zeros(self.num_features) if self.bias is None else self.bias
+        output, mean, variance, count = _NormaliseTogether.apply(blocks, weight, bias, self.eps)
         self._track(mean, variance * (count / (count - 1).clamp(min=1)))
         return output.flatten(0, 1)
 
@@ -42,26 +44,24 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return F.batch_norm(
-            block,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            True,
-            self.momentum or 0.0,
-            self.eps,
+            block, self.running_mean, self.running_var, self.weight, self.bias, True, self._rate(), self.eps
         )
+
+    def _rate(self) -> float:
+        """How far the running statistics move; without a momentum they are the mean over all batches."""
+        if self.momentum is not None:
+            return self.momentum
+        return 1.0 if self.num_batches_tracked is None else 1.0 / float(self.num_batches_tracked)
 
     @torch.no_grad()
     def _track(self, means: Tensor, variances: Tensor) -> None:
         """Moves the running statistics once a view, in order, as a call for each would."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        momentum = self.momentum or 0.0
         for mean, variance in zip(means, variances, strict=True):
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-            self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
-        self.num_batches_tracked.add_(len(means))
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self._rate())
+            self.running_var.lerp_(variance.to(self.running_var.dtype), self._rate())
 
 
 class _NormaliseTogether(torch.autograd.Function):

@@ -14,6 +14,7 @@ from stablerep.training.run import Run
 def export_run(run: Run, encoder: nn.Module, config: TrainConfig) -> None:
     """Puts config.json and model.safetensors into the run's export/."""
     with TemporaryDirectory(prefix="stablerep-export-") as folder:
-        export_encoder(encoder, config.encoder, Path(folder))
+        augment = config.augment
+        export_encoder(encoder, config.encoder, Path(folder), mean=augment.mean, std=augment.std)
         for file in sorted(Path(folder).iterdir()):
             run.store.put(run_key(run.name, f"export/{file.name}"), file)

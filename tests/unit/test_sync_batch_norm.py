@@ -16,6 +16,18 @@ def test_views_equal_one_call_of_batch_norm_each():
         torch.testing.assert_close(ours.state_dict()[name], value)
 
 
+@pytest.mark.parametrize(
+    "options", [{"momentum": None}, {"affine": False}, {"track_running_stats": False}], ids=str
+)
+def test_every_kind_of_torch_batch_norm_is_matched(options):
+    theirs = nn.BatchNorm2d(3, **options)
+    ours = convert(nn.Sequential(nn.BatchNorm2d(3, **options)))[0]
+    for training in (True, True, False):
+        x = torch.randn(4, 3, 5, 5) + 1
+        torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
 def test_views_differ_from_statistics_over_the_whole_batch():
     x = torch.cat([torch.randn(8, 5), torch.randn(8, 5) + 3])
     assert not torch.allclose(SyncBatchNorm(5)(x, views=2), SyncBatchNorm(5)(x, views=1))
