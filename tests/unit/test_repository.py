@@ -1,0 +1,157 @@
+"""The rules of this repository: who may import what, what may be tracked, what is generated is up to date."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+GENERATED = ROOT / "stablerep" / "v1"
+LARGEST_FILE = 10 * 2**20
+HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL"}
+LIGHT_PACKAGES = [
+    "stablerep.captions",
+    "stablerep.jobs",
+    "stablerep.storage",
+    "stablerep.client",
+    "stablerep.cli",
+    "stablerep.settings",
+    "stablerep.errors",
+    "stablerep.v1",
+    "services.gateway",
+]
+PUBLIC = [
+    ("stablerep.objectives", "multi_positive_loss"),
+    ("stablerep.storage", "open_store"),
+    ("stablerep.data", "GroupDataset"),
+    ("stablerep.generation", "Recipe"),
+    ("stablerep.generation", "Generator"),
+    ("stablerep.client", "Client"),
+    ("stablerep.client", "AsyncClient"),
+]
+
+
+@cache
+def tracked(suffix: str = "") -> list[Path]:
+    """The files under version control whose name ends so."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name.endswith(suffix) and name]
+    return [path for path in paths if path.is_file()]
+
+
+def imported(path: Path) -> set[str]:
+    """The first parts of the names of all modules that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_the_library_imports_no_service() -> None:
+    library = [path for path in tracked(".py") if path.is_relative_to(ROOT / "stablerep")]
+    assert len(library) > 10
+    assert [str(path) for path in library if imported(path) & {"services", "tests", "benchmarks"}] == []
+
+
+@pytest.mark.parametrize("package", LIGHT_PACKAGES)
+def test_light_packages_load_nothing_heavy(package: str) -> None:
+    """Imports every module of the package in a fresh process and names the first that loads any of them."""
+    program = f"""
+import importlib, pkgutil, sys
+def load(name):
+    module = importlib.import_module(name)
+    found = sorted({HEAVY!r} & set(sys.modules))
+    if found:
+        sys.exit(f"{{name}} loads {{', '.join(found)}}")
+    for part in pkgutil.iter_modules(getattr(module, "__path__", []), name + "."):
+        if not part.name.endswith(".__main__"):
+            load(part.name)
+load({package!r})
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC)
+def test_public_names_stay(module: str, name: str) -> None:
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_every_file_says_in_its_first_line_what_it_is_for() -> None:
+    silent = []
+    for path in tracked(".py"):
+        if path.is_relative_to(GENERATED) and path.name != "__init__.py":
+            continue
+        lines = path.read_text().splitlines()
+        first = next((line for line in lines if not line.startswith("#!")), "")
+        if not re.match(r'r?"""\S', first):
+            silent.append(str(path.relative_to(ROOT)))
+    assert silent == []
+
+
+def test_no_tracked_file_is_large() -> None:
+    assert [str(path) for path in tracked() if path.stat().st_size > LARGEST_FILE] == []
+
+
+def test_no_tracked_file_names_a_folder_of_one_machine() -> None:
+    private = re.compile(rb"(?<![\w.\-/])/(?:home|Users|root|work)/\w")
+    assert [str(path.relative_to(ROOT)) for path in tracked() if private.search(path.read_bytes())] == []
+
+
+def test_generated_code_is_what_the_protos_say(tmp_path: Path) -> None:
+    script = ROOT / "scripts" / "generate_protos.py"
+    subprocess.run([sys.executable, script, tmp_path], check=True, cwd=ROOT)
+    fresh = {path.name: path.read_text() for path in (tmp_path / "stablerep" / "v1").glob("*.py*")}
+    committed = {path.name: path.read_text() for path in GENERATED.glob("*.py*")}
+    assert len(fresh) > 3
+    assert fresh == committed, "run `make proto` and commit stablerep/v1"
+
+
+def test_lower_bounds_are_what_the_generated_code_asks_for() -> None:
+    grpc_code = (GENERATED / "generation_pb2_grpc.py").read_text()
+    message_code = (GENERATED / "generation_pb2.py").read_text()
+    grpcio = re.search(r"GRPC_GENERATED_VERSION = '([\d.]+)'", grpc_code)
+    protobuf = re.search(r"PUBLIC,\s*(\d+),\s*(\d+),\s*(\d+),", message_code)
+    assert grpcio
+    assert protobuf
+    required = requirements()
+    assert f">={grpcio[1]}" in str(required["grpcio"].specifier)
+    assert f">={'.'.join(protobuf.groups())}" in str(required["protobuf"].specifier)
+
+
+def test_lock_holds_a_version_of_every_requirement() -> None:
+    locked: dict[str, list[str]] = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        name, version = line.split(" ;")[0].split("==")
+        locked.setdefault(name, []).append(version)
+    stale = [
+        str(requirement)
+        for name, requirement in requirements().items()
+        if not all(map(requirement.specifier.contains, locked.get(name, ["absent"])))
+    ]
+    assert stale == [], "run `make lock`"
+
+
+def test_lock_names_no_address_of_an_index() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"://|--|@|#|/", lock)
+
+
+def requirements() -> dict[str, Requirement]:
+    """Every package that pyproject.toml asks for, by its name in the lock."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + [
+        line for extra in project["optional-dependencies"].values() for line in extra
+    ]
+    parsed = [Requirement(line) for line in lines]
+    return {item.name.lower(): item for item in parsed if item.name != "stablerep"}
