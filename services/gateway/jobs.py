@@ -73,7 +73,8 @@ class JobsServicer(rpc.GenerationServiceServicer):
         after = _read_token(request.page_token)
         names = [name for name in await asyncio.to_thread(self._queue.jobs) if name > after]
         page, rest = names[:size], names[size:]
-        jobs = await asyncio.gather(*(asyncio.to_thread(self._message, name) for name in page))
+        found = await asyncio.gather(*(asyncio.to_thread(self._message_if_there, name) for name in page))
+        jobs = [job for job in found if job is not None]
         return pb.ListJobsResponse(jobs=jobs, next_page_token=_token(page[-1]) if rest else "")
 
     async def WatchJob(
@@ -102,6 +103,13 @@ class JobsServicer(rpc.GenerationServiceServicer):
                 await self._stopping.wait()
         except TimeoutError:
             pass
+
+    def _message_if_there(self, dataset: str) -> pb.Job | None:
+        """None for a job whose objects were removed by hand; the others are still to be listed."""
+        try:
+            return self._message(dataset)
+        except NotFound:
+            return None
 
     def _message(self, dataset: str) -> pb.Job:
         return job_message(self._store.url, job_view(self._store, self._queue, dataset))

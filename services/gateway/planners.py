@@ -48,6 +48,7 @@ class Planners:
         self._free = asyncio.Semaphore(threads)
         self._stop = threading.Event()
         self._planning: dict[str, asyncio.Task[None]] = {}
+        self._broken: set[str] = set()
         self._looking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Planners":
@@ -76,7 +77,8 @@ class Planners:
         while True:
             try:
                 for dataset in await asyncio.to_thread(look):
-                    self.submit(dataset)
+                    if dataset not in self._broken:
+                        self.submit(dataset)
                 look = self._planning_in_queue
             except StableRepError as error:
                 logger.warning("cannot look for jobs to plan: %s", error)
@@ -104,6 +106,7 @@ class Planners:
             except (StableRepError, redis.RedisError) as error:
                 logger.warning("planning of %s stopped, to be taken up again: %s", dataset, error)
             except Exception:
+                self._broken.add(dataset)  # a fault of ours: only CreateJob and a restart try again
                 logger.exception("planning of %s failed", dataset)
 
     async def _plan_locked(self, dataset: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from services.gateway.errors import NotReady, WrongOffset
-from stablerep.errors import InvalidInput, NotFound
+from stablerep.errors import InvalidInput, NotFound, TornObject
 from stablerep.storage.layout import check_upload_id, upload_key, upload_part_key, upload_prefix
 from stablerep.storage.store import Store
 from stablerep.v1 import generation_pb2 as pb
@@ -57,6 +57,8 @@ def find_upload(store: Store, upload_id: str) -> Upload:
         return Upload(upload_id, facts["parts"], facts["size"], True, facts["file_name"])
     except NotFound:
         pass
+    except (ValueError, TypeError, KeyError) as error:
+        raise TornObject(f"{upload_key(upload_id)} in {store.url} cannot be read: {error}") from error
     parts = size = 0
     for info in store.list(upload_prefix(upload_id)):
         if info.key == upload_part_key(upload_id, parts):
