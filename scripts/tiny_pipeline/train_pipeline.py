@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--vae-channels", type=int, nargs=3, default=(16, 32, 64))
     parser.add_argument("--vae-steps", type=int, default=12500)
     parser.add_argument("--unet-channels", type=int, nargs=2, default=(64, 104))
-    parser.add_argument("--unet-steps", type=int, default=6500)
+    parser.add_argument("--unet-steps", type=int, default=3300)
     parser.add_argument("--drop-words", type=Path, help="JSON list of words that captions lose at times")
     parser.add_argument("--drop-words-share", type=float, default=0.15, help="how often (default 0.15)")
     parser.add_argument("--seed", type=int, default=0)
@@ -43,8 +43,19 @@ def main() -> None:
     parser.add_argument("--no-bfloat16", action="store_true", help="train in float32 throughout")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train_pipeline(arguments).save_pretrained(arguments.out, safe_serialization=True)
+    save(train_pipeline(arguments), arguments.out)
     print(f"saved in {arguments.out}")
+
+
+def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Writes the folder: weights in float16, to be loaded as float32 by whoever asks for no precision.
+
+    Without a precision asked for, diffusers loads its own parts as float32, but transformers takes what the
+    text encoder's configuration says: left at float16, the parts would not fit each other.
+    """
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    path = folder / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def train_pipeline(arguments: argparse.Namespace) -> StableDiffusionPipeline:
