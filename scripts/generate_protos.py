@@ -1,4 +1,4 @@
-"""Generates stablerep/v1/ from proto/ (run by `make proto`); a test checks that running it again changes nothing."""
+"""Generates stablerep/v1/ from proto/ (`make proto`); a test checks that doing it again changes nothing."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def generate(out: Path) -> None:
-    """Writes messages, type stubs and gRPC code of every .proto into `out` (a folder that will hold stablerep/v1)."""
+    """Writes messages, type stubs and gRPC code of every .proto into `out`/stablerep/v1."""
     protos = sorted(str(p.relative_to(ROOT / "proto")) for p in (ROOT / "proto").rglob("*.proto"))
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{well_known}"]
