@@ -2,8 +2,8 @@
 
 Taken, in this order: $STABLEREP_TEST_MINIO, `minio` on PATH, stablerep/bin/minio in the user's cache folder,
 and what `go install` makes of the pinned commit below (about 7 minutes on 2 cores, 112 MB). Two runs at once
-build it once: the second waits for the first. When it can't be had, one line on stderr says why (status 1). With
---find it only looks, and builds nothing.
+build it once: the second waits for the first. Where it can't be had, one line on stderr says why.
+With --find it only looks, and builds nothing.
 """
 
 import fcntl
