@@ -1,0 +1,107 @@
+"""Generator workers for the tests: real processes, forked from one that has imported torch and diffusers."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stablerep.jobs.queue import Queue
+from stablerep.jobs.recipe import Recipe
+from stablerep.storage import DatasetInfo, Store, write_captions, write_dataset
+
+START_SECONDS = 240.0  # the first one imports torch and diffusers, on a busy machine
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["services.generator.service"])
+
+
+class WorkerProcess:
+    """`python -m services.generator` in a process of its own, its log in `folder`."""
+
+    def __init__(self, folder: Path, *, store_url: str, redis_url: str, **settings: object) -> None:
+        folder.mkdir(parents=True)
+        self.log = folder / "log"
+        self._announcement = folder / "address.json"
+        values = {"store_url": store_url, "redis_url": redis_url, "generator.announce": self._announcement}
+        values |= {f"generator.{name}": value for name, value in settings.items()}
+        arguments = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+        environment = {key: os.environ[key] for key in os.environ if key.startswith(("STABLEREP_", "HF_"))}
+        self._process = _processes.Process(
+            target=_run, args=(arguments, environment, str(self.log)), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid
+        assert pid is not None
+        return pid
+
+    @property
+    def address(self) -> str:
+        """host:port, once it serves. Raises AssertionError with its log when it does not."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self._announcement.exists():
+            assert self._process.is_alive(), self.text()
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.02)
+        return str(json.loads(self._announcement.read_text())["address"])
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = 240.0) -> int | None:
+        """Exit status; negative for a signal; None if it still runs."""
+        self._process.join(seconds)
+        return self._process.exitcode
+
+    def text(self) -> str:
+        """What it has logged."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def end(self) -> None:
+        """Makes sure that it is gone."""
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _run(arguments: Sequence[str], environment: dict[str, str], log: str) -> None:
+    from services.generator.__main__ import main
+
+    os.environ.update(environment)
+    with open(log, "ab", buffering=0) as file:  # noqa: PTH123
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["services.generator", *arguments]
+    sys.exit(main())
+
+
+def plan_job(
+    store: Store,
+    queue: Queue,
+    dataset: str,
+    recipe: Recipe,
+    shards: Sequence[Sequence[tuple[int, str]]],
+    seed: int = 7,
+) -> None:
+    """A job as the gateway leaves it after planning."""
+    info = DatasetInfo(
+        name=dataset,
+        recipe=recipe.model_dump(),
+        recipe_digest=recipe.digest,
+        job_seed=seed,
+        captions_per_shard=max(map(len, shards)),
+        source={},
+        create_time=datetime.now(UTC),
+    )
+    write_dataset(store, info)
+    queue.add_job(dataset)
+    for number, captions in enumerate(shards):
+        write_captions(store, dataset, number, captions)
+    queue.extend(dataset, len(shards))
+    queue.finish_planning(dataset)

@@ -1,0 +1,346 @@
+"""Workers as real processes on a real queue: killed, suspended past their lease, drained, cut off."""
+
+import io
+import json
+import signal
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
+
+from stablerep.captions import Caption
+from stablerep.client.generator import GeneratorClient
+from stablerep.generation import Generator, Recipe
+from stablerep.jobs.job import JobState
+from stablerep.jobs.queue import Queue
+from stablerep.storage import Store, build_tar, commit_shard, index_tar, open_store, read_index
+from stablerep.storage.layout import dataset_key, index_key, shard_key
+from tests.generators import WorkerProcess, plan_job
+from tests.pipelines import make_random_pipeline
+from tests.servers import RedisServer
+
+pytestmark = pytest.mark.timeout(600)
+WORDS = ("red shoe", "grey boot", "dark shirt", "light dress", "grey bag", "red dress")
+StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_random_pipeline(tmp_path_factory.mktemp("worker") / "pipeline")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    queue = Queue(redis_url)
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, store: Store, redis_url: str) -> Iterator[StartWorker]:
+    """Starts workers that look for work often; all are gone after the test."""
+    workers: list[WorkerProcess] = []
+
+    def start(**settings: object) -> WorkerProcess:
+        settings = {"lease_seconds": 2, "poll_seconds": 0.05, "device": "cpu"} | settings
+        folder = tmp_path / f"worker-{len(workers)}"
+        worker = WorkerProcess(folder, store_url=store.url, redis_url=redis_url, **settings)
+        workers.append(worker)
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.end()
+
+
+def make_recipe(pipeline: Path, **changes: object) -> Recipe:
+    fields = {
+        "model": str(pipeline),
+        "sampler": "ddim",
+        "steps": 4,
+        "guidance_scale": 2.0,
+        "image_size": 32,
+        "save_size": 32,
+        "images_per_caption": 3,
+        "batch_images": 8,
+        "jpeg_quality": 95,
+        "dtype": "float32",
+    }
+    return Recipe.model_validate(fields | changes)
+
+
+def make_shards(shards: int, captions: int) -> list[list[tuple[int, str]]]:
+    return [
+        [
+            (shard * captions + index, f"a photo of the {WORDS[(shard + index) % 6]}")
+            for index in range(captions)
+        ]
+        for shard in range(shards)
+    ]
+
+
+def until(
+    condition: Callable[[], bool], seconds: float = 240.0, *, worker: WorkerProcess | None = None
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, worker.text() if worker else "it did not happen in time"
+        time.sleep(0.02)
+
+
+def generating(worker: WorkerProcess) -> Callable[[], bool]:
+    client = GeneratorClient(worker.address)
+    return lambda: client.status().state == "GENERATING"
+
+
+def assert_whole(
+    store: Store, queue: Queue, dataset: str, shards: list[list[tuple[int, str]]], images: int
+) -> None:
+    """Every shard is there once, its index is its tar's, and the job counts each caption once."""
+    for number, captions in enumerate(shards):
+        index = read_index(store, dataset, number)
+        assert index is not None
+        assert index == index_tar(store.get(shard_key(dataset, number)))
+        assert [(group.caption_id, group.caption) for group in index.groups] == captions
+        assert index.images == images * len(captions)
+    everything = sum(map(len, shards))
+    counts = queue.counts(dataset)
+    assert (counts.done, counts.leased, counts.dead) == (len(shards), 0, 0)
+    assert (counts.groups, counts.images, counts.skipped) == (everything, images * everything, 0)
+    assert queue.state(dataset) is JobState.SUCCEEDED
+
+
+def test_two_workers_make_a_job_as_the_library_would(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    recipe, shards = make_recipe(pipeline), make_shards(6, 4)
+    plan_job(store, queue, "shoes", recipe, shards, seed=7)
+    workers = [start(), start()]
+    until(lambda: queue.state("shoes").final, worker=workers[0])
+    assert_whole(store, queue, "shoes", shards, images=3)
+    generator = Generator(recipe, seed=7, device="cpu")
+    for number in (0, 5):
+        groups = list(generator.generate(_captions(shards[number])))
+        assert build_tar(groups) == store.get(shard_key("shoes", number))
+
+
+def test_killed_worker_leaves_nothing_missing_and_nothing_counted_twice(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    shards = make_shards(3, 6)
+    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=60), shards)
+    first = start()
+    until(lambda: queue.counts("shoes").done == 1, worker=first)
+    until(generating(first))
+    first.send(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert queue.counts("shoes").leased == 1
+    second = start()
+    until(lambda: queue.state("shoes").final, worker=second)
+    assert_whole(store, queue, "shoes", shards, images=3)
+
+
+def test_suspended_worker_and_its_replacement_with_another_batch_shape_agree(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    shards = make_shards(1, 8)
+    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=60), shards)
+    first = start(lease_seconds=1)
+    until(generating(first))
+    first.send(signal.SIGSTOP)
+    second = start(lease_seconds=1, batch_limit=3)
+    until(lambda: queue.state("shoes").final, worker=second)
+    tar = store.get(shard_key("shoes", 0))
+    first.send(signal.SIGCONT)
+    until(lambda: "dropped: lease lost" in first.text(), worker=first)
+    assert store.get(shard_key("shoes", 0)) == tar
+    assert_whole(store, queue, "shoes", shards, images=3)
+    assert {info["batch_images"] for info in _infos(tar)} == {3}
+
+
+def test_late_tar_of_a_suspended_worker_changes_nothing(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    """The worst moment: the lease is lost, the worker does not know it yet, and commits."""
+    shards = make_shards(1, 4)
+    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=60), shards)
+    other = Generator(make_recipe(pipeline, steps=60), seed=7, device="cpu", batch_limit=3)
+    tar = build_tar(list(other.generate(_captions(shards[0]))))
+    first = start(lease_seconds=900)  # renews only every 300 s: it will not notice
+    until(generating(first))
+    first.send(signal.SIGSTOP)
+    # Another worker's whole work happens meanwhile, with another batch shape.
+    lease = queue.lease("other", 0.001)
+    assert lease is not None
+    index = commit_shard(store, "shoes", 0, tar)
+    assert queue.complete(lease, groups=len(index.groups), images=index.images, skipped=0)
+    first.send(signal.SIGCONT)
+    until(lambda: "4 groups, 12 images" in first.text(), worker=first)
+    until(lambda: GeneratorClient(first.address).status().shard == "", worker=first)
+    assert store.get(shard_key("shoes", 0)) == tar
+    assert_whole(store, queue, "shoes", shards, images=3)
+    assert GeneratorClient(first.address).status().shards_done == 0
+
+
+def test_committed_shard_is_reported_without_making_it_again(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    recipe, shards = make_recipe(pipeline), make_shards(2, 2)
+    plan_job(store, queue, "shoes", recipe, shards)
+    generator = Generator(recipe, seed=7, device="cpu", batch_limit=2)  # told apart by its batches
+    for number in (0, 1):
+        store.put(shard_key("shoes", number), build_tar(list(generator.generate(_captions(shards[number])))))
+    worker = start()  # both have a tar, neither an index: their worker died in between
+    until(lambda: queue.state("shoes").final, worker=worker)
+    assert_whole(store, queue, "shoes", shards, images=3)
+    assert {info["batch_images"] for info in _infos(store.get(shard_key("shoes", 1)))} == {2}
+    assert "images/s" not in worker.text()
+
+
+def test_term_hands_back_a_shard_that_takes_too_long(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=1000), make_shards(1, 20))
+    worker = start(grace_seconds=2, lease_seconds=60)
+    until(generating(worker))
+    before = time.monotonic()
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert time.monotonic() - before < 15
+    assert "handed back" in worker.text()
+    counts = queue.counts("shoes")
+    assert (counts.pending, counts.leased, counts.done) == (1, 0, 0)
+    assert queue.failures("shoes") == {}
+    assert queue.lease("next", 60) is not None
+
+
+def test_term_finishes_a_shard_that_is_done_soon(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    shards = make_shards(2, 6)
+    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=60), shards)
+    worker = start(grace_seconds=300)
+    until(generating(worker))
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert queue.counts("shoes").done == 1
+    assert queue.counts("shoes").leased == 0
+
+
+def test_drain_call_finishes_the_shard_in_hand_and_ends_the_process(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=60), make_shards(3, 6))
+    worker = start(grace_seconds=0)
+    until(generating(worker))
+    with GeneratorClient(worker.address) as client:
+        status = client.drain()
+        assert (status.state, status.shard) == ("DRAINING", "jobs/shoes/shards/0")
+    assert worker.wait() == 0
+    assert (queue.counts("shoes").done, queue.counts("shoes").leased) == (1, 0)
+
+
+def test_cancelled_job_is_dropped_between_steps(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    plan_job(store, queue, "long", make_recipe(pipeline, steps=1000), make_shards(1, 50))
+    worker = start()
+    until(generating(worker))
+    queue.set_state("long", JobState.CANCELLED)
+    shards = make_shards(1, 2)
+    plan_job(store, queue, "short", make_recipe(pipeline), shards)
+    until(lambda: queue.state("short").final, worker=worker)
+    assert "dropped: job cancelled" in worker.text()
+    assert not store.exists(index_key("long", 0))
+    assert_whole(store, queue, "short", shards, images=3)
+
+
+def test_error_of_a_shard_is_reported_and_the_worker_goes_on(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    plan_job(store, queue, "nothing", make_recipe(Path("/nowhere/to/be/found")), make_shards(1, 2))
+    plan_job(store, queue, "shoes", make_recipe(pipeline), shards := make_shards(1, 2))
+    store.delete(dataset_key("shoes"))  # then one that will be put right
+    worker = start()
+    until(lambda: queue.state("nothing") is JobState.FAILED and queue.failures("shoes") != {}, worker=worker)
+    assert "/nowhere/to/be/found" in queue.dead("nothing")[0]
+    until(lambda: 0 in queue.dead("shoes"), worker=worker)
+    assert "no dataset shoes" in queue.dead("shoes")[0]
+    plan_job(store, queue, "boots", make_recipe(pipeline), shards)
+    until(lambda: queue.state("boots").final, worker=worker)
+    assert_whole(store, queue, "boots", shards, images=3)
+
+
+def test_bad_caption_is_recorded_and_does_not_sink_its_shard(
+    start: StartWorker, store: Store, queue: Queue, tmp_path: Path
+) -> None:
+    folder = make_random_pipeline(tmp_path / "poisoned")
+    weights = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(weights)
+    token = CLIPTokenizer.from_pretrained(folder / "tokenizer")("bag").input_ids[1]
+    (name,) = (name for name in tensors if name.endswith("token_embedding.weight"))
+    tensors[name][token] = torch.nan
+    save_file(tensors, weights, metadata={"format": "pt"})
+    captions = [(10, "a red shoe"), (12, "a red bag"), (13, "a grey boot")]
+    plan_job(store, queue, "shoes", make_recipe(folder), [captions])
+    worker = start()
+    until(lambda: queue.state("shoes").final, worker=worker)
+    index = read_index(store, "shoes", 0)
+    assert index is not None
+    assert [group.caption_id for group in index.groups] == [10, 13]
+    assert [(caption.caption_id, "not finite" in caption.error) for caption in index.skipped] == [(12, True)]
+    counts = queue.counts("shoes")
+    assert (counts.groups, counts.images, counts.skipped) == (2, 6, 1)
+
+
+def test_worker_outlives_its_queue(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path, redis_server: RedisServer
+) -> None:
+    shards = make_shards(3, 6)
+    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=30), shards)
+    worker = start(lease_seconds=60)
+    until(lambda: queue.counts("shoes").done == 1, worker=worker)
+    time.sleep(1.5)  # the server forces its file to disk every second
+    redis_server.kill()
+    until(lambda: "cannot reach Redis" in worker.text(), worker=worker)
+    redis_server.restart()
+    until(lambda: queue.state("shoes").final, worker=worker)
+    assert_whole(store, queue, "shoes", shards, images=3)
+
+
+def test_job_runs_on_s3(
+    start: StartWorker, s3_url: str, redis_url: str, pipeline: Path, tmp_path: Path
+) -> None:
+    store, queue = open_store(s3_url), Queue(redis_url)
+    shards = make_shards(2, 3)
+    plan_job(store, queue, "shoes", make_recipe(pipeline), shards)
+    worker = WorkerProcess(tmp_path / "s3", store_url=s3_url, redis_url=redis_url, device="cpu")
+    try:
+        until(lambda: queue.state("shoes").final, worker=worker)
+    finally:
+        worker.end()
+    assert_whole(store, queue, "shoes", shards, images=3)
+
+
+def _captions(shard: list[tuple[int, str]]) -> list[Caption]:
+    return [Caption(id_, text) for id_, text in shard]
+
+
+def _infos(tar: bytes) -> Iterator[dict[str, Any]]:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as file:
+        for member in file:
+            if member.name.endswith(".json"):
+                content = file.extractfile(member)
+                assert content is not None
+                yield json.loads(content.read())
