@@ -29,7 +29,8 @@ def load_encoder(model: str) -> FrozenEncoder:
     """
     if "://" in model:
         return _load_from_store(open_store(model))
-    for folder in (Path(model), Path(model) / "export"):
+    # A run has a config.json of its own, so its export is looked for first.
+    for folder in (Path(model) / "export", Path(model)):
         if (folder / CONFIG_FILE).is_file():
             return _load_folder(folder)
     if Path(model).is_dir():
@@ -60,7 +61,7 @@ def random_encoder(
 
 
 def _load_from_store(store: Store) -> FrozenEncoder:
-    prefix = next((p for p in ("", "export/") if store.exists(p + CONFIG_FILE)), None)
+    prefix = next((p for p in ("export/", "") if store.exists(p + CONFIG_FILE)), None)
     if prefix is None:
         raise NotFound(f"{store.url} holds no {CONFIG_FILE}, nor does an export/ in it; is the run finished?")
     with TemporaryDirectory(prefix="stablerep-encoder-") as folder:
