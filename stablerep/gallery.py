@@ -21,8 +21,8 @@ p { max-width:76ch; } .soft { color:var(--soft); font-size:14px; } code { font-s
 .groups { display:grid; grid-template-columns:repeat(auto-fill, minmax(340px, 1fr)); gap:14px; }
 .group { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:12px; }
 .group figcaption { font-size:14px; margin-bottom:8px; min-height:2.9em; }
-.strip { display:flex; gap:5px; flex-wrap:wrap; align-items:center; }
-.strip img { width:56px; height:56px; border-radius:4px; object-fit:cover; background:#000; }
+.strip { display:flex; gap:4px; flex-wrap:wrap; align-items:center; }
+.strip img { width:38px; height:38px; border-radius:4px; object-fit:cover; background:#000; }
 .strip.large img { width:auto; height:144px; }
 .strip .sep { font-size:11px; color:var(--soft); writing-mode:vertical-rl; transform:rotate(180deg); }
 figure { margin:0; }

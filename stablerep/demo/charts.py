@@ -18,7 +18,7 @@ class Bar:
     css: str
 
 
-def bar_chart(title: str, bars: Sequence[Bar], *, width: int = 340, bar_height: int = 26) -> str:
+def bar_chart(title: str, bars: Sequence[Bar], *, width: int = 318, bar_height: int = 26) -> str:
     """Horizontal bars of accuracies (0..1), a dot a seed, a whisker of one standard deviation over seeds."""
     low = _floor_of_axis(bars)
     top, gap = 34, 22

@@ -76,7 +76,7 @@ def reading(report: Mapping[str, Any]) -> list[str]:
     lines = [_comparison(report, "simclr", "SimCLR"), _comparison(report, "pixels", "raw pixels")]
     lines.append(
         "The captions name the class of the product. StableRep is told which images share a caption and "
-        "SimCLR is not, so part of its lead is what the captions say, not how the images look."
+        "SimCLR is not, so part of any lead it has is what the captions say, not how the images look."
     )
     if "stablerep_no_noun" in report["probe"]:
         lines.append(
