@@ -26,7 +26,10 @@ class CaptionDropping:
 
 
 def make_tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """Byte-pair encoding over printable ASCII, with merges that make every word of the captions one token."""
+    """Byte-pair encoding over printable ASCII, with the merges that spell the captions' words left to right.
+
+    Words whose merges meet in another order than that are a few tokens instead of one.
+    """
     vocabulary = ["<|startoftext|>", "<|endoftext|>"]
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     vocabulary += letters + [letter + "</w>" for letter in letters]
