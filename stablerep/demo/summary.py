@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import shutil
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,12 +28,19 @@ _PACKAGES = ("torch", "diffusers", "timm", "scikit-learn", "stablerep")
 
 
 def write_report(out: Path, settings: DemoSettings, command: str, seconds: Mapping[str, float]) -> None:
-    """Writes `report.json`, `report.html` and `export/` (the first seed's StableRep encoder)."""
+    """Writes `report.json`, `report.html` and `export/` (the first seed's StableRep encoder).
+
+    `seconds` are those of the stages before; its own are added up to the writing of the page.
+    """
+    began = time.monotonic()
     with step("report"):
         export = out / "export"
         shutil.copytree(demo_runs(out, settings)[0].folder / "export", export, dirs_exist_ok=True)
-        report = collect(out, settings, command, seconds)
-        page = _page(out, settings, report)
+        pictures = _pictures(out, settings)
+        spent = {stage: value for stage, value in seconds.items() if stage != "total"}
+        spent["report"] = spent.get("report", 0.0) + time.monotonic() - began
+        report = collect(out, settings, command, {**spent, "total": sum(spent.values())})
+        page = render_report(report, *pictures)
     (out / "report.html").write_text(page, encoding="utf-8")
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
 
@@ -92,7 +100,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _page(out: Path, settings: DemoSettings, report: dict[str, Any]) -> str:
+def _pictures(out: Path, settings: DemoSettings) -> tuple[list[Any], dict[str, Any], tuple[str, ...]]:
+    """Groups with photographs beside them, maps by title, names of the classes: see `render_report`."""
     import torch
 
     from stablerep.data import GroupDataset
@@ -112,7 +121,7 @@ def _page(out: Path, settings: DemoSettings, report: dict[str, Any]) -> str:
     groups = GroupDataset(dataset_url(out, "noun"))
     shown = [groups[i] for i in range(0, len(groups), max(1, len(groups) // _GROUPS_SHOWN))][:_GROUPS_SHOWN]
     beside = [_photographs_of(group.caption, photographs, i) for i, group in enumerate(shown)]
-    return render_report(report, list(zip(shown, beside, strict=True)), maps, photographs.class_names)
+    return list(zip(shown, beside, strict=True)), maps, photographs.class_names
 
 
 def _photographs_of(caption: str, photographs: Any, turn: int, count: int = 3) -> list[bytes]:
