@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as EtaColumn
 
-console = Console(highlight=False)
+# Lines are never folded: tables and paths stay whole in logs and narrow terminals.
+console = Console(highlight=False, soft_wrap=True)
 
 
 class Bars:
