@@ -122,7 +122,7 @@ class TestSameBits:
 
     @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
     def test_other_pipelines_by_prompt(self, consistency: Path, guidance_scale: float) -> None:
-        """This pipeline draws noise at every step: from the image's own generator, or the bits would differ."""
+        """This one draws noise at every step: from the image's own generator, or the bits would differ."""
         recipe = recipe_for(consistency, sampler="pipeline", steps=2, guidance_scale=guidance_scale)
         generator = Generator(recipe, seed=11)
         alone = by_id(generator.generate([CAPTIONS[5]]))[5]
@@ -395,3 +395,26 @@ def out_of_memory(*, times: int) -> Callable[[], None]:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     return step
+
+
+def test_pipeline_in_the_package_gives_the_same_bits_in_any_batch(tiny_recipe: Recipe) -> None:
+    recipe = tiny_recipe.model_copy(update={"batch_images": 64, "images_per_caption": 4})
+    generator = Generator(recipe, seed=11, device="cpu")
+    kinds = (
+        "t-shirt",
+        "dress",
+        "coat",
+        "sandal",
+        "sneaker",
+        "bag",
+        "ankle boot",
+        "shirt",
+        "pullover",
+        "trousers",
+    )
+    texts = [f"{tone} plain {kind}" for tone in ("dark", "pale") for kind in kinds]
+    captions = [Caption(index, text) for index, text in enumerate(texts)]
+    alone = generator.latents([captions[9]])
+    assert torch.equal(generator.latents(captions)[36:40], alone)
+    assert torch.equal(generator.latents([captions[3], captions[9], *captions[14:]])[4:8], alone)
+    assert next(iter(generator.generate([captions[9]]))) == by_id(generator.generate(captions))[9]
