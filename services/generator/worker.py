@@ -103,6 +103,7 @@ class Worker:
         """Works on one shard; False when there is none. Raises Unavailable after handing the shard back."""
         lease = self._queue.lease(self.name, self._settings.lease_seconds)
         if lease is None:
+            self._failures = 0
             return False
         self.status = replace(self.status, shard=f"jobs/{lease.dataset}/shards/{lease.shard}")
         try:

@@ -96,7 +96,7 @@ def until(
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, worker.text() if worker else "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def generating(worker: WorkerProcess) -> Callable[[], bool]:
