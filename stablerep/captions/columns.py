@@ -8,8 +8,10 @@ USUAL_NAMES = ("caption", "text", "raw_caption", "title", "description", "alt_te
 
 
 def usual_column(names: Iterable[str]) -> str | None:
-    """The name, in any case, that comes first in `USUAL_NAMES`; None where there is none."""
-    by_lower = {name.strip().lower(): name for name in reversed(list(names))}
+    """The name that comes first in `USUAL_NAMES`, in any case but best as written there; None without one."""
+    there = list(names)
+    by_lower = {name.strip().lower(): name for name in reversed(there)}
+    by_lower |= {name: name for name in there if name in USUAL_NAMES}
     return next((by_lower[usual] for usual in USUAL_NAMES if usual in by_lower), None)
 
 

@@ -87,6 +87,11 @@ def test_whatever_pythons_json_writes_as_a_document_is_read_back_at_any_block_si
     assert list(read_captions(found)) == [(n, record["caption"]) for n, record in enumerate(records)]
 
 
+def test_a_name_written_as_usual_goes_before_one_in_other_case() -> None:
+    assert read("a.jsonl", '{"CAPTION": null, "caption": "a boot"}')[0] == [(0, "a boot")]
+    assert read("a.jsonl", '{"CAPTION": "a bag"}')[0] == [(0, "a bag")]
+
+
 def test_redcaps_annotations_give_the_cleaned_caption_unless_the_raw_one_is_asked_for() -> None:
     document = {
         "info": {"start_date": "2017-01-01", "url": "https://redcaps.xyz"},
