@@ -2,8 +2,7 @@
 
 A test module that should run on both queue servers says
 `pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])`; otherwise it runs on Valkey, as the
-product does. Tests with an S3 store come last when $STABLEREP_TEST_S3_LAST is set: `make test` sets it while
-MinIO is being built.
+product does.
 """
 
 import os
@@ -11,11 +10,13 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.servers import MinioServer, RedisServer, ServerMissing, redis_program
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("unit", "integration", "e2e")
 MINIO_BUILD_SECONDS = 2400  # the first test that needs the server may have to wait for its build
+REPEATED_SECONDS = 3
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores make torch several times slower
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a download
@@ -35,21 +37,43 @@ for _name in [name for name in os.environ if name.startswith("STABLEREP_")]:
 
 
 def pytest_configure() -> None:
-    """Lets SIGTERM end the run as Ctrl-C does, so that the servers are stopped then, too."""
+    """Lets SIGTERM end the run as Ctrl-C does, so that the servers are stopped then, too.
+
+    SIGINT is set as well: a shell starts background jobs with it ignored, and their children inherit that.
+    """
     main = os.getpid()
+    stopped_at = float("-inf")
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == main:
+        nonlocal stopped_at
+        if os.getpid() != main:
+            os._exit(128 + number)  # a process forked by a test
+        # Processes that are stopped as a group may pass the signal on to each other: a second one is no news.
+        first, stopped_at = time.monotonic() - stopped_at > REPEATED_SECONDS, time.monotonic()
+        if first:
             raise KeyboardInterrupt
-        os._exit(128 + number)  # a process forked by a test
 
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ends what a test left running when it was stopped half-way through starting it; says so."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # the children of this process are those that run the tests
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(child.cmdline())
+            if "multiprocessing.resource_tracker" not in command:  # Python's own; it ends with this process
+                child.kill()
+                print(f"\ntests: ended a process that was left running: {command[:200]}", file=sys.stderr)
+        except psutil.NoSuchProcess:
+            continue
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Orders unit, integration, e2e; gives tests that may wait for MinIO's build the time for it."""
-    last = bool(os.environ.get("STABLEREP_TEST_S3_LAST"))
-    items.sort(key=lambda item: (last and _needs_minio(item), _stage(item)))
+    items.sort(key=_stage)
     for item in items:
         if _needs_minio(item):
             item.add_marker(pytest.mark.timeout(MINIO_BUILD_SECONDS))
