@@ -114,7 +114,7 @@ def _store(url: str) -> Finding:
     try:
         open_store(url).exists("doctor")
     except StableRepError as error:
-        fix = "check STABLEREP_S3_ENDPOINT, STABLEREP_S3_ACCESS_KEY and STABLEREP_S3_SECRET_KEY"
+        fix = "check STABLEREP_S3__ENDPOINT, STABLEREP_S3__ACCESS_KEY and STABLEREP_S3__SECRET_KEY"
         return Finding("fault", "store", str(error), fix)
     return Finding("ok", "store", f"{url} answers")
 

@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.announce import announce
-from services.gateway.errors import ErrorInterceptor
+from services.errors import ErrorInterceptor
 from services.gateway.jobs import JobsServicer
 from services.gateway.planners import Planners
 from stablerep.errors import InvalidInput

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from services.gateway.errors import NotReady, WrongOffset
+from services.errors import NotReady, WrongOffset
 from stablerep.errors import InvalidInput, NotFound, TornObject
 from stablerep.storage.layout import check_upload_id, upload_key, upload_part_key, upload_prefix
 from stablerep.storage.store import Store

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.announce import announce
-from services.gateway.errors import ErrorInterceptor
+from services.errors import ErrorInterceptor
 from services.generator.previews import Preview
 from services.generator.worker import Worker
 from stablerep.errors import InvalidInput

@@ -16,7 +16,8 @@ from services.generator.previews import Preview, Previews
 from stablerep.captions import Caption
 from stablerep.errors import InvalidInput, StableRepError, TornObject, Unavailable
 from stablerep.generation import Generator, LoadedPipeline, load_pipeline
-from stablerep.jobs.queue import Lease, Queue
+from stablerep.jobs.planning import record_dead
+from stablerep.jobs.queue import Failure, Lease, Queue
 from stablerep.jobs.recipe import Recipe
 from stablerep.settings import Generator as Settings
 from stablerep.storage import (
@@ -130,8 +131,17 @@ class Worker:
             self._failures += 1
             outcome = self._queue.fail(lease, f"{type(error).__name__}: {error}")
             logger.warning("%s failed (%s): %s", where, outcome, error)
+            if outcome is Failure.DEAD:
+                self._record_dead(lease.dataset)
         else:
             self._complete(lease, index)
+
+    def _record_dead(self, dataset: str) -> None:
+        """Copies the dead letters into the store; if that fails, the next shard to die takes them along."""
+        try:
+            record_dead(self._store, self._queue, dataset)
+        except (StableRepError, OSError) as error:
+            logger.warning("dead shards of %s not recorded: %s", dataset, error)
 
     def _finished(self, lease: Lease) -> ShardIndex | None:
         """The index of a shard that a worker before has made, wholly or up to its index."""

@@ -20,7 +20,7 @@ from stablerep.generation import Generator, Recipe
 from stablerep.jobs.job import JobState
 from stablerep.jobs.queue import Queue
 from stablerep.storage import Store, build_tar, commit_shard, index_tar, open_store, read_index
-from stablerep.storage.layout import dataset_key, index_key, shard_key
+from stablerep.storage.layout import dataset_key, dead_key, index_key, shard_key
 from tests.generators import WorkerProcess, plan_job
 from tests.pipelines import make_random_pipeline
 from tests.servers import RedisServer
@@ -277,6 +277,8 @@ def test_error_of_a_shard_is_reported_and_the_worker_goes_on(
     assert "/nowhere/to/be/found" in queue.dead("nothing")[0]
     until(lambda: 0 in queue.dead("shoes"), worker=worker)
     assert "no dataset shoes" in queue.dead("shoes")[0]
+    until(lambda: store.exists(dead_key("shoes", 0)), worker=worker)
+    assert "no dataset shoes" in store.get(dead_key("shoes", 0)).decode()
     plan_job(store, queue, "boots", make_recipe(pipeline), shards)
     until(lambda: queue.state("boots").final, worker=worker)
     assert_whole(store, queue, "boots", shards, images=3)

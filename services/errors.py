@@ -24,7 +24,7 @@ from stablerep.errors import (
     Unavailable,
 )
 
-logger = logging.getLogger("stablerep.gateway")
+logger = logging.getLogger("stablerep.grpc")
 _PACKAGE = "/stablerep."
 _CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
@@ -103,7 +103,7 @@ async def _statuses(method: str, context: grpc.aio.ServicerContext) -> AsyncIter
         number = uuid4().hex[:12]
         logger.exception("%s failed, number %s", method, number)
         await context.abort(
-            grpc.StatusCode.INTERNAL, f"something went wrong in the gateway; its log has it under {number}"
+            grpc.StatusCode.INTERNAL, f"something went wrong in the service; its log has it under {number}"
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 import redis.exceptions
 from google.rpc import error_details_pb2, status_pb2
 
-from services.gateway.errors import ErrorInterceptor, NotReady, WrongOffset
+from services.errors import ErrorInterceptor, NotReady, WrongOffset
 from stablerep.client import AsyncClient
 from stablerep.errors import (
     AlreadyExists,
@@ -107,7 +107,7 @@ def test_wrong_offset_carries_the_stored_size() -> None:
 def test_a_fault_shows_the_client_a_number_and_the_log_the_rest(
     stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.ERROR, logger="stablerep.gateway"):
+    with caplog.at_level(logging.ERROR, logger="stablerep.grpc"):
         seen = call_failing(KeyError("password=hunter2"), stream=stream)
     assert seen.code() is grpc.StatusCode.INTERNAL
     assert "hunter2" not in seen.details()
