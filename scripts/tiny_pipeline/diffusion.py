@@ -1,6 +1,6 @@
 """Trains the text encoder and the UNet of a tiny pipeline together, by v-prediction on whitened latents."""
 
-import re
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +8,14 @@ import torch
 from captioned_images import without_words
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from loop import MovingAverage, Progress, learning_rate, load_checkpoint, save_checkpoint
+from tokenizers import Tokenizer as BytePairs
+from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 TEXT_WIDTH = 96
 TEXT_POSITIONS = 24
+CLIP_VOCABULARY = 49152
 CHECKPOINT_EVERY = 500
 
 
@@ -26,26 +29,25 @@ class CaptionDropping:
 
 
 def make_tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """Byte-pair encoding over printable ASCII, with the merges that spell the captions' words left to right.
+    """Byte-pair encoding learned on the captions until every word of theirs is one token.
 
-    Words whose merges meet in another order than that are a few tokens instead of one.
+    Printable ASCII is in the alphabet, so words that no caption had are spelt from pieces.
     """
-    vocabulary = ["<|startoftext|>", "<|endoftext|>"]
+    learned = BytePairs(models.BPE(end_of_word_suffix="</w>"))
+    learned.pre_tokenizer = pre_tokenizers.Whitespace()
+    learned.train_from_iterator(
+        (caption.lower() for caption in captions),
+        trainers.BpeTrainer(
+            vocab_size=CLIP_VOCABULARY, min_frequency=1, end_of_word_suffix="</w>", show_progress=False
+        ),
+    )
+    merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
-    vocabulary += letters + [letter + "</w>" for letter in letters]
-    known, merges = set(vocabulary), dict[tuple[str, str], None]()
-    for word in sorted({word for caption in captions for word in re.findall(r"[a-z]+", caption.lower())}):
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            joined = parts[0] + parts[1]
-            merges.setdefault((parts[0], parts[1]))
-            if joined not in known:
-                known.add(joined)
-                vocabulary.append(joined)
-            parts[:2] = [joined]
+    alphabet = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    vocabulary = dict.fromkeys([*alphabet, *("".join(pair) for pair in merges)])
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(vocabulary)},
-        merges=list(merges),
+        merges=merges,
         model_max_length=TEXT_POSITIONS,
     )
 

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--vae-channels", type=int, nargs=3, default=(16, 32, 64))
     parser.add_argument("--vae-steps", type=int, default=12500)
     parser.add_argument("--unet-channels", type=int, nargs=2, default=(64, 104))
-    parser.add_argument("--unet-steps", type=int, default=3300)
+    parser.add_argument("--unet-steps", type=int, default=7000)
     parser.add_argument("--drop-words", type=Path, help="JSON list of words that captions lose at times")
     parser.add_argument("--drop-words-share", type=float, default=0.15, help="how often (default 0.15)")
     parser.add_argument("--seed", type=int, default=0)
