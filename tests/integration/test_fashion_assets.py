@@ -1,4 +1,4 @@
-"""The shipped pipeline and captions: within their size, of one vocabulary, balanced, with and without nouns."""
+"""The shipped pipeline and captions: their size, vocabulary and balance, with and without nouns."""
 
 import json
 from importlib.resources import files
