@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from stablerep.errors import InvalidInput
-from stablerep.progress import console
+from stablerep.progress import console, step
 
 
 def train(
@@ -59,31 +59,43 @@ def _run_to_end(command: list[str], environment: dict[str, str]) -> int:
 def probe(
     model: Annotated[str, typer.Argument(help="A run's URL, an export folder, a timm name, or `pixels`.")],
     data: Annotated[
-        str, typer.Option("--data", help="Photographs: fashion, fashion-full, digits (comma).")
+        str, typer.Option("--data", help="Photographs: fashion, fashion-full, digits; several with commas.")
     ] = "fashion",
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="The paper's probe too: SGD, rates and batch norm chosen, 90 epochs."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Decides the split and the draws.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads.")] = 1,
 ) -> None:
-    """Measures frozen features: linear probe, 10 labels a class, nearest neighbours.
+    """Measures frozen features: linear probe, 10 labels a class, nearest neighbours; the paper's probe.
 
     Examples:
 
         stablerep probe demo/export
+
+        stablerep probe demo/export --paper
 
         stablerep probe pixels --data fashion,digits
     """
     import torch
 
     from stablerep.data.photographs import load_photographs
-    from stablerep.evaluation import load_encoder, probe_model
+    from stablerep.evaluation import format_table, load_encoder, paper_probe, probe_model
 
     torch.set_num_threads(threads)
     encoder = None if model == "pixels" else load_encoder(model)
+    results = {}
     for name in data.split(","):
-        result = probe_model(encoder or "pixels", load_photographs(name.strip()), seed=seed)
-        console.print(
-            f"{name}: linear {result.linear:.4f}, 10 labels a class {result.few:.4f}, kNN {result.knn:.4f}"
-        )
+        photographs = load_photographs(name.strip())
+        with step(f"probe on {photographs.name}"):
+            results[photographs.name] = probe_model(encoder or "pixels", photographs, seed=seed)
+        if paper:
+            with step(f"the paper's probe on {photographs.name}"):
+                found = paper_probe(encoder or "pixels", photographs, seed=seed)
+            norm = "with" if found.batch_norm else "without"
+            console.print(f"  {found.accuracy * 100:.1f} % at rate {found.rate:g} {norm} batch norm")
+    console.print(format_table(results))
 
 
 def export(
