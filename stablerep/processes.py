@@ -14,14 +14,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stablerep.errors import StableRepError
+from stablerep.progress import console
 
 _STOP_SECONDS = 30.0
 _RESTARTS = 5
+_HEALTHY_SECONDS = 120.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -41,6 +43,7 @@ class Child:
     process: subprocess.Popen[bytes]
     address: str = ""
     restarts: int = 0
+    started: float = field(default_factory=time.monotonic)
 
     def log_tail(self, lines: int = 15) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -51,7 +54,6 @@ class Processes:
     """The children of one parent, as a context manager; leaving it stops them all, last started first."""
 
     folder: Path
-    on_event: Callable[[str], None] = print
     children: list[Child] = field(default_factory=list)
 
     def __enter__(self) -> Processes:
@@ -106,17 +108,23 @@ class Processes:
             time.sleep(0.05)
         raise ChildDied(f"{child.name} did not serve within {seconds:.0f} s:\n{child.log_tail()}")
 
-    def revive(self) -> None:
-        """Starts every child that has died again; one that keeps dying raises ChildDied."""
-        for child in self.children:
+    def revive(self, *children: Child) -> None:
+        """Starts those of the children (all without arguments) that have ended again.
+
+        Raises ChildDied for one that keeps ending soon after its start.
+        """
+        for child in children or self.children:
             code = child.process.poll()
             if code is None:
                 continue
+            if time.monotonic() - child.started > _HEALTHY_SECONDS:
+                child.restarts = 0
             if child.restarts >= _RESTARTS:
                 raise ChildDied(f"{child.name} died {child.restarts + 1} times:\n{child.log_tail()}")
             child.restarts += 1
-            self.on_event(f"{child.name} ended with {code}; starting it again (log: {child.log})")
+            console.print(f"{child.name} ended with {code}; starting it again (log: {child.log})")
             child.process = _spawn(child.arguments, child.environment, child.log)
+            child.started = time.monotonic()
             self._note_pid(child)
 
     def stop(self, *names: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from stablerep import __version__
 from stablerep.cli import jobs, local, models
+from stablerep.doctor import extra_of
 from stablerep.errors import StableRepError
 
 app = typer.Typer(
@@ -47,9 +48,18 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: errors raised on purpose become one line on stderr and exit code 1, never a traceback."""
+    """Entry point: what a user can mend becomes one line on stderr and exit code 1, never a traceback."""
     try:
         app()
-    except StableRepError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(1)
+    except (StableRepError, OSError) as error:
+        _give_up(str(error))
+    except ModuleNotFoundError as error:
+        extra = extra_of((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        _give_up(f"this needs the package {error.name}; pip install 'stablerep[{extra}]'")
+
+
+def _give_up(text: str) -> NoReturn:
+    typer.secho(f"error: {text}", fg="red", err=True)
+    sys.exit(1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,6 +53,11 @@ def submit(
     ] = "sd15",
     overrides: Set = None,
     seed: Annotated[int, typer.Option(help="Decides every image together with its caption and index.")] = 0,
+    format: Annotated[
+        str,
+        typer.Option(help="text, csv, tsv, jsonl, redcaps or parquet; told from the file name otherwise."),
+    ] = "",
+    column: Annotated[str, typer.Option(help="Where the caption stands; found by the usual names.")] = "",
     limit: Annotated[int, typer.Option(help="Take at most this many captions; 0 takes all.")] = 0,
     captions_per_shard: Annotated[int, typer.Option(help="Captions in one shard; 0: the preset's.")] = 0,
     priority: Annotated[int, typer.Option(min=0, max=9, help="Higher is served first.")] = 0,
@@ -69,27 +75,59 @@ def submit(
         stablerep submit cc12m.tsv.gz --name cc12m --preset sd15 --set guidance_scale=2.5
     """
     from stablerep.client import Client
-    from stablerep.jobs.recipe import load
 
-    recipe = split_overrides(overrides)
-    if preset.endswith((".yaml", ".yml")):
-        loaded = load(preset, recipe)
-        recipe = {key: str(value) for key, value in loaded.recipe.model_dump().items()}
-        preset, captions_per_shard = "", captions_per_shard or loaded.captions_per_shard
-    with Client(address) as client:
+    chosen = choose_recipe(preset, overrides)
+    with Client(address) as client, Bars() as bars:
         job = client.create_job(
             name,
             captions,
-            preset=preset,
-            recipe=recipe,
+            preset=chosen.preset,
+            recipe=chosen.overrides,
+            format=format,
+            column=column,
+            progress=_upload_bar(bars),
             seed=seed,
             limit=limit,
-            captions_per_shard=captions_per_shard,
+            captions_per_shard=captions_per_shard or chosen.captions_per_shard,
             priority=priority,
         )
+    with Client(address) as client:
         console.print(f"{job.name}: {job.state.value}, dataset {job.dataset_url}")
         if watch:
             _watch(client, job.name)
+
+
+@dataclass(frozen=True)
+class ChosenRecipe:
+    """What --preset and --set say, in the words of the API."""
+
+    preset: str
+    overrides: dict[str, str]
+    captions_per_shard: int = 0
+
+
+def choose_recipe(preset: str, pairs: Sequence[str] | None, **more: str) -> ChosenRecipe:
+    """A preset's name with overrides; a recipe file of this machine is read here and sent whole."""
+    from stablerep.jobs.recipe import load
+
+    overrides = {**split_overrides(pairs), **more}
+    if not preset.endswith((".yaml", ".yml")):
+        return ChosenRecipe(preset, overrides)
+    loaded = load(preset, overrides)
+    whole = {key: str(value) for key, value in loaded.recipe.model_dump().items()}
+    return ChosenRecipe("", whole, loaded.captions_per_shard)
+
+
+def _upload_bar(bars: Bars) -> Callable[[int, int], None]:
+    """Shows an upload from its first report on, in MiB."""
+    tasks: list[TaskID] = []
+
+    def report(sent: int, total: int) -> None:
+        if not tasks:
+            tasks.append(bars.add("upload, MiB", max(1, total >> 20)))
+        bars.update(tasks[0], sent >> 20 if sent < total else max(1, total >> 20))
+
+    return report
 
 
 def show_job(bars: Bars, task: TaskID, job: Job) -> None:
@@ -203,10 +241,8 @@ def preview(
     from stablerep.gallery import gallery_page
     from stablerep.storage import Group
 
-    recipe = {**split_overrides(overrides), "images_per_caption": str(images)}
-    encoded = _preview_on(worker, caption, preset, recipe, seed) if worker else None
-    if encoded is None:
-        encoded = _preview_here(caption, preset, recipe, seed)
+    make = partial(_preview_on, worker) if worker else _preview_here
+    encoded = make(caption, choose_recipe(preset, overrides, images_per_caption=str(images)), seed)
     out.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(encoded):
         (out / f"{index:02d}.jpg").write_bytes(image)
@@ -215,18 +251,18 @@ def preview(
     console.print(f"{len(encoded)} images and index.html in {out}")
 
 
-def _preview_on(worker: str, caption: str, preset: str, recipe: dict[str, str], seed: int) -> list[bytes]:
+def _preview_on(worker: str, caption: str, chosen: ChosenRecipe, seed: int) -> list[bytes]:
     from stablerep.client import GeneratorClient
 
     with GeneratorClient(worker) as client:
-        return client.preview(caption, preset=preset, recipe=recipe, seed=seed)
+        return client.preview(caption, preset=chosen.preset, recipe=chosen.overrides, seed=seed)
 
 
-def _preview_here(caption: str, preset: str, recipe: dict[str, str], seed: int) -> list[bytes]:
+def _preview_here(caption: str, chosen: ChosenRecipe, seed: int) -> list[bytes]:
     from stablerep.generation import Generator
     from stablerep.jobs.recipe import load_recipe
 
-    generator = Generator(load_recipe(preset, recipe), seed=seed)
+    generator = Generator(load_recipe(chosen.preset or "sd15", chosen.overrides), seed=seed)
     return [image for group in generator.generate([caption]) for image in group.encoded]
 
 

@@ -15,9 +15,14 @@ from stablerep.progress import console
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path("demo"),
-    seeds: Annotated[int, typer.Option(help="Training seeds; more than one runs the longer study.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(help="Training seeds; more than one runs the longer study.")
+    ] = None,
     size: Annotated[
-        str | None, typer.Option(help="tiny (90 s), demo (8 minutes) or study (over an hour).")
+        str | None,
+        typer.Option(
+            help="tiny (1-2 minutes), demo (8 minutes) or study (3 seeds and two controls, 50 minutes)."
+        ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Throw away what is in the folder and start over.")
@@ -71,7 +76,7 @@ def up(
             f"submit with: stablerep submit CAPTIONS --name NAME --preset tiny --address {services.address}"
         )
         while not stop.wait(1.0):
-            services.processes.revive()
+            services.revive()
         console.print("stopping; shards in hand are finished or handed back")
 
 

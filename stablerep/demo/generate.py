@@ -64,7 +64,7 @@ def _run_job(services: LocalServices, settings: DemoSettings, kind: Images, bars
         )
         task = bars.add(f"generate {job.dataset}", total=max(1, job.counts.shards), completed=job.counts.done)
         while not job.done:
-            services.processes.revive()
+            services.revive()
             time.sleep(_POLL_SECONDS)
             job = client.get_job(job.name)
             show_job(bars, task, job)

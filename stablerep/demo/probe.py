@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stablerep.demo.settings import DemoSettings
+from stablerep.demo.side_by_side import Task, run_side_by_side
 from stablerep.demo.train import demo_runs
-from stablerep.progress import Bars
 
 _PROCESSES = 2
 _PHOTOGRAPHS = "fashion"
@@ -19,7 +19,7 @@ _PHOTOGRAPHS = "fashion"
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """One number of seeds' worth of one row: what to probe and where the result goes."""
+    """One row and seed: what to probe and where the result goes."""
 
     row: str
     seed: int
@@ -29,22 +29,32 @@ class ProbeTask:
 
 
 def probe_all(out: Path, settings: DemoSettings) -> None:
-    """Probes what has no result yet."""
-    tasks = [task for task in probe_tasks(out, settings) if not task.result.exists()]
-    if not tasks:
-        return
+    """Probes what has no result yet; the rows are dealt to two processes, which load torch once each."""
+    missing = [task for task in probe_tasks(out, settings) if not task.result.exists()]
     (out / "probe").mkdir(exist_ok=True)
-    # Fresh interpreters: torch's thread settings and locks do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with Bars() as bars, ProcessPoolExecutor(_PROCESSES, mp_context=context) as pool:
-        bar = bars.add("probe", len(tasks))
-        try:
-            for done, finished in enumerate(as_completed([pool.submit(_probe, t) for t in tasks]), 1):
-                row, linear = finished.result()
-                bars.update(bar, done, f"{row} {linear * 100:.1f} %")
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    processes = []
+    for number in range(_PROCESSES):
+        share = missing[number::_PROCESSES]
+        if share:
+            names = [f"{task.row}:{task.seed}" for task in share]
+            processes.append(
+                Task(
+                    name=f"probe-{number}",
+                    title=f"probe {number}",
+                    arguments=["-m", "stablerep.demo.probe", str(out), *names],
+                    total=len(share),
+                    progress=partial(_progress, share),
+                )
+            )
+    run_side_by_side(processes, out / "logs")
+
+
+def _progress(tasks: list[ProbeTask]) -> tuple[int, str]:
+    done = [task for task in tasks if task.result.exists()]
+    if not done:
+        return 0, ""
+    linear = json.loads(done[-1].result.read_text())["linear"]
+    return len(done), f"{done[-1].row} {linear * 100:.1f} %"
 
 
 def probe_tasks(out: Path, settings: DemoSettings) -> list[ProbeTask]:
@@ -66,7 +76,7 @@ def probe_results(out: Path, settings: DemoSettings) -> dict[str, list[dict[str,
     return results
 
 
-def _probe(task: ProbeTask) -> tuple[str, float]:
+def _probe(task: ProbeTask) -> None:
     import torch
 
     from stablerep.data.photographs import load_photographs
@@ -86,4 +96,14 @@ def _probe(task: ProbeTask) -> tuple[str, float]:
     scratch = task.result.with_suffix(".tmp")
     scratch.write_text(json.dumps(asdict(result)) + "\n")
     scratch.replace(task.result)
-    return task.row, result.linear
+
+
+def _main(out: Path, names: list[str]) -> None:
+    settings = DemoSettings(**json.loads((out / "demo.json").read_text()))
+    for task in probe_tasks(out, settings):
+        if f"{task.row}:{task.seed}" in names and not task.result.exists():
+            _probe(task)
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), sys.argv[2:])

@@ -88,8 +88,9 @@ def reading(report: Mapping[str, Any]) -> list[str]:
         )
     seeds = len(report["probe"]["stablerep"]["linear"])
     lines.append(
-        f"Every learner had equal augmented views ({report['training']['views']:,}), equal steps and the "
-        f"same {report['images']['distinct']:,} distinct images. "
+        f"Every learner had equal augmented views ({report['training']['views']:,}), equal steps and "
+        f"{report['images']['distinct']:,} distinct images, the same ones but for rows whose captions "
+        "lack the noun. "
         + (
             f"Spread (±) is the standard deviation over {seeds} training seeds on one set of images."
             if seeds > 1
@@ -162,7 +163,7 @@ def _facts(report: Mapping[str, Any]) -> str:
     facts = {
         "Command": report["command"],
         "Date": report["date"],
-        "Machine": f"{report['machine']['processor']}, {report['machine']['cores']} cores, no GPU",
+        "Machine": "{processor}, {cores} cores, {accelerator}".format(**report["machine"]),
         "Versions": ", ".join(f"{k} {v}" for k, v in report["versions"].items()),
         "Recipe": ", ".join(f"{k} {v}" for k, v in report["recipe"].items() if k != "digest"),
         "Seconds": ", ".join(f"{k} {v:.0f}" for k, v in report["seconds"].items()),

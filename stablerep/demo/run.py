@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -18,21 +20,26 @@ from stablerep.demo.probe import probe_all
 from stablerep.demo.settings import DemoSettings, claim_folder, demo_settings
 from stablerep.demo.summary import write_report
 from stablerep.demo.train import train_all
+from stablerep.doctor import DEMO_BYTES
 from stablerep.errors import StableRepError
 from stablerep.progress import console
 
-_DISK_BYTES = 300 * 2**20
 
-
-def run_demo(out: Path, *, size: str | None, seeds: int, fresh: bool) -> None:
+def run_demo(out: Path, *, size: str | None, seeds: int | None, fresh: bool) -> None:
     """Runs or resumes the demo in the folder `out`.
 
-    Raises: InvalidInput for other settings than the folder's, StableRepError when a stage fails.
+    Raises: InvalidInput for other settings than the folder's, StableRepError when a stage fails or another
+    demo runs in the folder.
     """
     settings = demo_settings(size, seeds)
     if fresh and (out / "demo.json").exists():
         shutil.rmtree(out)
     resumed = claim_folder(out, settings)
+    with _only_one(out):
+        _run_stages(out, settings, resumed)
+
+
+def _run_stages(out: Path, settings: DemoSettings, resumed: bool) -> None:
     _check_disk(out)
     console.print(_announcement(out, settings, resumed))
     signal.signal(signal.SIGTERM, _as_interrupt)
@@ -44,9 +51,10 @@ def run_demo(out: Path, *, size: str | None, seeds: int, fresh: bool) -> None:
         with _timed(out, "probe"):
             probe_all(out, settings)
         with _timed(out, "report"):
-            write_report(out, settings, _command(), seconds(out))
+            write_report(out, settings, _command(out, settings), seconds(out))
     except KeyboardInterrupt:
-        console.print(f"\nstopped; everything finished so far is kept. Go on with: {_command()}")
+        command = f"{_program()} {_arguments(out, settings)}"
+        console.print(f"\nstopped; everything finished so far is kept. Go on with: {command}")
         raise
     _print_result(out)
 
@@ -62,10 +70,34 @@ def _as_interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _command() -> str:
-    return (
-        " ".join(["stablerep", *sys.argv[1:]]) if Path(sys.argv[0]).name == "stablerep" else "stablerep demo"
+def _arguments(out: Path, settings: DemoSettings) -> str:
+    return shlex.join(
+        ["demo", "--size", settings.size, "--seeds", str(settings.seeds), "--out", os.fspath(out)]
     )
+
+
+def _command(out: Path, settings: DemoSettings) -> str:
+    """What the report says it was made with: the folder's own name only, wherever it was."""
+    return f"stablerep {_arguments(Path(out.name), settings)}"
+
+
+def _program() -> str:
+    """How this program was started, so that the same can be typed again."""
+    if Path(sys.argv[0]).name != "stablerep":
+        return shlex.join([sys.executable, "-m", "stablerep"])
+    return "stablerep" if shutil.which("stablerep") else shlex.quote(os.path.relpath(sys.argv[0]))
+
+
+@contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    with (out / "demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StableRepError(
+                f"another demo is running in {out}; wait for it, or name another --out"
+            ) from error
+        yield
 
 
 @contextmanager
@@ -76,28 +108,29 @@ def _timed(out: Path, stage: str) -> Iterator[None]:
     finally:
         spent = seconds(out)
         spent.pop("total")
-        spent[stage] = spent.get(stage, 0.0) + time.monotonic() - began
+        # The report is made anew each time; the other stages go on where they were.
+        before = 0.0 if stage == "report" else spent.get(stage, 0.0)
+        spent[stage] = before + time.monotonic() - began
         (out / "seconds.json").write_text(json.dumps(spent, indent=1) + "\n")
 
 
 def _check_disk(out: Path) -> None:
     free = shutil.disk_usage(out).free
-    if free < _DISK_BYTES:
+    if free < DEMO_BYTES:
         raise StableRepError(
-            f"{out} is on a disk with {free >> 20} MiB free; the demo writes up to {_DISK_BYTES >> 20} MiB. "
+            f"{out} is on a disk with {free >> 20} MiB free; the demo writes up to {DEMO_BYTES >> 20} MiB. "
             "Free some space, or name another folder with --out."
         )
 
 
 def _announcement(out: Path, settings: DemoSettings, resumed: bool) -> str:
-    images = settings.captions * settings.images_per_caption * (2 if settings.controls else 1)
     runs = settings.seeds * len(settings.learners)
     cores = os.cpu_count() or 1
     return (
-        f"{'Going on with the demo' if resumed else 'Demo'} in {out}: {images:,} images from "
+        f"{'Going on with the demo' if resumed else 'Demo'} in {out}: {settings.images:,} images from "
         f"{settings.captions:,} captions, {runs} training runs of {settings.training_steps:,} steps, "
         "probes on real photographs.\n"
-        f"About {settings.minutes:g} minutes on 2 cores (this machine has {cores}); nothing is downloaded. "
+        f"About {settings.minutes:.0f} minutes on 2 cores (this machine has {cores}); nothing is downloaded. "
         "Ctrl-C stops it, the same command resumes it."
     )
 

@@ -1,24 +1,17 @@
-"""Stage 2 of the demo: one trainer process a learner and seed, two side by side, one thread each."""
+"""Stage 2 of the demo: one trainer process a learner and seed, two side by side."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rich.progress import TaskID
-
 from stablerep.demo.generate import dataset_url
 from stablerep.demo.settings import DemoSettings, Learner
-from stablerep.processes import Child, ChildDied, Processes
-from stablerep.progress import Bars
-
-_AT_ONCE = 2
-_POLL_SECONDS = 0.5
+from stablerep.demo.side_by_side import Task, run_side_by_side
 
 
 @dataclass(frozen=True)
@@ -37,6 +30,11 @@ class DemoRun:
     def finished(self) -> bool:
         return (self.folder / "result.json").exists()
 
+    def progress(self) -> tuple[int, str]:
+        """Steps logged, and the loss after them."""
+        metrics = self.metrics()
+        return (int(metrics[-1]["step"]), f"loss {metrics[-1]['loss']:.3f}") if metrics else (0, "")
+
     def metrics(self) -> list[dict[str, Any]]:
         """What the run has logged so far, a mapping a line."""
         file = self.folder / "metrics.jsonl"
@@ -53,44 +51,19 @@ def demo_runs(out: Path, settings: DemoSettings) -> list[DemoRun]:
 
 
 def train_all(out: Path, settings: DemoSettings) -> None:
-    """Trains what is not trained yet; a trainer that dies is started again and goes on from its checkpoint.
-
-    Raises ChildDied when one keeps dying.
-    """
-    waiting = [run for run in demo_runs(out, settings) if not run.finished]
-    if not waiting:
-        return
-    going: dict[str, tuple[DemoRun, Child, TaskID]] = {}
-    with Bars() as bars, Processes(out / "logs") as processes:
-        while waiting or going:
-            while waiting and len(going) < _AT_ONCE:
-                run = waiting.pop(0)
-                child = processes.start(f"trainer-{run.name}", _arguments(out, settings, run), {})
-                bar = bars.add(f"train {run.name}", settings.training_steps, _step(run))
-                going[run.name] = (run, child, bar)
-            time.sleep(_POLL_SECONDS)
-            for name, (run, child, bar) in list(going.items()):
-                _show(run, settings, bars, bar)
-                if child.process.poll() == 0:
-                    processes.stop(child.name)
-                    del going[name]
-                elif child.process.poll() == 1:
-                    # Status 1 is an error the trainer knows: starting it again would meet it again.
-                    raise ChildDied(f"{child.name} failed:\n{child.log_tail()}")
-            processes.revive()
-
-
-def _show(run: DemoRun, settings: DemoSettings, bars: Bars, bar: TaskID) -> None:
-    metrics = run.metrics()
-    if run.finished:
-        bars.update(bar, settings.training_steps, f"loss {metrics[-1]['loss']:.3f}")
-    elif metrics:
-        bars.update(bar, metrics[-1]["step"], f"loss {metrics[-1]['loss']:.3f}")
-
-
-def _step(run: DemoRun) -> int:
-    metrics = run.metrics()
-    return int(metrics[-1]["step"]) if metrics else 0
+    """Trains what is not trained yet; a trainer that is killed goes on from its checkpoint."""
+    tasks = [
+        Task(
+            name=f"trainer-{run.name}",
+            title=f"train {run.name}",
+            arguments=_arguments(out, settings, run),
+            total=settings.training_steps,
+            progress=run.progress,
+        )
+        for run in demo_runs(out, settings)
+        if not run.finished
+    ]
+    run_side_by_side(tasks, out / "logs")
 
 
 def _arguments(out: Path, settings: DemoSettings, run: DemoRun) -> list[str]:

@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from stablerep.cli.jobs import choose_recipe
+from stablerep.jobs.recipe import load_recipe
 
 COMMANDS = [
     ["demo"],
@@ -75,3 +79,39 @@ def test_the_command_line_loads_no_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "extra"),
+    [
+        ("redis", ["up"], "serve"),
+        ("numpy", ["gallery", "no-such-dataset/datasets/x"], "train"),
+        ("torch", ["probe", "pixels"], "train"),
+    ],
+)
+def test_a_missing_extra_is_named(missing: str, command: list[str], extra: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from stablerep.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert result.returncode == 1
+    assert "pip install 'stablerep[" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("mine")
+    result = run("demo", "--size", "tiny", "--out", str(tmp_path / "demo"))
+    assert result.returncode == 1
+    assert str(tmp_path / "demo") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_recipe_file_is_sent_whole(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: tiny\nsteps: 7\ncaptions_per_shard: 5\n")
+    chosen = choose_recipe(str(file), ["guidance_scale=3"])
+    assert (chosen.preset, chosen.captions_per_shard) == ("", 5)
+    recipe = load_recipe("sd15", chosen.overrides)
+    assert (recipe.model, recipe.steps, recipe.guidance_scale) == ("builtin:fashion", 7, 3.0)

@@ -6,6 +6,7 @@ import pytest
 
 from stablerep.demo.settings import claim_folder, demo_settings
 from stablerep.errors import InvalidInput
+from stablerep.jobs.recipe import load_preset
 
 
 def test_several_seeds_mean_the_study_with_its_controls() -> None:
@@ -18,6 +19,21 @@ def test_several_seeds_mean_the_study_with_its_controls() -> None:
 def test_the_plain_demo_is_one_seed_of_two_learners() -> None:
     settings = demo_settings(None, 1)
     assert (settings.size, settings.seeds, len(settings.learners)) == ("demo", 1, 2)
+
+
+def test_one_seed_of_the_study_is_one_seed() -> None:
+    assert demo_settings("study", 1).seeds == 1
+    assert demo_settings("study", None).seeds == 3
+
+
+def test_more_work_is_announced_as_longer() -> None:
+    tiny, demo, study = (demo_settings(size, None).minutes for size in ("tiny", "demo", "study"))
+    assert tiny < 3 < demo <= 8.5 < study
+    assert demo_settings("demo", 3).minutes > demo
+
+
+def test_the_settings_name_the_shipped_pipeline() -> None:
+    assert demo_settings("tiny", 1).pipeline == load_preset("tiny").recipe.revision
 
 
 def test_same_settings_resume_a_folder(tmp_path: Path) -> None:
