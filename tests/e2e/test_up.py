@@ -1,4 +1,4 @@
-"""`stablerep up` as a user runs it: it stays up when a server dies, and leaves nothing behind when it stops."""
+"""`stablerep up` as a user runs it: it outlives a server that dies, and leaves nothing when it stops."""
 
 import os
 import signal
