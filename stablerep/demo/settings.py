@@ -65,7 +65,7 @@ class DemoSettings:
 
     @property
     def minutes(self) -> float:
-        """About how long it takes on two cores without a GPU: as measured on two EPYC cores, and 30 % more."""
+        """About how long it takes on two cores without a GPU: as measured on two EPYC cores, plus 30 %."""
         generating = self.images * self.denoising_steps / 20 * 0.045
         training = self.seeds * len(self.learners) * (10 + self.training_steps * 0.13) / 2
         probing = (self.seeds * (len(self.learners) + 1) + 1) * 8
