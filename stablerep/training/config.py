@@ -135,7 +135,7 @@ def load_train_config(preset: str | Path, overrides: Mapping[str, Any] | None = 
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise InvalidInput(f"{parent} has no settings below it", field=key)
-        place[last] = yaml.safe_load(value) if isinstance(value, str) and key != "run" else value
+        place[last] = _read_value(key, value) if isinstance(value, str) and key != "run" else value
     return parse_train_config(content)
 
 
@@ -149,6 +149,14 @@ def parse_train_config(content: Mapping[str, Any] | str) -> TrainConfig:
         raise InvalidInput("; ".join(problems), field="config") from error
     except json.JSONDecodeError as error:
         raise InvalidInput(f"not JSON: {error}", field="config") from error
+
+
+def _read_value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise InvalidInput(f"{text!r} is not YAML: {problem}", field=key) from error
 
 
 def _read(preset: str) -> dict[str, Any]:

@@ -76,6 +76,7 @@ def test_overrides_are_dotted_and_read_as_yaml():
         ({"encoder.size": 3}, r"encoder\.size"),
         ({"steps": 0}, "steps"),
         ({"steps.more": 0}, "steps"),
+        ({"augment": "["}, r"augment: '\[' is not YAML"),
     ],
 )
 def test_mistakes_are_named(changed, named):
