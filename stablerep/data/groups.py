@@ -2,11 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from stablerep.errors import InvalidInput, NotFound
-from stablerep.storage import Group, IndexedGroup, S3Access, Store, open_store, read_group, read_index
+from stablerep.storage import (
+    Group,
+    IndexedGroup,
+    S3Access,
+    Store,
+    open_store,
+    read_dataset,
+    read_group,
+    read_index,
+)
 from stablerep.storage.layout import check_dataset, index_prefix, shard_of
 
 _READERS = 8  # index files read at once: on S3 each costs a round trip
@@ -53,6 +63,19 @@ class GroupDataset(Sequence[Group]):
         if index is None:
             raise NotFound(f"shard {shard} of {self.url} has no index; it was there before, or is asked for")
         return index.groups
+
+
+def identify(url: str) -> dict[str, Any]:
+    """Which dataset it is, in whatever store a copy of it lies: name, recipe digest and job seed.
+
+    The last two are None for shards that no job made. Raises TornObject for a broken dataset.json.
+    """
+    store, name = _open(url.rstrip("/"), None)
+    try:
+        info = read_dataset(store, name)
+    except NotFound:
+        return {"name": name, "recipe_digest": None, "job_seed": None}
+    return {"name": name, "recipe_digest": info.recipe_digest, "job_seed": info.job_seed}
 
 
 def first_with_text(texts: Sequence[str]) -> np.ndarray:

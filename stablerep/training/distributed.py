@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from stablerep.errors import StableRepError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -36,6 +38,25 @@ class Ranks:
         """Returns once every rank is here."""
         if self.size > 1:
             dist.barrier(group=self.agreement)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What one rank raises inside, every rank raises at its end, which none passes before all are there.
+
+        Else the others would wait for the one that failed, and end with an error that says nothing.
+        """
+        own: StableRepError | None = None
+        try:
+            yield
+        except StableRepError as error:
+            own = error
+        failures = [own]
+        if self.size > 1:
+            failures = [None] * self.size
+            dist.all_gather_object(failures, own, group=self.agreement)
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stablerep.data import GroupDataset
+from stablerep.data.groups import identify
 from stablerep.data.pools import Corpus
 from stablerep.errors import AlreadyExists, NotFound
 from stablerep.storage import Store, open_store
@@ -12,7 +13,8 @@ from stablerep.storage.layout import run_key
 from stablerep.training.config import TrainConfig, parse_train_config
 from stablerep.training.distributed import Ranks
 
-# What may change between a start and its resumption: none of it decides what is learnt.
+# What may change between a start and its resumption: none of it decides what is learnt. Datasets may have
+# moved to another URL; that they are the same is known from data.json.
 _FREE = {"run", "datasets", "threads", "prefetch", "decoded_bytes", "checkpoint_every", "log_every"}
 
 
@@ -37,20 +39,46 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Run:
 
     A dataset may grow meanwhile; the run keeps to the shards there were at its start, on all ranks and when
     resumed, or the order of its batches would change. Raises AlreadyExists if the run is there with another
-    configuration, NotFound for a dataset that has no shard.
+    configuration or other datasets, NotFound for a dataset that has no shard; on all ranks the same.
     """
     store, name = open_store(config.store_url), config.run_name
-    if ranks.first:
-        _claim(store, name, config)
-        if not store.exists(run_key(name, "data.json")):
-            shards = [list(GroupDataset(url).shards) for url in config.datasets]
-            store.put(run_key(name, "data.json"), json.dumps({"shards": shards}).encode())
-    ranks.wait()
+    with ranks.together():
+        if ranks.first:
+            _claim(store, name, config)
+            _claim_data(store, name, config)
+    with ranks.together():
+        corpus = _open_corpus(store, name, config)
+    return Run(store, name, corpus)
+
+
+def _open_corpus(store: Store, name: str, config: TrainConfig) -> Corpus:
     data = _read_json(store, run_key(name, "data.json"))
     if data is None:
-        raise NotFound(f"{config.run}/data.json is not there; the first rank did not get to write it")
+        raise NotFound(f"{config.run}/data.json is not there, which the first rank wrote; is it one store?")
     datasets = zip(config.datasets, data["shards"], strict=True)
-    return Run(store, name, Corpus(tuple(GroupDataset(url, shards=shards) for url, shards in datasets)))
+    return Corpus(tuple(GroupDataset(url, shards=shards) for url, shards in datasets))
+
+
+def _claim_data(store: Store, name: str, config: TrainConfig) -> None:
+    """Writes down which datasets the run reads and their shards; later, checks that they are these."""
+    identities = [identify(url) for url in config.datasets]
+    there = _read_json(store, run_key(name, "data.json"))
+    if there is None:
+        shards = [GroupDataset(url).shards for url in config.datasets]
+        data = {"datasets": identities, "shards": shards}
+        store.put(run_key(name, "data.json"), json.dumps(data).encode())
+        return
+    if len(there["shards"]) != len(identities):
+        message = f"run {name} reads {len(there['shards'])} datasets, not {len(identities)}; name another run"
+        raise AlreadyExists(message, field="datasets")
+    # A run that started before identities were written has none to compare.
+    for before, now in zip(there.get("datasets", identities), identities, strict=True):
+        if before != now:
+            message = (
+                f"run {name} started on the dataset {before}, and there is {now} in its place; "
+                "name another run, or give the dataset that it started on"
+            )
+            raise AlreadyExists(message, field="datasets")
 
 
 def _claim(store: Store, name: str, config: TrainConfig) -> None:

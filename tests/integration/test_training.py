@@ -3,11 +3,13 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from torch import Tensor
 
 from stablerep.data import GroupDataset
 from stablerep.errors import AlreadyExists, InvalidInput
-from stablerep.storage import Group, build_tar, commit_shard, open_store
+from stablerep.storage import DatasetInfo, Group, build_tar, commit_shard, open_store
+from stablerep.storage import write_dataset as write_description
 from stablerep.storage.layout import run_key
 from stablerep.training import TrainConfig, load_train_config
 from stablerep.training.checkpoint import checkpoint_steps
@@ -207,6 +210,78 @@ def test_another_configuration_under_the_same_name_is_refused(local_url):
     train(configuration(local_url, "mine"), ALONE, stop)
     with pytest.raises(AlreadyExists, match="temperature"):
         train(configuration(local_url, "mine", temperature=0.2), ALONE, stop)
+
+
+def describe(url: str, name: str = "stripes", digest: str = "d1", seed: int = 0) -> None:
+    info = DatasetInfo(
+        name=name,
+        recipe={},
+        recipe_digest=digest,
+        job_seed=seed,
+        captions_per_shard=8,
+        source={},
+        create_time=datetime.now(UTC),
+    )
+    write_description(open_store(url), info)
+
+
+def begin(config: TrainConfig) -> None:
+    """Starts the run and stops it at its first step."""
+    stop = threading.Event()
+    stop.set()
+    assert train(config, ALONE, stop) is None
+
+
+@pytest.mark.parametrize("change", [{"digest": "d2"}, {"seed": 1}])
+def test_a_run_is_not_resumed_on_a_dataset_made_anew_under_the_same_name(local_url, change):
+    describe(local_url)
+    config = configuration(local_url, "mine")
+    begin(config)
+    begin(config)
+    describe(local_url, **change)
+    with pytest.raises(AlreadyExists, match=str(*change.values())) as caught:
+        begin(config)
+    assert caught.value.field == "datasets"
+
+
+def test_a_run_is_not_resumed_on_other_or_more_datasets(local_url):
+    config = configuration(local_url, "mine")
+    begin(config)
+    root = Path(local_url.removeprefix("file://"))
+    shutil.copytree(root / "datasets/stripes", root / "datasets/other")
+    for names in (["other"], ["stripes", "other"]):
+        with pytest.raises(AlreadyExists) as caught:
+            begin(configuration(local_url, "mine", datasets=[f"{local_url}/datasets/{n}" for n in names]))
+        assert caught.value.field == "datasets"
+
+
+def test_a_run_goes_on_when_its_dataset_has_moved_to_another_store(local_url, tmp_path):
+    describe(local_url)
+    begin(configuration(local_url, "mine"))
+    shutil.move(tmp_path / "store/datasets/stripes", tmp_path / "elsewhere/datasets/stripes")
+    begin(configuration(local_url, "mine", datasets=[f"file://{tmp_path}/elsewhere/datasets/stripes"]))
+
+
+def test_a_run_begun_before_datasets_were_identified_goes_on(local_url):
+    describe(local_url)
+    config = configuration(local_url, "old")
+    begin(config)
+    store, key = open_store(local_url), run_key("old", "data.json")
+    data = json.loads(store.get(key))
+    assert [dataset["name"] for dataset in data.pop("datasets")] == ["stripes"]
+    store.put(key, json.dumps(data).encode())
+    begin(config)
+
+
+def test_every_rank_ends_with_the_first_ranks_error(local_url):
+    begin(configuration(local_url, "mine"))
+    config = configuration(local_url, "mine", temperature=0.2)
+    process = start(config, "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert output.count("error: run mine is there with temperature") == 2, output
+    assert "RuntimeError" not in output
+    assert "trainer/__main__.py" not in output  # no traceback of a rank, only the launcher's own
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_last_checkpoint_kept(local_url):
