@@ -9,6 +9,7 @@ import grpc
 
 from services.gateway.messages import job_message
 from services.gateway.planners import Planners
+from services.gateway.request_ids import claim_request, created_before
 from services.gateway.requests import dataset_of, job_spec
 from services.gateway.uploads import find_upload, receive_upload
 from stablerep.errors import InvalidInput, NotFound, Unavailable
@@ -58,10 +59,9 @@ class JobsServicer(rpc.GenerationServiceServicer):
         return upload.message()
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
-        spec = await asyncio.to_thread(job_spec, self._store, request)
-        await asyncio.to_thread(create_job, self._store, self._queue, spec)
-        self._planners.submit(spec.dataset)
-        return await asyncio.to_thread(self._message, spec.dataset)
+        await asyncio.to_thread(self._create, request)
+        self._planners.submit(request.dataset)
+        return await asyncio.to_thread(self._message, request.dataset)
 
     async def GetJob(self, request: pb.GetJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
         return await asyncio.to_thread(self._message, dataset_of(request.name))
@@ -96,6 +96,15 @@ class JobsServicer(rpc.GenerationServiceServicer):
         dataset = dataset_of(request.name)
         await asyncio.to_thread(cancel_job, self._store, self._queue, dataset)
         return await asyncio.to_thread(self._message, dataset)
+
+    def _create(self, request: pb.CreateJobRequest) -> None:
+        record = created_before(self._store, request)
+        if record is not None:
+            self._queue.add_job(record.spec.dataset, priority=record.spec.priority)  # it may have lost it
+            return
+        spec = job_spec(self._store, request)
+        claim_request(self._store, request)
+        create_job(self._store, self._queue, spec)
 
     async def _pause(self) -> None:
         try:

@@ -3,6 +3,7 @@
 datasets/<dataset>/dataset.json  captions/000123.jsonl.zst  shards/000123.tar  index/000123.json
 datasets/<dataset>/job/create.json  planned.json  events/<time>-<kind>.json  dead/000123.json
 uploads/<upload>/upload.json  000000.part
+requests/<request id>.json
 runs/<run>/...
 """
 
@@ -12,6 +13,7 @@ from stablerep.errors import InvalidInput
 
 DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 UPLOAD_ID = re.compile(r"[a-z0-9_-]{1,63}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 MAX_SHARDS = 1_000_000  # six digits in every name
 
 
@@ -110,6 +112,12 @@ def upload_part_key(upload_id: str, part: int) -> str:
 
 def upload_prefix(upload_id: str) -> str:
     return f"uploads/{check_upload_id(upload_id)}/"
+
+
+def request_key(request_id: str) -> str:
+    """Which request an id belongs to; the first one to carry it creates this. Raises InvalidInput."""
+    rule = "1-128 of A-Z, a-z, 0-9, '.', '_', ':', '-', a letter or digit first"
+    return f"requests/{_checked(request_id, REQUEST_ID, 'request_id', rule)}.json"
 
 
 def run_key(run: str, name: str) -> str:

@@ -15,7 +15,8 @@ import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from stablerep.client import AsyncClient, Client, JobState
+from services.gateway.request_ids import claim_request
+from stablerep.client import AsyncClient, Client, Job, JobState
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
 from stablerep.jobs.queue import Queue
 from stablerep.storage import open_store, read_dataset
@@ -91,6 +92,47 @@ def test_another_job_of_that_name_is_told_what_differs(
             client.create_job("taken", **({"captions": path, "preset": "tiny", "seed": 1} | change))
         assert caught.value.field.startswith(field)
         assert field.split(".")[-1] in str(caught.value)
+
+
+def test_a_request_id_belongs_to_one_request(client: Client, store_url: str) -> None:
+    store = open_store(store_url)
+    store.put("captions.txt", b"a red shoe\na blue bag\n")
+
+    def create(dataset: str, request_id: str, seed: int = 0) -> Job:
+        return client.create_job(
+            dataset, "store:captions.txt", preset="tiny", seed=seed, request_id=request_id
+        )
+
+    first = create("once", "2024-01:a")
+    planned(client, first.name)
+    for dataset, seed in (("once", 1), ("other", 0)):
+        with pytest.raises(AlreadyExists, match="once") as caught:
+            create(dataset, "2024-01:a", seed)
+        assert caught.value.field == "request_id"
+    assert [job.name for job in client.list_jobs()] == ["jobs/once"]
+    store.delete("captions.txt")  # a late retry finds the job all the same
+    again = create("once", "2024-01:a")
+    assert (again.name, again.create_time) == (first.name, first.create_time)
+    with pytest.raises(InvalidInput):
+        create("once", "another-id")
+
+
+@LOCAL
+def test_a_claim_whose_gateway_died_before_the_job_is_taken_up(
+    gateway: GatewayProcess, client: Client, store_url: str
+) -> None:
+    store = open_store(store_url)
+    store.put("captions.txt", b"a red shoe\n")
+    request = pb.CreateJobRequest(
+        dataset="died", preset="tiny", source=pb.CaptionSource(uri="captions.txt"), request_id="r1"
+    )
+    claim_request(store, request)
+    with grpc.insecure_channel(gateway.address) as channel:
+        stub = rpc.GenerationServiceStub(channel)
+        assert stub.CreateJob(request).name == "jobs/died"
+        request.request_id = ""
+        assert stub.CreateJob(request).name == "jobs/died"
+    assert [info.key for info in store.list("requests/")] == ["requests/r1.json"]
 
 
 def test_watch_sends_changes_and_ends_with_the_job(

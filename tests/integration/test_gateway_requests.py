@@ -136,6 +136,8 @@ def source(**fields: object) -> dict[str, object]:
         ("priority", {"priority": -1}),
         ("priority", {"priority": 10}),
         ("request_id", {"request_id": "no spaces"}),
+        ("request_id", {"request_id": "../up"}),
+        ("request_id", {"request_id": ".tmp-1"}),
         ("request_id", {"request_id": "r" * 129}),
     ],
 )

@@ -154,6 +154,7 @@ def test_the_names_of_the_objects_are_those_of_the_design() -> None:
     assert layout.planned_key("shoes") == "datasets/shoes/job/planned.json"
     assert layout.dead_key("shoes", 5) == "datasets/shoes/job/dead/000005.json"
     assert layout.upload_part_key("u-1", 0) == "uploads/u-1/000000.part"
+    assert layout.request_key("2024:a") == "requests/2024:a.json"
     assert layout.run_key("r1", "export/model.safetensors") == "runs/r1/export/model.safetensors"
 
 
