@@ -1,9 +1,11 @@
 """Loads a diffusers text-to-image pipeline by hub id, folder or `builtin:` name; safetensors only."""
 
+import hashlib
 import inspect
 import json
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -53,15 +55,38 @@ def resolve_model(model: str) -> str:
     return str(resources.files("stablerep") / "assets" / BUILTIN_FOLDERS[model])
 
 
+@cache
+def builtin_revision(model: str) -> str:
+    """Which version of a `builtin:` pipeline is installed: 16 hexadecimal digits.
+
+    They begin the SHA-256 over paths and contents of all that is loaded, in order of path: safetensors and
+    JSON, but not the README and the measurements beside them. Raises InvalidInput for a name there is not.
+    """
+    folder = Path(resolve_model(model))
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.suffix in (".safetensors", ".json") and path.name != "measurements.json"
+    }
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{content}  {name}\n".encode())
+    return digest.hexdigest()[:16]
+
+
 def load_pipeline(recipe: Recipe, device: torch.device | str | None = None) -> LoadedPipeline:
     """Loads the recipe's pipeline onto a device (empty or None: the best there is).
 
     Raises:
         NotFound: neither a folder nor a model that the hub or its cache gives.
-        InvalidInput: `device` cannot be had, or the model is no text-to-image pipeline in safetensors.
+        InvalidInput: `device` cannot be had, the model is no text-to-image pipeline in safetensors, or a
+            builtin one at a revision that is not the installed one.
     """
     target = _check_device(torch.device(device) if device else default_device())
     source = resolve_model(recipe.model)
+    _check_builtin(recipe)
     config = _read_config(source, recipe)
     # The checker replaces images by black ones and takes 1.2 GB; the paper ran without.
     without = {name: None for name in ("safety_checker",) if name in config}
@@ -112,6 +137,20 @@ def make_scheduler(loaded: LoadedPipeline, sampler: str) -> Any:
             field="sampler",
         )
     return kind.from_config(own.config)
+
+
+def _check_builtin(recipe: Recipe) -> None:
+    """Other weights under the same name would make a dataset of two kinds of images."""
+    if not recipe.model.startswith(BUILTIN_PREFIX) or not recipe.revision:
+        return
+    installed = builtin_revision(recipe.model)
+    if recipe.revision != installed:
+        raise InvalidInput(
+            f"the dataset was made with another version of the pipeline: the recipe wants {recipe.model} at "
+            f"{recipe.revision}, and {installed} is installed; install the stablerep that it was made with, "
+            "or make a new dataset",
+            field="revision",
+        )
 
 
 def _check_device(device: torch.device) -> torch.device:

@@ -93,7 +93,7 @@ def load_recipe_file(path: Path, overrides: Mapping[str, str] | None = None) -> 
     if "preset" in values:
         preset = load_preset(str(values.pop("preset")))
         base = {**preset.recipe.model_dump(), "captions_per_shard": preset.captions_per_shard}
-    return _build({**base, **values}, overrides or {})
+    return _build(_over(base, values), overrides or {})
 
 
 def load(source: str, overrides: Mapping[str, str] | None = None) -> Preset:
@@ -108,13 +108,21 @@ def load_recipe(source: str, overrides: Mapping[str, str] | None = None) -> Reci
     return load(source, overrides).recipe
 
 
+def _over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`; a revision is one of its model, so another model begins without."""
+    fields = {**base, **changes}
+    if "revision" not in changes and fields.get("model") != base.get("model"):
+        fields["revision"] = ""
+    return fields
+
+
 def _build(values: dict[str, Any], overrides: Mapping[str, str]) -> Preset:
     for name in overrides:
         if name == "captions_per_shard":
             raise InvalidInput("is a setting of the job, not of the recipe", field=name)
         if name not in Recipe.model_fields:
             raise InvalidInput(f"no such field; a recipe has {', '.join(Recipe.model_fields)}", field=name)
-    fields = {**values, **overrides}
+    fields = _over(values, overrides)
     captions_per_shard = check_captions_per_shard(fields.pop("captions_per_shard", 16))
     try:
         return Preset(Recipe.model_validate(fields), captions_per_shard)

@@ -1,10 +1,16 @@
 """The shipped pipeline and captions: their size, vocabulary and balance, with and without nouns."""
 
 import json
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
+import pytest
 from transformers import CLIPTokenizer
+
+from stablerep.errors import InvalidInput
+from stablerep.generation import builtin_revision, load_pipeline, load_recipe
+from stablerep.generation.pipeline import BUILTIN_FOLDERS
 
 ASSETS = Path(str(files("stablerep"))) / "assets"
 CAPTIONS = (ASSETS / "fashion_captions.txt").read_text().splitlines()
@@ -13,6 +19,42 @@ NOUNS = json.loads((ASSETS / "fashion_nouns.json").read_text())
 
 def test_the_pipeline_is_at_most_8_megabytes() -> None:
     assert sum(f.stat().st_size for f in (ASSETS / "fashion_pipeline").rglob("*") if f.is_file()) <= 8_000_000
+
+
+def test_the_preset_names_the_weights_that_are_shipped() -> None:
+    recipe = load_recipe("tiny")
+    assert recipe.revision == builtin_revision(recipe.model)
+    assert load_pipeline(recipe, "cpu").revision == recipe.revision
+
+
+def test_a_recipe_of_other_weights_is_refused() -> None:
+    recipe = load_recipe("tiny", {"revision": "0123456789abcdef"})
+    with pytest.raises(InvalidInput, match=f"0123456789abcdef.*{load_recipe('tiny').revision}") as caught:
+        load_pipeline(recipe, "cpu")
+    assert caught.value.field == "revision"
+    assert load_pipeline(load_recipe("tiny", {"revision": ""}), "cpu").revision == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", True),
+        ("scheduler/scheduler_config.json", True),
+        ("measurements.json", False),
+        ("README.md", False),
+    ],
+)
+def test_the_revision_is_of_what_makes_the_images(
+    file: str, changes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ASSETS / "fashion_pipeline", tmp_path / "copy")
+    name = f"builtin:{file}"  # another each time: revisions are remembered
+    monkeypatch.setitem(BUILTIN_FOLDERS, f"{name}-before", str(tmp_path / "copy"))
+    monkeypatch.setitem(BUILTIN_FOLDERS, f"{name}-after", str(tmp_path / "copy"))
+    assert builtin_revision(f"{name}-before") == builtin_revision("builtin:fashion")
+    with (tmp_path / "copy" / file).open("ab") as written:
+        written.write(b"\n")
+    assert (builtin_revision(f"{name}-after") != builtin_revision("builtin:fashion")) is changes
 
 
 def test_every_word_of_the_captions_is_one_token_and_no_caption_is_cut() -> None:

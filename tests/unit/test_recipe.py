@@ -12,7 +12,7 @@ from stablerep.jobs.recipe import Recipe, load, load_preset, load_recipe, preset
 
 GOLDEN = {
     "sd15": "b8fe73d2f10377517400c357008f25b6b9a8ebaf02e4f84a2fa6afc669d0e9ca",
-    "tiny": "ec1c3b3916eb8ad0f66ec53409e62e576bffaeeb0e16a917a96b4a9e3ee399f9",
+    "tiny": "45602136f39876ab947089212bb248887a4eb8b84fda231ea48d81246d61ce94",
 }
 
 
@@ -56,6 +56,16 @@ def test_each_field_changes_the_digest():
 def test_a_number_written_in_two_ways_is_one_recipe():
     assert load_recipe("tiny", {"guidance_scale": "2"}) == load_recipe("tiny", {"guidance_scale": "2.0"})
     assert load_recipe("tiny", {"guidance_scale": "2"}).digest == load_recipe("tiny").digest
+
+
+def test_a_revision_is_not_carried_over_to_another_model(tmp_path):
+    own = load_recipe("tiny").revision
+    assert own
+    assert load_recipe("tiny", {"steps": "3", "model": "builtin:fashion"}).revision == own
+    assert load_recipe("tiny", {"model": "other/model"}).revision == ""
+    assert load_recipe("tiny", {"model": "other/model", "revision": "v1"}).revision == "v1"
+    (tmp_path / "mine.yaml").write_text("preset: tiny\nmodel: other/model\n")
+    assert load_recipe(str(tmp_path / "mine.yaml")).revision == ""
 
 
 def test_sd15_is_the_paper():
