@@ -17,13 +17,13 @@ from stablerep.storage.store import TEMPORARY_PREFIX, ObjectInfo, check_key, che
 class LocalStore:
     """Keys are paths below `root`. Safe for many processes and threads; a crash leaves no half object.
 
+    The folder is made by the first `put`; reading before finds an empty store.
+
     One limit that S3 has not: `a` and `a/b` cannot both be objects; the later one raises StoreError.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        with _writing(str(self.root)):
-            _make_folder(self.root)
 
     @property
     def url(self) -> str:

@@ -70,7 +70,7 @@ class Store(Protocol):
 
 
 def open_store(url: str | Path, *, s3: S3Access | None = None) -> Store:
-    """The store at `file:///folder` or a plain path (the folder is made), or at `s3://bucket/prefix`.
+    """The store at `file:///folder` or a plain path (made by the first write), or at `s3://bucket/prefix`.
 
     S3 is reached as `s3` says, else by the settings (`STABLEREP_S3__ENDPOINT`, `STABLEREP_S3__ACCESS_KEY`,
     `STABLEREP_S3__SECRET_KEY`, `STABLEREP_S3__REGION`). Nothing is sent to the server before the first use; a

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stablerep.errors import InvalidInput, StoreError
+from stablerep.errors import InvalidInput, NotFound, StoreError
 from stablerep.storage import layout, open_store
 from stablerep.storage.store import check_key
 
@@ -57,7 +57,7 @@ def test_a_key_that_not_every_store_can_hold_is_refused_by_every_method(key: str
             with pytest.raises(InvalidInput) as caught:
                 call()
             assert caught.value.field == "key"
-    assert list(tmp_path.rglob("*")) == [tmp_path / "store"]
+    assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.parametrize("key", ["a", "a/b.tar", "a b", "ü/ñ", "a%2e%2e/b", "-", "...", ".hidden", "x" * 255])
@@ -76,10 +76,23 @@ def test_no_key_leaves_the_stores_folder(tmp_path_factory: pytest.TempPathFactor
     try:
         store.put(key, b"data")
     except InvalidInput:
-        assert not list((root / "inside").iterdir())
+        assert list(root.iterdir()) == []
     else:
         assert [info.key for info in store.list()] == [key]
-    assert [path.name for path in root.iterdir()] == ["inside"]
+        assert [path.name for path in root.iterdir()] == ["inside"]
+
+
+def test_reading_from_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "typo" / "store")
+    assert list(store.list()) == []
+    assert not store.exists("a")
+    store.delete("a")
+    for read in (lambda: store.get("a"), lambda: store.get_range("a", 0, 1)):
+        with pytest.raises(NotFound):
+            read()
+    assert list(tmp_path.iterdir()) == []
+    assert store.put("a/b", b"data", if_absent=True)
+    assert open_store(tmp_path / "typo" / "store").get("a/b") == b"data"
 
 
 @pytest.mark.parametrize("prefix", ["/", "a//", "../", "a/../b", "a\n", "a\\"])
