@@ -86,7 +86,7 @@ def line_chart(title: str, curves: Sequence[Curve], *, width: int = 520, height:
     floors = [c.floor for c in curves if c.floor is not None]
     highest, lowest = max(p[1] for p in points), min([p[1] for p in points] + floors)
     last = max(p[0] for p in points)
-    left, top, right, bottom = 44, 30, 120, 30
+    left, top, right, bottom = 44, 30, 120 if any(c.label for c in curves) else 12, 30
 
     def place(step: float, value: float) -> tuple[float, float]:
         x = left + step / (last or 1) * (width - left - right)

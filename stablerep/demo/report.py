@@ -92,7 +92,8 @@ def reading(report: Mapping[str, Any]) -> list[str]:
         f"{report['images']['distinct']:,} distinct images, the same ones but for rows whose captions "
         "lack the noun. "
         + (
-            f"Spread (±) is the standard deviation over {seeds} training seeds on one set of images."
+            f"In the table ± is the standard deviation over {seeds} training seeds on one set of images, "
+            "in the differences above their standard error."
             if seeds > 1
             else "One seed: differences of a point can be chance, and at this length StableRep need not pass "
             "raw pixels; `stablerep demo --seeds 3` runs the longer study."
@@ -100,7 +101,8 @@ def reading(report: Mapping[str, Any]) -> list[str]:
     )
     lines.append(
         "The strength of each probe was chosen on a validation split of the probe's training photographs; "
-        "the test photographs were used once. Neither pipeline nor encoders saw any of these photographs."
+        "the test photographs were used once, and being finitely many give each accuracy a standard error of "
+        f"{_test_error(report) * 100:.1f} points. Neither pipeline nor encoders saw any of these photographs."
     )
     return lines
 
@@ -115,13 +117,20 @@ def _comparison(report: Mapping[str, Any], row: str, name: str) -> str:
         ours, theirs = report["probe"]["stablerep"][column], report["probe"][row][column]
         difference = fmean(ours) - fmean(theirs)
         error = _standard_error(ours, theirs)
-        beyond = f", {abs(difference) / error:.1f} standard errors" if error else ""
-        words.append(f"{difference * 100:+.1f} points ({title}{beyond})")
+        spread = f" ± {error * 100:.1f}" if error else ""
+        words.append(f"{difference * 100:+.1f}{spread} points ({title})")
     return f"StableRep against {name}: {'; '.join(words)}."
 
 
 def _standard_error(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Of the difference of two means over seeds; 0 where there are no seeds to tell."""
     return float(sum(stdev(v) ** 2 / len(v) for v in (ours, theirs) if len(v) > 1) ** 0.5)
+
+
+def _test_error(report: Mapping[str, Any]) -> float:
+    """Binomial standard error of StableRep's linear probe: what other test photographs would change."""
+    accuracy = _mean(report, "stablerep", "linear")
+    return float((accuracy * (1 - accuracy) / report["probe_data"]["test"]) ** 0.5)
 
 
 def _bars(report: Mapping[str, Any], column: str) -> str:
@@ -141,7 +150,7 @@ def _curves(report: Mapping[str, Any]) -> str:
             line_chart(
                 f"{report['titles'][row]}: loss by step (dashed: its floor)",
                 [Curve("", points, css, curve["floor"])],
-                width=520,
+                width=500,
                 height=220,
             )
         )
