@@ -17,6 +17,7 @@ Scripts build key names from datasets' names, and those share no hash tag: Redis
 Needs Redis 7.0 or Valkey.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -38,6 +39,10 @@ from stablerep.jobs.job import Counts, JobState
 MOST_ERRORS = 3
 MOST_LOST = 20  # workers on spot nodes vanish without the shard's being to blame
 _ERROR_LENGTH = 2000
+# Answers of a server that cannot serve just now, as opposed to those to a command that is wrong. They come
+# before a script's first write, so that no step is left half done. redis-py takes the first word off some,
+# and puts words of its own before those to a command in a pipeline.
+_REFUSALS = re.compile(r"(^|caused error: )(OOM|MISCONF|READONLY|LOADING|BUSY|NOREPLICAS|MASTERDOWN)\b")
 
 
 @dataclass(frozen=True)
@@ -273,6 +278,11 @@ class Queue:
             raise Unavailable(
                 f"cannot reach Redis at {self._where()}: {error}; is it running, and is the redis_url right?"
             ) from error
+        except redis.ResponseError as error:
+            kinds = (redis.OutOfMemoryError, redis.ReadOnlyError)
+            if not isinstance(error, kinds) and not _REFUSALS.search(str(error)):
+                raise
+            raise Unavailable(f"Redis at {self._where()} takes nothing at the moment: {error}") from error
 
     def _where(self) -> str:
         options = self._redis.connection_pool.connection_kwargs

@@ -277,6 +277,74 @@ def test_a_shard_whose_lease_is_lost_too_often_is_dead(queue, raw):
     assert_nothing_left(raw)
 
 
+@pytest.mark.parametrize(
+    ("refuse", "take_again"),
+    [
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+    ],
+)
+def test_a_server_that_takes_no_writes_is_away_and_costs_no_attempt(queue, raw, refuse, take_again):
+    add(queue, "a", 2)
+    lease = queue.lease("w", LONG)
+    raw.execute_command(refuse)
+    for call in (
+        lambda: queue.lease("other", LONG),
+        lambda: queue.fail(lease, "no fault of its"),
+        lambda: finish(queue, lease),
+        lambda: queue.add_job("b"),
+    ):
+        with pytest.raises(Unavailable, match="at the moment"):
+            call()
+    raw.execute_command(take_again)
+    assert queue.failures("a") == {}
+    assert finish(queue, lease)
+    assert drain(queue) == [("a", 1)]
+
+
+def test_a_full_server_takes_no_jobs_but_loses_no_shard(queue, raw):
+    add(queue, "a", 30)
+    queue.add_job("b")
+    raw.config_set("maxmemory", 1)
+    for call in (lambda: queue.add_job("c"), lambda: queue.extend("b", 5)):
+        with pytest.raises(Unavailable, match="at the moment"):
+            call()
+    for _ in range(20):  # a step that frees memory first is let through, as a whole
+        try:
+            lease = queue.lease("w", LONG)
+            assert lease is None or finish(queue, lease)
+        except Unavailable:
+            pass
+    raw.config_set("maxmemory", 0)
+    drain(queue)
+    assert queue.counts("a").done == 30
+    assert queue.failures("a") == {}
+    assert queue.extend("b", 5) is JobState.PLANNING
+
+
+def test_a_server_that_is_busy_with_a_script_is_away(queue, raw, redis_url):
+    add(queue, "a", 1)
+    raw.config_set("busy-reply-threshold", 1)
+    stuck = redis.Redis.from_url(redis_url)
+    thread = threading.Thread(target=_run_for_ever, args=(stuck,))
+    thread.start()
+    try:
+        time.sleep(0.5)
+        for call in (lambda: queue.lease("w", LONG), lambda: queue.status("a"), lambda: queue.state("a")):
+            with pytest.raises(Unavailable, match="at the moment"):
+                call()
+    finally:
+        raw.execute_command("SCRIPT KILL")
+        thread.join()
+        stuck.close()
+    assert drain(queue) == [("a", 0)]
+
+
+def _run_for_ever(client):
+    with pytest.raises(redis.ResponseError, match="killed"):
+        client.eval("while true do end", 0)
+
+
 def test_jobs_of_one_priority_take_turns(queue):
     add(queue, "big", 500)
     taken = [queue.lease("w", LONG).dataset for _ in range(20)]
