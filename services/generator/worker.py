@@ -102,7 +102,7 @@ class Worker:
 
     def _work_once(self) -> bool:
         """Works on one shard; False when there is none. Raises Unavailable after handing the shard back."""
-        lease = self._queue.lease(self.name, self._settings.lease_seconds)
+        lease = self._queue.lease(self.name, self._settings.lease_seconds, on_buried=self._record_dead)
         if lease is None:
             self._failures = 0
             return False

@@ -20,7 +20,7 @@ Needs Redis 7.0 or Valkey.
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -218,18 +218,25 @@ class Queue:
             fields = self._redis.hgetall(f"sr:dead:{dataset}")
         return {int(shard): error for shard, error in sorted(fields.items(), key=lambda item: int(item[0]))}
 
-    def lease(self, worker: str, lease_seconds: float) -> Lease | None:
+    def lease(
+        self, worker: str, lease_seconds: float, *, on_buried: Callable[[str], None] | None = None
+    ) -> Lease | None:
         """A shard to work on, or None when there is none at the moment; does not wait.
 
         Args:
             worker: a name that no other process has; it owns the lease.
             lease_seconds: a lease that nobody renewed for so long is handed on, whoever took it.
+            on_buried: called with each job of which this step found a shard's lease lost once too often.
         """
         before = time.monotonic()
         reply = self._run("lease", worker, _milliseconds(lease_seconds), self._waiting, MOST_LOST)
-        if reply is None:
+        buried, *leased = reply
+        if on_buried is not None:
+            for dataset in dict.fromkeys(buried):
+                on_buried(dataset)
+        if not leased:
             return None
-        dataset, shard, entry_id = reply
+        dataset, shard, entry_id = leased
         return Lease(dataset, int(shard), entry_id, worker, before + lease_seconds)
 
     def renew(self, lease: Lease) -> Renewal:

@@ -271,7 +271,9 @@ def test_a_shard_whose_lease_is_lost_too_often_is_dead(queue, raw):
     for _ in range(MOST_LOST + 1):
         assert queue.lease("w", SHORT) is not None
         time.sleep(1.2 * SHORT)
-    assert queue.lease("w", SHORT) is None
+    buried = []
+    assert queue.lease("w", SHORT, on_buried=buried.append) is None
+    assert buried == ["a"]
     assert "21 workers" in queue.dead("a")[0]
     assert queue.state("a") is JobState.FAILED
     assert_nothing_left(raw)

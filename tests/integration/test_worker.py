@@ -18,7 +18,7 @@ from stablerep.captions import Caption
 from stablerep.client.generator import GeneratorClient
 from stablerep.generation import Generator, Recipe
 from stablerep.jobs.job import JobState
-from stablerep.jobs.queue import Queue
+from stablerep.jobs.queue import MOST_LOST, Queue
 from stablerep.storage import Store, build_tar, commit_shard, index_tar, open_store, read_index
 from stablerep.storage.layout import dataset_key, dead_key, index_key, shard_key
 from tests.generators import WorkerProcess, plan_job
@@ -282,6 +282,19 @@ def test_error_of_a_shard_is_reported_and_the_worker_goes_on(
     plan_job(store, queue, "boots", make_recipe(pipeline), shards)
     until(lambda: queue.state("boots").final, worker=worker)
     assert_whole(store, queue, "boots", shards, images=3)
+
+
+def test_shard_that_workers_died_of_is_recorded_in_the_store(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    plan_job(store, queue, "deadly", make_recipe(pipeline), make_shards(1, 2))
+    for _ in range(MOST_LOST + 1):
+        assert queue.lease("dies of it", 0.001) is not None
+        time.sleep(0.005)
+    worker = start(lease_seconds=1)
+    until(lambda: store.exists(dead_key("deadly", 0)), worker=worker)
+    assert "21 workers died" in store.get(dead_key("deadly", 0)).decode()
+    assert queue.state("deadly") is JobState.FAILED
 
 
 def test_bad_caption_is_recorded_and_does_not_sink_its_shard(

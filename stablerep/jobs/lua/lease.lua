@@ -1,6 +1,8 @@
 -- Leases one shard: an expired lease first, then the next waiting entry.
--- ARGV: worker, lease in ms, most waiting entries, most lost leases. Returns {dataset, shard, entry id} or false.
+-- ARGV: worker, lease in ms, most waiting entries, most lost leases. Returns {jobs of which it buried a shard,
+-- dataset, shard, entry id}, and the first alone when there is nothing to lease.
 local worker, lease_ms, most_waiting, most_lost = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local buried = {}
 
 -- The next shard of a job that is neither done, dead nor in some worker's hands; false when it has none.
 local function next_shard(ds)
@@ -74,6 +76,7 @@ local function keep(id, ds, shard, was_lost)
     local lost = redis.call('HINCRBY', failures(ds), shard .. ':lost', 1)
     if lost > most_lost then
       bury(ds, shard, lost .. ' workers died or stalled while they had this shard')
+      table.insert(buried, ds)
       useful = false
     end
   end
@@ -94,9 +97,9 @@ for _ = 1, 1000 do  -- each round but the last takes an entry off the stream; bo
   if entry then
     local id, fields = entry[1], entry[2]
     local ds, shard = fields[2], fields[4]
-    if keep(id, ds, shard, was_lost) then return {ds, shard, id} end
+    if keep(id, ds, shard, was_lost) then return {buried, ds, shard, id} end
   elseif not was_lost then
-    return false
+    return {buried}
   end
 end
-return false
+return {buried}
