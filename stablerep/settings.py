@@ -8,13 +8,14 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -24,6 +25,16 @@ from stablerep.errors import InvalidInput
 
 PREFIX = "STABLEREP_"
 CONFIG_VARIABLE = "STABLEREP_CONFIG"
+
+
+def _split(value: Any) -> Any:
+    return (
+        tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+    )
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""A list in YAML; one text with commas in a variable or after `--set`."""
 
 
 class _Part(BaseModel):
@@ -36,11 +47,42 @@ class S3(_Part):
     endpoint: str = Field(default="", description="http://host:port or https://host; empty: AWS")
     access_key: str = ""
     secret_key: str = Field(default="", repr=False)
+    session_token: str = Field(default="", repr=False, description="of temporary credentials")
     region: str = ""
+    addressing: Literal["auto", "path", "virtual"] = Field(
+        default="auto", description="host/bucket (path) or bucket.host (virtual); auto: virtual on AWS alone"
+    )
+    ca_file: Path | None = Field(default=None, description="certificates of the server's own authority, PEM")
+
+
+class Tls(_Part):
+    """TLS on gRPC; without a certificate it is served in clear text."""
+
+    cert_file: Path | None = Field(default=None, description="certificate chain, PEM")
+    key_file: Path | None = Field(default=None, description="its private key, PEM")
+    client_ca_file: Path | None = Field(
+        default=None, description="authority of client certificates; when set, a client must have one"
+    )
+
+
+class Auth(_Part):
+    """Who may call. Without a tokens file a server listens on loopback only, unless `anonymous` is set."""
+
+    tokens_file: Path | None = Field(
+        default=None,
+        description="hashed bearer tokens with their roles (`stablerep token`); read again when changed",
+    )
+    anonymous: Literal["", "read", "submit", "admin"] = Field(
+        default="",
+        description="role of a call without a token; empty: none (on loopback without tokens: admin)",
+    )
 
 
 SHORT_S3_NAMES = {field: f"{PREFIX}S3_{field.upper()}" for field in S3.model_fields}
 """STABLEREP_S3_ENDPOINT and the like, with one `_` as other S3 tools have it, are read too."""
+
+
+DEFAULT_MODELS = ("builtin:*", "stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 
 class Gateway(_Part):
@@ -55,6 +97,20 @@ class Gateway(_Part):
         default=64 << 30, ge=1, description="largest caption file a client may upload"
     )
     grace_seconds: float = Field(default=5.0, ge=0, description="time for calls in flight after SIGTERM")
+    metrics_address: str = Field(
+        default="",
+        description="host:port of /metrics, /healthz and /readyz; port 0 takes a free one; empty: off",
+    )
+    models: Words = Field(
+        default=DEFAULT_MODELS, description="models that a job may name; `*` at the end stands for anything"
+    )
+    source_urls: Words = Field(
+        default=(), description="beginnings of URLs that captions may be read from, besides the store"
+    )
+    source_private_networks: bool = Field(
+        default=False,
+        description="lets allowed URLs lead to private addresses; for tests and closed networks",
+    )
 
 
 class Generator(_Part):
@@ -78,6 +134,14 @@ class Generator(_Part):
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of torch")
     device: str = Field(default="", description="cuda, cuda:0, mps or cpu; empty: the best there is")
+    metrics_address: str = Field(
+        default="",
+        description="host:port of /metrics, /healthz and /readyz; port 0 takes a free one; empty: off",
+    )
+    preload: str = Field(
+        default="",
+        description="preset whose pipeline is loaded before the worker is ready; empty: at the first shard",
+    )
 
 
 class Settings(BaseSettings):
@@ -94,7 +158,12 @@ class Settings(BaseSettings):
     store_url: str = Field(default="./data", description="file:///folder, a plain path or s3://bucket/prefix")
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="the queue server")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="auto: text on a terminal, else JSON, an object a line"
+    )
     s3: S3 = S3()
+    tls: Tls = Tls()
+    auth: Auth = Auth()
     gateway: Gateway = Gateway()
     generator: Generator = Generator()
 

@@ -13,9 +13,11 @@ from services.gateway.request_ids import claim_request, created_before
 from services.gateway.requests import dataset_of, job_spec
 from services.gateway.uploads import find_upload, receive_upload
 from stablerep.errors import InvalidInput, NotFound, Unavailable
+from stablerep.jobs.control import cancel_job
 from stablerep.jobs.job import check_dataset_name
-from stablerep.jobs.planning import cancel_job, create_job, job_view
+from stablerep.jobs.planning import create_job
 from stablerep.jobs.queue import Queue
+from stablerep.jobs.view import job_view
 from stablerep.settings import Gateway
 from stablerep.storage.store import Store
 from stablerep.v1 import generation_pb2 as pb

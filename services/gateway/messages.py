@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from stablerep.jobs.planning import JobView
+from stablerep.jobs.view import JobView
 from stablerep.storage.layout import dataset_prefix
 from stablerep.v1 import generation_pb2 as pb
 

@@ -4,16 +4,13 @@ import asyncio
 import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from services.announce import announce
-from services.errors import ErrorInterceptor
 from services.generator.previews import Preview
 from services.generator.worker import Worker
+from services.serving import Front, listen, open_front
 from stablerep.errors import InvalidInput
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.recipe import load_preset
@@ -24,11 +21,10 @@ from stablerep.v1 import generator_pb2_grpc as rpc
 
 logger = logging.getLogger("stablerep.generator")
 
-_health_aio: Any = vars(health)["aio"]  # type stubs of the health package do not know it
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"].full_name
 DEFAULT_PRESET = "sd15"
 MOST_CAPTION_CHARACTERS = 1000
-OPTIONS = [("grpc.max_send_message_length", 64 << 20), ("grpc.so_reuseport", 0)]
+OPTIONS = [("grpc.max_send_message_length", 64 << 20)]
 """A preview's answer holds all images of a group."""
 
 
@@ -87,27 +83,23 @@ async def serve(settings: Settings) -> None:
     store = await asyncio.to_thread(open_store, settings.store_url, s3=settings.s3)
     queue = Queue(settings.redis_url)
     worker = Worker(store, queue, settings.generator)
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
-    rpc.add_GeneratorServiceServicer_to_server(GeneratorServicer(worker), server)
-    states = _health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(states, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = _listen(server, settings.generator.address)
-    await server.start()
+    front = open_front(settings, SERVICE, OPTIONS)
+    rpc.add_GeneratorServiceServicer_to_server(GeneratorServicer(worker), front.server)
+    address = listen(front, settings, settings.generator.address, field="generator.address")
+    await front.server.start()
     _drain_on_signals(worker, settings.generator.grace_seconds)
-    for name in (SERVICE, health.OVERALL_HEALTH):
-        await states.set(name, health_pb2.HealthCheckResponse.SERVING)
+    await front.set_serving()
     if settings.generator.announce is not None:
         announce(settings.generator.announce, address)
     logger.info("%s serving on %s, store %s", worker.name, address, store.url)
     try:
-        await _work(worker, states)
+        await _work(worker, front)
     finally:
-        await server.stop(1.0)
+        await front.server.stop(1.0)
         queue.close()
 
 
-async def _work(worker: Worker, states: Any) -> None:
+async def _work(worker: Worker, front: Front) -> None:
     """Runs the worker in its one thread; health says NOT_SERVING from the order to drain on."""
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="gpu") as gpu:
@@ -115,7 +107,7 @@ async def _work(worker: Worker, states: Any) -> None:
         ordered = asyncio.create_task(_ordered(worker))
         try:
             await asyncio.wait({running, ordered}, return_when=asyncio.FIRST_COMPLETED)
-            await states.enter_graceful_shutdown()
+            await front.set_stopping()
             await running
         finally:
             ordered.cancel()
@@ -134,14 +126,3 @@ def _drain_on_signals(worker: Worker, grace_seconds: float) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, drain)
-
-
-def _listen(server: grpc.aio.Server, address: str) -> str:
-    """Binds `address` and returns it with the port that was taken."""
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise InvalidInput(f"cannot listen on {address}: {error}", field="generator.address") from error
-    if not port:
-        raise InvalidInput(f"cannot listen on {address}", field="generator.address")
-    return f"{address.rpartition(':')[0]}:{port}"

@@ -16,7 +16,7 @@ from services.generator.previews import Preview, Previews
 from stablerep.captions import Caption
 from stablerep.errors import InvalidInput, StableRepError, TornObject, Unavailable
 from stablerep.generation import Generator, LoadedPipeline, load_pipeline
-from stablerep.jobs.planning import record_dead
+from stablerep.jobs.control import record_dead
 from stablerep.jobs.queue import Failure, Lease, Queue
 from stablerep.jobs.recipe import Recipe
 from stablerep.settings import Generator as Settings

@@ -1,34 +1,30 @@
-"""A job from its request to its last planned shard: created once, planned by anyone, and looked at.
+"""A job from its request to its last planned shard: created once, planned by anyone.
 
 The store is written before the queue, so that a process may die between any two lines here and the next one
 to call `plan` goes on: `create.json`, `dataset.json`, caption objects in order, then `planned.json`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
 from stablerep.captions import Caption, CaptionReport, cut, read_captions
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, TornObject
-from stablerep.jobs.job import CaptionSource, Counts, JobSpec, JobState
-from stablerep.jobs.queue import JobStatus, Queue
+from stablerep.jobs.job import CaptionSource, JobSpec, JobState
+from stablerep.jobs.queue import Queue
 from stablerep.jobs.recipe import Recipe
 from stablerep.jobs.records import (
     CreateRecord,
     Event,
     PlannedRecord,
-    identify_source,
-    open_job_source,
     read_create,
     read_events,
     read_planned,
-    source_facts,
     write_create,
-    write_dead,
     write_event,
     write_planned,
 )
+from stablerep.jobs.sources import identify_source, open_job_source, source_facts
 from stablerep.storage.captions_file import write_captions
 from stablerep.storage.dataset import DatasetInfo, write_dataset
 from stablerep.storage.layout import MAX_SHARDS, captions_key, captions_prefix, dataset_key
@@ -42,25 +38,6 @@ class StopSign(Protocol):
     """A `threading.Event`, or anything else that can say that it is time to stop."""
 
     def is_set(self) -> bool: ...
-
-
-@dataclass(frozen=True)
-class JobView:
-    """All there is to say of a job; the fields are those of `Job` in generation.proto."""
-
-    dataset: str
-    state: JobState
-    recipe: Recipe
-    source: CaptionSource
-    seed: int
-    captions_per_shard: int
-    priority: int
-    counts: Counts
-    captions: int
-    report: CaptionReport | None  # None while the job is being planned
-    create_time: datetime
-    end_time: datetime | None
-    error: str
 
 
 def create_job(store: Store, queue: Queue, spec: JobSpec) -> JobSpec:
@@ -106,44 +83,6 @@ def plan(store: Store, queue: Queue, dataset: str, stop: StopSign) -> None:
     if planned is not None:
         queue.extend(dataset, planned.shards)
         queue.finish_planning(dataset)
-
-
-def cancel_job(store: Store, queue: Queue, dataset: str) -> JobState:
-    """Ends a job; what is made stays. One in a final state is left as it is. Raises `NotFound`."""
-    state = queue.state(dataset)
-    if state.final:
-        return state
-    write_event(store, dataset, Event(kind="cancel"))
-    return queue.set_state(dataset, JobState.CANCELLED)
-
-
-def record_dead(store: Store, queue: Queue, dataset: str) -> None:
-    """Copies the queue's dead letters of a job into the store, where they outlive Redis."""
-    for shard, error in queue.dead(dataset).items():
-        write_dead(store, dataset, shard, error)
-
-
-def job_view(store: Store, queue: Queue, dataset: str) -> JobView:
-    """A job as it is now: state and counts from the queue, all else from the store. Raises `NotFound`."""
-    status = queue.status(dataset)
-    record = read_create(store, dataset)
-    spec = record.spec
-    planned = read_planned(store, dataset) if status.planned_all else None
-    return JobView(
-        dataset=dataset,
-        state=status.state,
-        recipe=spec.recipe,
-        source=spec.source,
-        seed=spec.seed,
-        captions_per_shard=spec.captions_per_shard,
-        priority=spec.priority,
-        counts=status.counts,
-        captions=planned.captions if planned else status.counts.planned * spec.captions_per_shard,
-        report=planned.report if planned else _report_of_failure(store, status, dataset),
-        create_time=record.create_time,
-        end_time=status.end_time,
-        error=status.error or _error_of_dead(queue, status, dataset),
-    )
 
 
 def _created(store: Store, dataset: str) -> CreateRecord | None:
@@ -283,17 +222,3 @@ def _source_problem(store: Store, record: CreateRecord) -> str:
 def _fail(store: Store, queue: Queue, dataset: str, error: str, report: CaptionReport) -> None:
     write_event(store, dataset, Event(kind="fail", error=error, report=report))
     queue.set_state(dataset, JobState.FAILED, error)
-
-
-def _report_of_failure(store: Store, status: JobStatus, dataset: str) -> CaptionReport | None:
-    if status.state is not JobState.FAILED:
-        return None
-    return next((event.report for event in read_events(store, dataset) if event.kind == "fail"), None)
-
-
-def _error_of_dead(queue: Queue, status: JobStatus, dataset: str) -> str:
-    dead = queue.dead(dataset) if status.state is JobState.FAILED else {}
-    if not dead:
-        return ""
-    shard, error = next(iter(dead.items()))
-    return f"{len(dead)} of {status.counts.planned} shards are dead; shard {shard}: {error}"

@@ -1,38 +1,27 @@
 """What the store keeps of a job in `datasets/<dataset>/job/`: the request, the end of planning, events."""
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stablerep.captions import CaptionReport, Source, open_source
+from stablerep.captions import CaptionReport
 from stablerep.errors import NotFound, TornObject
-from stablerep.jobs.job import CaptionSource, JobSpec
+from stablerep.jobs.job import JobSpec
+from stablerep.jobs.sources import SourceIdentity
 from stablerep.storage.layout import (
     create_key,
     dead_key,
     event_key,
     events_prefix,
     planned_key,
-    upload_key,
-    upload_part_key,
 )
 from stablerep.storage.store import Store
 
 Record = TypeVar("Record", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class SourceIdentity:
-    """Which bytes a job's captions are; both change when the object at the same key is replaced."""
-
-    size: int
-    etag: str
 
 
 class CreateRecord(BaseModel):
@@ -106,47 +95,6 @@ def write_dead(store: Store, dataset: str, shard: int, error: str) -> None:
     """Keeps a dead shard's error; a shard that is done after all has an index, which counts for more."""
     text = json.dumps({"shard": shard, "error": error}, sort_keys=True)
     store.put(dead_key(dataset, shard), text.encode(), if_absent=True)
-
-
-def identify_source(store: Store, source: CaptionSource) -> SourceIdentity:
-    """Size and ETag of the source as it is now. Raises `NotFound` when it is gone."""
-    stats = [(key, store.stat(key)) for key in _source_keys(store, source)]
-    gone = [key for key, info in stats if info is None]
-    if gone:
-        raise NotFound(f"there is no object {gone[0]} in {store.url}")
-    found = [info for _, info in stats if info is not None]
-    if len(found) == 1:
-        return SourceIdentity(found[0].size, found[0].etag)
-    etags = hashlib.sha256("\n".join(info.etag for info in found).encode()).hexdigest()
-    return SourceIdentity(sum(info.size for info in found), etags)
-
-
-def open_job_source(store: Store, source: CaptionSource) -> Source:
-    """The bytes of the source, an upload's parts as one file. Raises `NotFound` when it is gone."""
-    keys = _source_keys(store, source)
-    if source.uri:
-        return open_source(keys[0], store=store)
-    return open_source(keys, store=store, name=str(_upload(store, source.upload_id)["file_name"]))
-
-
-def source_facts(source: CaptionSource, identity: SourceIdentity) -> dict[str, Any]:
-    """What `dataset.json` says of where the captions come from."""
-    return {**asdict(source), **asdict(identity)}
-
-
-def _source_keys(store: Store, source: CaptionSource) -> list[str]:
-    if source.uri:
-        return [source.uri]
-    upload = _upload(store, source.upload_id)
-    return [upload_part_key(source.upload_id, part) for part in range(int(upload["parts"]))]
-
-
-def _upload(store: Store, upload_id: str) -> dict[str, Any]:
-    key = upload_key(upload_id)
-    try:
-        return dict(json.loads(store.get(key)))
-    except ValueError as error:
-        raise TornObject(f"{key} in {store.url} cannot be read: {error}") from error
 
 
 def _read(store: Store, key: str, kind: type[Record]) -> Record | None:

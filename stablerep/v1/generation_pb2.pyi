@@ -224,3 +224,119 @@ class CancelJobRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class PauseJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ResumeJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RetryJobRequest(_message.Message):
+    __slots__ = ("name", "shards")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    shards: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., shards: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DeleteJobRequest(_message.Message):
+    __slots__ = ("name", "delete_data", "force")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DELETE_DATA_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    delete_data: bool
+    force: bool
+    def __init__(self, name: _Optional[str] = ..., delete_data: _Optional[bool] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class DeleteJobResponse(_message.Message):
+    __slots__ = ("objects_deleted",)
+    OBJECTS_DELETED_FIELD_NUMBER: _ClassVar[int]
+    objects_deleted: int
+    def __init__(self, objects_deleted: _Optional[int] = ...) -> None: ...
+
+class Shard(_message.Message):
+    __slots__ = ("name", "number", "state", "worker", "errors", "lost_leases", "error")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[Shard.State]
+        PENDING: _ClassVar[Shard.State]
+        LEASED: _ClassVar[Shard.State]
+        DONE: _ClassVar[Shard.State]
+        DEAD: _ClassVar[Shard.State]
+    STATE_UNSPECIFIED: Shard.State
+    PENDING: Shard.State
+    LEASED: Shard.State
+    DONE: Shard.State
+    DEAD: Shard.State
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    LOST_LEASES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    number: int
+    state: Shard.State
+    worker: str
+    errors: int
+    lost_leases: int
+    error: str
+    def __init__(self, name: _Optional[str] = ..., number: _Optional[int] = ..., state: _Optional[_Union[Shard.State, str]] = ..., worker: _Optional[str] = ..., errors: _Optional[int] = ..., lost_leases: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class ListShardsRequest(_message.Message):
+    __slots__ = ("parent", "state", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    state: Shard.State
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., state: _Optional[_Union[Shard.State, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListShardsResponse(_message.Message):
+    __slots__ = ("shards", "next_page_token")
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    shards: _containers.RepeatedCompositeFieldContainer[Shard]
+    next_page_token: str
+    def __init__(self, shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ReconcileJobsRequest(_message.Message):
+    __slots__ = ("name", "verify")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    verify: bool
+    def __init__(self, name: _Optional[str] = ..., verify: _Optional[bool] = ...) -> None: ...
+
+class ReconcileJobsResponse(_message.Message):
+    __slots__ = ("name", "state", "shards", "shards_done", "shards_dead", "shards_missing", "shards_torn", "shards_indexed", "problems")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_DONE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_DEAD_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_MISSING_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_TORN_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_INDEXED_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: Job.State
+    shards: int
+    shards_done: int
+    shards_dead: int
+    shards_missing: int
+    shards_torn: int
+    shards_indexed: int
+    problems: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Job.State, str]] = ..., shards: _Optional[int] = ..., shards_done: _Optional[int] = ..., shards_dead: _Optional[int] = ..., shards_missing: _Optional[int] = ..., shards_torn: _Optional[int] = ..., shards_indexed: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -69,6 +69,36 @@ class GenerationServiceStub:
                 request_serializer=stablerep_dot_v1_dot_generation__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=stablerep_dot_v1_dot_generation__pb2.Job.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/stablerep.v1.GenerationService/PauseJob',
+                request_serializer=stablerep_dot_v1_dot_generation__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=stablerep_dot_v1_dot_generation__pb2.Job.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/stablerep.v1.GenerationService/ResumeJob',
+                request_serializer=stablerep_dot_v1_dot_generation__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=stablerep_dot_v1_dot_generation__pb2.Job.FromString,
+                _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/stablerep.v1.GenerationService/RetryJob',
+                request_serializer=stablerep_dot_v1_dot_generation__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=stablerep_dot_v1_dot_generation__pb2.Job.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/stablerep.v1.GenerationService/DeleteJob',
+                request_serializer=stablerep_dot_v1_dot_generation__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=stablerep_dot_v1_dot_generation__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
+        self.ListShards = channel.unary_unary(
+                '/stablerep.v1.GenerationService/ListShards',
+                request_serializer=stablerep_dot_v1_dot_generation__pb2.ListShardsRequest.SerializeToString,
+                response_deserializer=stablerep_dot_v1_dot_generation__pb2.ListShardsResponse.FromString,
+                _registered_method=True)
+        self.ReconcileJobs = channel.unary_stream(
+                '/stablerep.v1.GenerationService/ReconcileJobs',
+                request_serializer=stablerep_dot_v1_dot_generation__pb2.ReconcileJobsRequest.SerializeToString,
+                response_deserializer=stablerep_dot_v1_dot_generation__pb2.ReconcileJobsResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -124,6 +154,48 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """Hands out no more shards of a job until it is resumed; those in work are finished. Pausing twice changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Goes on with a paused job. A job that is not paused stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryJob(self, request, context):
+        """Tries dead shards again, all or those named; a job that FAILED by them is RUNNING again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Removes a job that is over (or any, with `force`: it is cancelled first), with or without its dataset.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListShards(self, request, context):
+        """Shards of a job by number, those of one state or all; page_size is coerced to 1..1000 (0 means 100).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReconcileJobs(self, request, context):
+        """Rebuilds the queue's view of jobs from the store, and looks for shards that are missing or torn; a message a job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +233,36 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=stablerep_dot_v1_dot_generation__pb2.CancelJobRequest.FromString,
                     response_serializer=stablerep_dot_v1_dot_generation__pb2.Job.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=stablerep_dot_v1_dot_generation__pb2.PauseJobRequest.FromString,
+                    response_serializer=stablerep_dot_v1_dot_generation__pb2.Job.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=stablerep_dot_v1_dot_generation__pb2.ResumeJobRequest.FromString,
+                    response_serializer=stablerep_dot_v1_dot_generation__pb2.Job.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=stablerep_dot_v1_dot_generation__pb2.RetryJobRequest.FromString,
+                    response_serializer=stablerep_dot_v1_dot_generation__pb2.Job.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=stablerep_dot_v1_dot_generation__pb2.DeleteJobRequest.FromString,
+                    response_serializer=stablerep_dot_v1_dot_generation__pb2.DeleteJobResponse.SerializeToString,
+            ),
+            'ListShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListShards,
+                    request_deserializer=stablerep_dot_v1_dot_generation__pb2.ListShardsRequest.FromString,
+                    response_serializer=stablerep_dot_v1_dot_generation__pb2.ListShardsResponse.SerializeToString,
+            ),
+            'ReconcileJobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReconcileJobs,
+                    request_deserializer=stablerep_dot_v1_dot_generation__pb2.ReconcileJobsRequest.FromString,
+                    response_serializer=stablerep_dot_v1_dot_generation__pb2.ReconcileJobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -352,6 +454,168 @@ class GenerationService:
             '/stablerep.v1.GenerationService/CancelJob',
             stablerep_dot_v1_dot_generation__pb2.CancelJobRequest.SerializeToString,
             stablerep_dot_v1_dot_generation__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stablerep.v1.GenerationService/PauseJob',
+            stablerep_dot_v1_dot_generation__pb2.PauseJobRequest.SerializeToString,
+            stablerep_dot_v1_dot_generation__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stablerep.v1.GenerationService/ResumeJob',
+            stablerep_dot_v1_dot_generation__pb2.ResumeJobRequest.SerializeToString,
+            stablerep_dot_v1_dot_generation__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stablerep.v1.GenerationService/RetryJob',
+            stablerep_dot_v1_dot_generation__pb2.RetryJobRequest.SerializeToString,
+            stablerep_dot_v1_dot_generation__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stablerep.v1.GenerationService/DeleteJob',
+            stablerep_dot_v1_dot_generation__pb2.DeleteJobRequest.SerializeToString,
+            stablerep_dot_v1_dot_generation__pb2.DeleteJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stablerep.v1.GenerationService/ListShards',
+            stablerep_dot_v1_dot_generation__pb2.ListShardsRequest.SerializeToString,
+            stablerep_dot_v1_dot_generation__pb2.ListShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReconcileJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/stablerep.v1.GenerationService/ReconcileJobs',
+            stablerep_dot_v1_dot_generation__pb2.ReconcileJobsRequest.SerializeToString,
+            stablerep_dot_v1_dot_generation__pb2.ReconcileJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,10 +13,12 @@ import redis
 from stablerep.captions import CaptionReport
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound
 from stablerep.jobs import planning
+from stablerep.jobs.control import cancel_job, record_dead
 from stablerep.jobs.job import CaptionSource, Counts, JobSpec, JobState
-from stablerep.jobs.planning import cancel_job, create_job, job_view, plan, record_dead
+from stablerep.jobs.planning import create_job, plan
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.recipe import load_recipe
+from stablerep.jobs.view import job_view
 from stablerep.storage import open_store, read_captions, read_dataset
 from stablerep.storage.layout import (
     captions_key,

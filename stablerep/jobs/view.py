@@ -1,0 +1,67 @@
+"""A job as users see it: state and counts from the queue, all else from the store."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from stablerep.captions import CaptionReport
+from stablerep.jobs.job import CaptionSource, Counts, JobState
+from stablerep.jobs.queue import JobStatus, Queue
+from stablerep.jobs.recipe import Recipe
+from stablerep.jobs.records import read_create, read_events, read_planned
+from stablerep.storage.store import Store
+
+
+@dataclass(frozen=True)
+class JobView:
+    """All there is to say of a job; the fields are those of `Job` in generation.proto."""
+
+    dataset: str
+    state: JobState
+    recipe: Recipe
+    source: CaptionSource
+    seed: int
+    captions_per_shard: int
+    priority: int
+    counts: Counts
+    captions: int
+    report: CaptionReport | None  # None while the job is being planned
+    create_time: datetime
+    end_time: datetime | None
+    error: str
+
+
+def job_view(store: Store, queue: Queue, dataset: str) -> JobView:
+    """A job as it is now: state and counts from the queue, all else from the store. Raises `NotFound`."""
+    status = queue.status(dataset)
+    record = read_create(store, dataset)
+    spec = record.spec
+    planned = read_planned(store, dataset) if status.planned_all else None
+    return JobView(
+        dataset=dataset,
+        state=status.state,
+        recipe=spec.recipe,
+        source=spec.source,
+        seed=spec.seed,
+        captions_per_shard=spec.captions_per_shard,
+        priority=spec.priority,
+        counts=status.counts,
+        captions=planned.captions if planned else status.counts.planned * spec.captions_per_shard,
+        report=planned.report if planned else _report_of_failure(store, status, dataset),
+        create_time=record.create_time,
+        end_time=status.end_time,
+        error=status.error or _error_of_dead(queue, status, dataset),
+    )
+
+
+def _report_of_failure(store: Store, status: JobStatus, dataset: str) -> CaptionReport | None:
+    if status.state is not JobState.FAILED:
+        return None
+    return next((event.report for event in read_events(store, dataset) if event.kind == "fail"), None)
+
+
+def _error_of_dead(queue: Queue, status: JobStatus, dataset: str) -> str:
+    dead = queue.dead(dataset) if status.state is JobState.FAILED else {}
+    if not dead:
+        return ""
+    shard, error = next(iter(dead.items()))
+    return f"{len(dead)} of {status.counts.planned} shards are dead; shard {shard}: {error}"
