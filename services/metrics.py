@@ -14,7 +14,7 @@ Server = Literal["queue", "store"]
 
 _stage_seconds = Histogram(
     "stablerep_stage_seconds",
-    "Time of one stage of generation: text, denoise, decode of a batch, encode of a group, upload of a shard.",
+    "Time of a stage: text, denoise, decode of a batch, encode of a group, upload of a shard.",
     ["stage"],
     buckets=(0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
 )
@@ -59,8 +59,8 @@ def count_group(images: int) -> None:
 def count_shard(outcome: Outcome) -> None:
     """The worker is done with a shard.
 
-    done: reported complete, and the first to be so; retry: failed, to be tried again; dead: failed for the last
-    time; handed_back: released at a stop or because a server was away; lost: another worker has it now;
+    done: reported complete, and the first to be so; retry: failed, to be tried again; dead: failed for the
+    last time; handed_back: released at a stop or because a server was away; lost: another worker has it now;
     cancelled: its job is over.
     """
     _shards.labels(outcome).inc()
