@@ -18,9 +18,11 @@ from stablerep.errors import (
     AlreadyExists,
     InvalidInput,
     NotFound,
+    PermissionDenied,
     StableRepError,
     StoreError,
     TornObject,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -32,6 +34,8 @@ _CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
     (TornObject, grpc.StatusCode.DATA_LOSS),
     (StoreError, grpc.StatusCode.UNAVAILABLE),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+    (PermissionDenied, grpc.StatusCode.PERMISSION_DENIED),
     (Unavailable, grpc.StatusCode.UNAVAILABLE),
 )
 _QUEUE_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)

@@ -6,6 +6,8 @@ StableRepError
 ├── AlreadyExists       a name is taken by something different; `.field` names what differs
 ├── StoreError          the object store failed or refused
 │   └── TornObject      an object is there but is not what its index says
+├── Unauthenticated     the server does not know who calls: no token, or one that it does not take
+├── PermissionDenied    the server knows, and the caller's role may not do this
 └── Unavailable         a server could not be reached; trying again may help
 """
 
@@ -40,6 +42,14 @@ class StoreError(StableRepError, OSError):
 
 class TornObject(StoreError):
     """An object is there but is not what its index says."""
+
+
+class Unauthenticated(StableRepError):
+    """The server does not know who calls: no token, or one that it does not take."""
+
+
+class PermissionDenied(StableRepError):
+    """The server knows who calls, and that one's role may not do this."""
 
 
 class Unavailable(StableRepError, ConnectionError):
