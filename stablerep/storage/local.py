@@ -5,13 +5,16 @@ Create-if-absent is a hard link in place of the rename: the file system lets onl
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import copyfileobj
+from typing import BinaryIO
 
 from stablerep.errors import InvalidInput, NotFound, StoreError, TornObject
-from stablerep.storage.store import TEMPORARY_PREFIX, ObjectInfo, check_key, check_prefix
+from stablerep.storage.store import TEMPORARY_PREFIX, ObjectInfo, check_folder, check_key, check_prefix
+
+TRIES = 10  # at making a folder that others keep taking away
 
 
 class LocalStore:
@@ -50,10 +53,10 @@ class LocalStore:
         if isinstance(data, Path) and not data.is_file():
             raise InvalidInput(f"{data} is not a file", field="data")
         with _writing(key):
-            _make_folder(path.parent)
-            temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            temporary, file = _new_file_beside(path)
             try:
-                _write_durably(temporary, data)
+                with file:
+                    _write_durably(file, data)
                 won = (_link if if_absent else _rename)(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -76,6 +79,9 @@ class LocalStore:
         folder, _, _ = prefix.rpartition("/")
         return self._walk(f"{folder}/" if folder else "", prefix)
 
+    def children(self, prefix: str = "") -> Iterator[str]:
+        return self._children(check_folder(prefix))
+
     def delete(self, key: str) -> None:
         path = self._path(key)
         try:
@@ -85,19 +91,65 @@ class LocalStore:
         except NotFound:
             return
 
+    def delete_many(self, keys: Iterable[str]) -> int:
+        count = 0
+        folders: set[Path] = set()  # each is made durable once, not once an object
+        try:
+            for key in keys:
+                count += 1
+                path = self._path(key)
+                with suppress(NotFound), _reading(key):
+                    path.unlink()
+                    folders.add(path.parent)
+        finally:
+            for folder in folders:
+                self._tidy(folder)
+        return count
+
+    def _tidy(self, folder: Path) -> None:
+        """Takes a folder away, and those above it, while they are empty; what stays is made durable."""
+        while folder != self.root:
+            try:
+                folder.rmdir()
+            except OSError:  # others have written into it, or taken it away
+                break
+            folder = folder.parent
+        with suppress(FileNotFoundError):
+            _sync_folder(folder)
+
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects below `folder` ("" or "a/b/"), in key order: a folder sorts as its name with the slash."""
+    def _children(self, prefix: str) -> Iterator[str]:
+        for name in self._names(prefix):
+            key = prefix + name
+            if self._holds_objects(key) if name.endswith("/") else _is_key(key):
+                yield name
+
+    def _holds_objects(self, folder: str) -> bool:
+        """Whether there is an object below `folder` ("a/b/"), at any depth: folders outlive their objects."""
         try:
             with _reading(folder), os.scandir(self.root / folder) as entries:
-                names = sorted(e.name + "/" if e.is_dir() else e.name for e in entries)
+                return any(
+                    self._holds_objects(f"{folder}{e.name}/") if e.is_dir() else _is_key(folder + e.name)
+                    for e in entries
+                )
         except NotFound:
-            return
-        for name in names:
+            return False
+
+    def _names(self, folder: str) -> Sequence[str]:
+        """Files and folders in `folder` ("" or "a/b/"), sorted: a folder sorts as its name with the slash."""
+        try:
+            with _reading(folder), os.scandir(self.root / folder) as entries:
+                return sorted(e.name + "/" if e.is_dir() else e.name for e in entries)
+        except NotFound:
+            return []
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects below `folder` ("" or "a/b/") that start with `prefix`, in key order."""
+        for name in self._names(folder):
             key = folder + name
-            if name.startswith(TEMPORARY_PREFIX) or not (key.startswith(prefix) or prefix.startswith(key)):
+            if not (key.startswith(prefix) or prefix.startswith(key)):
                 continue
             if name.endswith("/"):
                 yield from self._walk(key, prefix)
@@ -142,15 +194,25 @@ def _refused(key: str, error: OSError) -> StoreError:
     return error if isinstance(error, StoreError) else StoreError(f"{key}: {error.strerror or error}")
 
 
-def _write_durably(path: Path, data: bytes | Path) -> None:
-    with path.open("xb") as file:
-        if isinstance(data, Path):
-            with data.open("rb") as source:
-                copyfileobj(source, file, 1 << 20)
-        else:
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _new_file_beside(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file in the folder of `path`, which is made, again if `delete_many` just took it away."""
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    for _ in range(TRIES):
+        with suppress(FileNotFoundError):
+            _make_folder(path.parent)
+            return temporary, temporary.open("xb")
+    _make_folder(path.parent)
+    return temporary, temporary.open("xb")
+
+
+def _write_durably(file: BinaryIO, data: bytes | Path) -> None:
+    if isinstance(data, Path):
+        with data.open("rb") as source:
+            copyfileobj(source, file, 1 << 20)
+    else:
+        file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _rename(temporary: Path, path: Path) -> bool:

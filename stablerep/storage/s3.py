@@ -8,10 +8,12 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from heapq import heappush, heappushpop
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -19,12 +21,13 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from stablerep.errors import InvalidInput, NotFound, StableRepError, StoreError, TornObject, Unavailable
-from stablerep.storage.store import ObjectInfo, S3Access, check_key, check_prefix
+from stablerep.storage.store import ObjectInfo, S3Access, check_folder, check_key, check_prefix
 
 try:
     import urllib3
     from minio import Minio
     from minio.datatypes import Object
+    from minio.deleteobjects import DeleteObject
     from minio.error import MinioException, S3Error
 except ModuleNotFoundError as error:
     raise InvalidInput(
@@ -40,6 +43,8 @@ SIGNATURE_LIFE = timedelta(minutes=15)  # of a presigned request; what AWS takes
 PART_BYTES = 16 << 20  # larger objects are sent in parts of this size
 BUSY_CODES = frozenset({"SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable", "InternalError",
                         "RequestTimeout", "XMinioServerNotInitialized"})  # fmt: skip
+MOST_DELETED = 1000  # objects in one request, by the protocol
+PAGE = 1000  # names in one answer to a listing, by the protocol
 MISSING_CODES = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject"})
 
 
@@ -156,6 +161,21 @@ class S3Store:
         except NotFound:  # no bucket yet
             return
 
+    def children(self, prefix: str = "") -> Iterator[str]:
+        below = f"{self.prefix}/" if self.prefix else ""
+        full = below + check_folder(prefix)
+        return _in_order(self._children(prefix, full))
+
+    def _children(self, prefix: str, full: str) -> Iterator[str]:
+        try:
+            with self._errors(prefix or self.url):
+                for found in self._minio().list_objects(self.bucket, prefix=full or None, recursive=False):
+                    name = (found.object_name or "").removeprefix(full)
+                    if name:  # else the marker of the folder itself, which other tools make
+                        yield name
+        except NotFound:  # no bucket yet
+            return
+
     def delete(self, key: str) -> None:
         name = self._name(key)
         try:
@@ -163,6 +183,21 @@ class S3Store:
                 self._minio().remove_object(self.bucket, name)
         except NotFound:
             return
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        count = 0
+        names = (self._name(key) for key in keys)
+        while batch := tuple(islice(names, MOST_DELETED)):
+            self._delete_batch(batch)
+            count += len(batch)
+        return count
+
+    def _delete_batch(self, names: Sequence[str]) -> None:
+        below = f"{self.prefix}/" if self.prefix else ""
+        with suppress(NotFound), self._errors(f"{names[0].removeprefix(below)} and {len(names) - 1} more"):
+            for error in self._minio().remove_objects(self.bucket, map(DeleteObject, names)):
+                if error.code not in MISSING_CODES:
+                    raise _Refused(error.code or "", error.message or "")
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
@@ -270,6 +305,17 @@ class S3Store:
             return Unavailable(f"{where} is busy ({error.code}): {error.message}; try again")
         hint = "; check the access key, the secret key and their policy" if _is_refusal(error.code) else ""
         return StoreError(f"{key}: {where} answered {error.code}: {error.message}{hint}")
+
+
+def _in_order(names: Iterator[str]) -> Iterator[str]:
+    """Sorts what a server sends in pages, in each page files before folders, without keeping it all."""
+    waiting: list[str] = []
+    for name in names:
+        if len(waiting) < PAGE:
+            heappush(waiting, name)
+        else:
+            yield heappushpop(waiting, name)
+    yield from sorted(waiting)
 
 
 def _info(key: str, found: Object) -> ObjectInfo:

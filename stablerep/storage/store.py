@@ -4,7 +4,7 @@ Two implementations stand behind it, `LocalStore` (a folder) and `S3Store` (S3 o
 object appears whole or not at all, `put(..., if_absent=True)` lets one writer win, listing is in key order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -65,8 +65,20 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Every object whose key starts with `prefix`, in key order."""
 
+    def children(self, prefix: str = "") -> Iterator[str]:
+        """The names directly below `prefix` ("" or "a/b/"), without it, sorted; folders end with "/".
+
+        A folder is one that holds an object, at any depth. Raises InvalidInput for another prefix.
+        """
+
     def delete(self, key: str) -> None:
         """Removes an object; one that is not there is fine."""
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Removes objects in order, in as few requests as it takes, and returns how many keys there were.
+
+        Keys that are not there are fine. Where it fails, those before may be gone: call it again.
+        """
 
 
 def open_store(url: str | Path, *, s3: S3Access | None = None) -> Store:
@@ -99,6 +111,13 @@ def check_prefix(prefix: str) -> str:
     parts = prefix.split("/")
     _check_parts(prefix, parts if parts[-1] else parts[:-1])
     return prefix
+
+
+def check_folder(prefix: str) -> str:
+    """The prefix itself, if it is "" or the name of a folder with its "/". Raises InvalidInput otherwise."""
+    if prefix and not prefix.endswith("/"):
+        raise InvalidInput(f"{prefix!r} is no folder: give it with '/' at its end", field="prefix")
+    return check_prefix(prefix)
 
 
 def _check_parts(key: str, parts: list[str]) -> None:

@@ -155,6 +155,60 @@ def test_listing_goes_beyond_one_page_of_the_server(store: Store) -> None:
     assert [info.key for info in store.list("index/")] == keys
 
 
+def test_the_children_of_a_folder_are_named_in_order_folders_with_a_slash(store: Store) -> None:
+    for key in ("a/b/1", "a/b/2", "a/b.json", "a/b-", "a/c/d/e", "a/z", "ab/1", "top", "ä"):
+        store.put(key, b"x")
+    assert list(store.children()) == ["a/", "ab/", "top", "ä"]
+    assert list(store.children("a/")) == ["b-", "b.json", "b/", "c/", "z"]
+    assert list(store.children("a/c/")) == ["d/"]
+    assert list(store.children("nothing/")) == []
+    assert list(store.children("top/")) == []
+    for prefix in ("a", "/", "a//", "../"):
+        with pytest.raises(InvalidInput):
+            store.children(prefix)
+    store.delete("a/c/d/e")  # the last object of its folders
+    assert list(store.children("a/")) == ["b-", "b.json", "b/", "z"]
+
+
+def test_children_beyond_one_page_of_the_server_are_in_order_files_and_folders_mixed(store: Store) -> None:
+    names = [f"{number:04d}" + ("/x" if number % 3 == 0 else "") for number in range(1_300)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: store.put(f"many/{name}", b""), names))
+    assert list(store.children("many/")) == [name.removesuffix("x") for name in names]
+
+
+def test_many_objects_are_removed_and_only_those(store: Store) -> None:
+    keys = [f"d/index/{number:06d} &.json" for number in range(1_100)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: store.put(key, b"{}"), [*keys, "d/kept", "e"]))
+    assert store.delete_many(iter([*keys, "d/index/gone", "gone/gone"])) == 1_102
+    assert [info.key for info in store.list()] == ["d/kept", "e"]
+    assert list(store.children("d/")) == ["kept"]
+    assert store.delete_many([]) == 0
+    assert store.delete_many(["d/kept", "e"]) == 2
+    assert list(store.children()) == []
+    with pytest.raises(InvalidInput):
+        store.delete_many(["../outside"])
+
+
+def test_nothing_is_there_to_remove_in_a_new_store(store: Store) -> None:
+    assert store.delete_many(["a", "b/c"]) == 2
+
+
+def test_a_folder_emptied_while_others_write_into_it_loses_nothing(store: Store) -> None:
+    def write(number: int) -> None:
+        assert store.put(f"a/b/{number}", b"x", if_absent=True)
+
+    with ThreadPoolExecutor(5) as pool:
+        deleting = pool.submit(lambda: [store.delete_many(["a/b/other"]) for _ in range(300)])
+        writing = [pool.submit(write, number) for number in range(100)]
+        for number in range(50):
+            store.put("a/b/other", b"%d" % number)
+        for task in (deleting, *writing):
+            task.result()
+    assert {info.key for info in store.list()} - {"a/b/other"} == {f"a/b/{number}" for number in range(100)}
+
+
 def test_the_etag_changes_with_the_bytes_even_at_the_same_size(store: Store) -> None:
     etags = []
     for data in (b"aaaa", b"bbbb", b"cccc"):
