@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.errors import ErrorInterceptor
+from services.grpc_metrics import MetricsInterceptor
 from stablerep.errors import InvalidInput
 from stablerep.settings import Settings
 
@@ -36,10 +37,12 @@ class Front:
 
 def open_front(settings: Settings, service: str, options: Options) -> Front:
     """A server with our interceptors, health and reflection; `service` is its full name in the protos."""
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[*options, ("grpc.so_reuseport", 0)])
+    services = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    interceptors = [MetricsInterceptor(services), ErrorInterceptor()]
+    server = grpc.aio.server(interceptors=interceptors, options=[*options, ("grpc.so_reuseport", 0)])
     states = _health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
-    reflection.enable_server_reflection((service, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection(services, server)
     return Front(server, service, states)
 
 
