@@ -5,7 +5,8 @@ StableRepError
 ├── NotFound            a job, dataset, run or object that does not exist
 ├── AlreadyExists       a name is taken by something different; `.field` names what differs
 ├── StoreError          the object store failed or refused
-│   └── TornObject      an object is there but is not what its index says
+│   ├── TornObject      an object is there but is not what its index says
+│   └── StoreRefused    it takes nothing now: disk full, credentials refused; also an Unavailable
 ├── Unauthenticated     the server does not know who calls: no token, or one that it does not take
 ├── PermissionDenied    the server knows, and the caller's role may not do this
 └── Unavailable         a server could not be reached; trying again may help
@@ -54,3 +55,11 @@ class PermissionDenied(StableRepError):
 
 class Unavailable(StableRepError, ConnectionError):
     """A server could not be reached; trying again may help."""
+
+
+class StoreRefused(Unavailable, StoreError):
+    """The store refuses whatever it is asked: a full disk, expired credentials, a policy.
+
+    It says nothing of the object, and passes when someone mends it; so it is waited out like a server that is
+    away, and costs a shard none of its attempts.
+    """
