@@ -100,6 +100,7 @@ def plan_job(
         create_time=datetime.now(UTC),
     )
     write_dataset(store, info)
+    queue.begin_epoch()
     queue.add_job(dataset)
     for number, captions in enumerate(shards):
         write_captions(store, dataset, number, captions)

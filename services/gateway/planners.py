@@ -79,6 +79,8 @@ class Planners:
                 for dataset in await asyncio.to_thread(look):
                     if dataset not in self._broken:
                         self.submit(dataset)
+                if look == self._unplanned_in_store:
+                    await asyncio.to_thread(self._queue.begin_epoch)
                 look = self._planning_in_queue
             except StableRepError as error:
                 logger.warning("cannot look for jobs to plan: %s", error)

@@ -20,6 +20,7 @@ from stablerep.jobs.records import (
     read_create,
     read_events,
     read_planned,
+    state_of,
     write_create,
     write_event,
     write_planned,
@@ -150,11 +151,10 @@ def _is_over(store: Store, queue: Queue, dataset: str) -> bool:
     """Whether the job ended before; if so the queue is told, which may have been lost since."""
     if queue.state(dataset).final:
         return True
-    for event in read_events(store, dataset):
-        state = JobState.CANCELLED if event.kind == "cancel" else JobState.FAILED
-        queue.set_state(dataset, state, event.error)
-        return True
-    return False
+    control = state_of(read_events(store, dataset))
+    if control.ended is not None:
+        queue.set_state(dataset, control.ended, control.error)
+    return control.ended is not None
 
 
 def _plan_shards(

@@ -3,7 +3,7 @@
 A job's backlog is a cursor, so nothing in Redis grows with the shards that wait. `lease` first refills one
 short stream from the jobs' cursors, highest priority first, in turns among equals, then reads from it. Keys:
 
-    sr:epoch            set with the first job; when it is missing Redis has lost everything
+    sr:epoch            set once every job of the store is here (`begin_epoch`); missing, nothing is leased
     sr:jobs             set of all jobs' names
     sr:ready            stream of at most `waiting` unread entries and the leased ones; group `generators`
     sr:backlog          sorted set: jobs that have shards to feed, by priority and turn; sr:turn counts turns
@@ -124,13 +124,19 @@ class Queue:
         self._redis.close()
 
     def epoch(self) -> str | None:
-        """Tells one life of the Redis data from another; None when there is none."""
+        """Tells one life of the Redis data from another; None until the jobs of the store are all here."""
         with self._reaching():
             return self._redis.get("sr:epoch")
 
+    def begin_epoch(self) -> str:
+        """Lets shards be leased: the last step of a rebuild from the store. Returns the epoch, old or new."""
+        with self._reaching():
+            self._redis.set("sr:epoch", secrets.token_hex(8), nx=True)
+            return str(self._redis.get("sr:epoch"))
+
     def add_job(self, dataset: str, *, priority: int = 0) -> bool:
         """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already."""
-        return bool(self._run("add_job", dataset, priority, secrets.token_hex(8)))
+        return bool(self._run("add_job", dataset, priority))
 
     def extend(self, dataset: str, planned: int) -> JobState:
         """Shards 0..planned-1 may be leased from now on. Returns the state; a final one ignores them."""
@@ -221,7 +227,7 @@ class Queue:
     def lease(
         self, worker: str, lease_seconds: float, *, on_buried: Callable[[str], None] | None = None
     ) -> Lease | None:
-        """A shard to work on, or None when there is none at the moment; does not wait.
+        """A shard to work on, or None when there is none at the moment, or no epoch yet; does not wait.
 
         Args:
             worker: a name that no other process has; it owns the lease.

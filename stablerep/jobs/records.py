@@ -2,15 +2,16 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stablerep.captions import CaptionReport
-from stablerep.errors import NotFound, TornObject
-from stablerep.jobs.job import JobSpec
+from stablerep.errors import NotFound, TornObject, Unavailable
+from stablerep.jobs.job import JobSpec, JobState
 from stablerep.jobs.sources import SourceIdentity
 from stablerep.storage.layout import (
     create_key,
@@ -21,11 +22,15 @@ from stablerep.storage.layout import (
 )
 from stablerep.storage.store import Store
 
+_TRIES = 10
 Record = TypeVar("Record", bound=BaseModel)
 
 
 class CreateRecord(BaseModel):
-    """`create.json`: what was asked for, and the source as it was then. Written first, and once."""
+    """`create.json`: what was asked for, and the source as it was then. Written first, and once.
+
+    Only a deletion writes it again, with `deleting` set: it is the last object of a job to go.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,6 +38,7 @@ class CreateRecord(BaseModel):
     spec: JobSpec
     identity: SourceIdentity
     create_time: datetime
+    deleting: bool = False
 
 
 class PlannedRecord(BaseModel):
@@ -48,13 +54,45 @@ class PlannedRecord(BaseModel):
 
 
 class Event(BaseModel):
-    """One control event; a job that `cancel` or `fail` ended never goes on."""
+    """One control event: a job that `cancel` or `fail` ended never goes on, a `delete` is carried out."""
 
     model_config = ConfigDict(frozen=True)
 
-    kind: Literal["cancel", "fail"]
+    kind: Literal["cancel", "fail", "pause", "resume", "retry", "delete"]
+    error: str = ""  # of a fail
+    report: CaptionReport | None = None  # of a fail
+    shards: tuple[int, ...] = ()  # of a retry
+    delete_data: bool = False  # of a delete
+
+
+@dataclass(frozen=True)
+class ControlState:
+    """What a job's events come to.
+
+    `ended` is CANCELLED or FAILED (by its source, with `error` and `report`), or None: then the job goes on
+    as its shards say, PAUSED while `paused`. With `deletion` it is to be removed, whatever else was said.
+    """
+
+    ended: JobState | None = None
     error: str = ""
     report: CaptionReport | None = None
+    paused: bool = False
+    deletion: Event | None = None
+
+
+def state_of(events: Iterable[Event]) -> ControlState:
+    """Folds a job's events, in order of time: the first end stays, the last of pause and resume counts."""
+    state = ControlState()
+    for event in events:
+        if event.kind == "delete":
+            state = replace(state, deletion=event)
+        elif event.kind in ("pause", "resume"):
+            state = replace(state, paused=event.kind == "pause")
+        elif state.ended is None and event.kind == "cancel":
+            state = replace(state, ended=JobState.CANCELLED)
+        elif state.ended is None and event.kind == "fail":
+            state = replace(state, ended=JobState.FAILED, error=event.error, report=event.report)
+    return state
 
 
 def write_create(store: Store, record: CreateRecord) -> bool:
@@ -79,8 +117,17 @@ def read_planned(store: Store, dataset: str) -> PlannedRecord | None:
     return _read(store, planned_key(dataset), PlannedRecord)
 
 
-def write_event(store: Store, dataset: str, event: Event) -> None:
-    store.put(event_key(dataset, time.time_ns(), event.kind), _json(event))
+def write_event(store: Store, dataset: str, event: Event) -> str:
+    """Adds an event after all that are there, however the clocks of their writers differ; returns its key.
+
+    Raises `Unavailable` when others kept taking the place.
+    """
+    for _ in range(_TRIES):
+        last = max((_time_of(info.key) for info in store.list(events_prefix(dataset))), default=-1)
+        key = event_key(dataset, max(time.time_ns(), last + 1), event.kind)
+        if store.put(key, _json(event), if_absent=True):
+            return key
+    raise Unavailable(f"others keep writing events of {dataset} in {store.url}; try again")
 
 
 def read_events(store: Store, dataset: str) -> Iterator[Event]:
@@ -95,6 +142,18 @@ def write_dead(store: Store, dataset: str, shard: int, error: str) -> None:
     """Keeps a dead shard's error; a shard that is done after all has an index, which counts for more."""
     text = json.dumps({"shard": shard, "error": error}, sort_keys=True)
     store.put(dead_key(dataset, shard), text.encode(), if_absent=True)
+
+
+def remove_dead(store: Store, dataset: str, shards: Iterable[int]) -> None:
+    """Forgets that shards were given up: they are to be tried again."""
+    for shard in shards:
+        store.delete(dead_key(dataset, shard))
+
+
+def _time_of(key: str) -> int:
+    """The time in an event's key; of a file that is none, one that any event is later than."""
+    digits = key.rpartition("/")[2].partition("-")[0]
+    return int(digits) if digits.isdecimal() and len(digits) == 20 else -1
 
 
 def _read(store: Store, key: str, kind: type[Record]) -> Record | None:

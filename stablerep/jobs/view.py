@@ -7,7 +7,7 @@ from stablerep.captions import CaptionReport
 from stablerep.jobs.job import CaptionSource, Counts, JobState
 from stablerep.jobs.queue import JobStatus, Queue
 from stablerep.jobs.recipe import Recipe
-from stablerep.jobs.records import read_create, read_events, read_planned
+from stablerep.jobs.records import read_create, read_events, read_planned, state_of
 from stablerep.storage.store import Store
 
 
@@ -56,7 +56,7 @@ def job_view(store: Store, queue: Queue, dataset: str) -> JobView:
 def _report_of_failure(store: Store, status: JobStatus, dataset: str) -> CaptionReport | None:
     if status.state is not JobState.FAILED:
         return None
-    return next((event.report for event in read_events(store, dataset) if event.kind == "fail"), None)
+    return state_of(read_events(store, dataset)).report
 
 
 def _error_of_dead(queue: Queue, status: JobStatus, dataset: str) -> str:

@@ -87,6 +87,7 @@ def test_a_stopped_server_comes_back_with_everything_at_the_same_url(folder):
 def test_a_killed_server_comes_back_with_everything_and_clients_go_on(folder):
     with EmbeddedServer(folder) as server:
         queue = Queue(server.url)
+        queue.begin_epoch()
         queue.add_job("a")
         queue.extend("a", 5)
         lease = queue.lease("w", 60)

@@ -44,6 +44,7 @@ plan(open_store(sys.argv[1]), Queue(sys.argv[2]), "shoes", threading.Event())
 @pytest.fixture
 def queue(redis_url):
     queue = Queue(redis_url)
+    queue.begin_epoch()
     yield queue
     queue.close()
 
@@ -116,6 +117,7 @@ def planned_captions(store, dataset="shoes"):
 
 def lease_all(queue):
     taken = []
+    queue.begin_epoch()  # Redis may have lost it
     while lease := queue.lease("w", 60):
         taken.append(lease.shard)
         queue.complete(lease, groups=0, images=0, skipped=0)

@@ -20,6 +20,7 @@ SHORT = 0.02
 @pytest.fixture
 def queue(redis_url):
     queue = Queue(redis_url)
+    queue.begin_epoch()
     yield queue
     queue.close()
 
@@ -107,13 +108,15 @@ def test_a_job_that_is_there_already_is_left_alone(queue):
     assert queue.jobs() == ["a"]
 
 
-def test_epoch_is_set_with_the_first_job_and_stays(queue, redis_url):
+def test_nothing_is_leased_before_an_epoch_begins(redis_url):
+    queue = Queue(redis_url)
+    add(queue, "a", 1)
     assert queue.epoch() is None
-    queue.add_job("a")
-    epoch = queue.epoch()
-    assert epoch
-    Queue(redis_url).add_job("b")
+    assert queue.lease("w", LONG) is None
+    epoch = queue.begin_epoch()
     assert queue.epoch() == epoch
+    assert Queue(redis_url).begin_epoch() == epoch
+    assert drain(queue) == [("a", 0)]
 
 
 def test_second_completion_of_a_shard_is_not_counted(queue, raw):

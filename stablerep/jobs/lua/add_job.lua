@@ -1,6 +1,5 @@
--- Adds a job with nothing planned yet. ARGV: dataset, priority, epoch. Returns 1, or 0 if it is there already.
+-- Adds a job with nothing planned yet. ARGV: dataset, priority. Returns 1, or 0 if it is there already.
 local ds = ARGV[1]
-redis.call('SET', EPOCH, ARGV[3], 'NX')
 ensure_group()
 if redis.call('EXISTS', job(ds)) == 1 then return 0 end
 redis.call('SADD', JOBS, ds)
