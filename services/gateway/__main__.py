@@ -5,11 +5,11 @@ Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GATEWAY__ADDRESS, 
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 
 from services.gateway.server import serve
+from services.logs import set_up_logs
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.settings import Settings, load_settings
 
@@ -20,9 +20,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="one setting")
     try:
         settings = load_settings(parser.parse_args().set)
-        logging.basicConfig(
-            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        set_up_logs(settings)
         asyncio.run(_run(settings))
     except InvalidInput as error:
         print(f"gateway: {error}", file=sys.stderr)

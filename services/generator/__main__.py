@@ -5,10 +5,10 @@ Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GENERATOR__DEVICE,
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 
+from services.logs import set_up_logs
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.settings import Settings, load_settings
 
@@ -19,9 +19,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="one setting")
     try:
         settings = load_settings(parser.parse_args().set)
-        logging.basicConfig(
-            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        set_up_logs(settings)
         _run(settings)
     except InvalidInput as error:
         print(f"generator: {error}", file=sys.stderr)
