@@ -1,5 +1,6 @@
-"""One gRPC server as every process of ours runs it: interceptors, health, reflection, where it listens."""
+"""One gRPC server as every process of ours runs it: who may call, limits, health, reflection, its address."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +9,27 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.auth import AuthInterceptor
+from services.callers import is_loopback, read_callers
 from services.errors import ErrorInterceptor
 from services.grpc_metrics import MetricsInterceptor
+from services.logs import CallNames
+from services.tls import server_credentials
 from stablerep.errors import InvalidInput
 from stablerep.settings import Settings
 
 _health_aio: Any = vars(health)["aio"]  # type stubs of the health package do not know it
 Options = Sequence[tuple[str, int | str]]
+logger = logging.getLogger("stablerep.serving")
+
+MOST_CALLS = 4096
+"""Calls in work at one time, watches and refused ones included; more are RESOURCE_EXHAUSTED."""
+LIMITS: Options = [
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_concurrent_streams", 256),  # of one connection; a client's further calls wait for their turn
+    ("grpc.max_metadata_size", 8 << 10),
+    ("grpc.absolute_max_metadata_size", 16 << 10),
+]
 
 
 @dataclass(frozen=True)
@@ -24,6 +39,7 @@ class Front:
     server: grpc.aio.Server
     service: str
     health: Any
+    auth: AuthInterceptor
 
     async def set_serving(self) -> None:
         """Health says SERVING from now on, of the process and of its service."""
@@ -36,26 +52,43 @@ class Front:
 
 
 def open_front(settings: Settings, service: str, options: Options) -> Front:
-    """A server with our interceptors, health and reflection; `service` is its full name in the protos."""
+    """A server with our interceptors, health and reflection; `service` is its full name in the protos.
+
+    It lets nobody in, but to ask for its health, until `listen` has looked at who may.
+    """
     services = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    interceptors = [MetricsInterceptor(services), ErrorInterceptor()]
-    server = grpc.aio.server(interceptors=interceptors, options=[*options, ("grpc.so_reuseport", 0)])
+    auth = AuthInterceptor()
+    server = grpc.aio.server(
+        interceptors=[MetricsInterceptor(services), CallNames(), auth, ErrorInterceptor()],
+        options=[*LIMITS, *options, ("grpc.so_reuseport", 0)],
+        maximum_concurrent_rpcs=MOST_CALLS,
+    )
     states = _health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     reflection.enable_server_reflection(services, server)
-    return Front(server, service, states)
+    return Front(server, service, states, auth)
 
 
 def listen(front: Front, settings: Settings, address: str, *, field: str) -> str:
-    """Binds `address` and returns it with the port that was taken.
+    """Binds `address`, by TLS where a certificate is set, and returns it with the port that was taken.
 
     Raises:
-        InvalidInput: it cannot be listened on; `field` is the setting that says so.
+        InvalidInput: it cannot be listened on, or everybody could come in there; `field` is the setting that
+            says so. Or tokens or certificates cannot be used.
     """
+    front.auth.admit(read_callers(settings.auth, address, field=field))
+    credentials = server_credentials(settings.tls)
     try:
-        port = front.server.add_insecure_port(address)
+        if credentials is None:
+            port = front.server.add_insecure_port(address)
+        else:
+            port = front.server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise InvalidInput(f"cannot listen on {address}: {error}", field=field) from error
     if not port:
         raise InvalidInput(f"cannot listen on {address}", field=field)
+    if credentials is None and settings.auth.tokens_file and not is_loopback(address):
+        logger.warning(
+            "%s is served in clear text: tokens can be read on the way; set tls.cert_file", address
+        )
     return f"{address.rpartition(':')[0]}:{port}"

@@ -30,9 +30,7 @@ PREFIX = "sr_"
 """How tokens begin, so that scanners of source code can find one that was left there."""
 _RANDOM_BYTES = 32
 _LONGEST_FILE = 1 << 20
-_HEADER = (
-    "# Tokens of `stablerep token new`; only hashes are kept. Servers read the file again when it changes.\n"
-)
+_HEADER = "# Made by `stablerep token new`: hashes only. Servers read this file again when it changes.\n"
 
 
 class Role(IntEnum):
