@@ -24,11 +24,13 @@ from stablerep.errors import (
     TornObject,
     Unauthenticated,
     Unavailable,
+    WrongState,
 )
 
 logger = logging.getLogger("stablerep.grpc")
 _PACKAGE = "/stablerep."
 _CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
+    (WrongState, grpc.StatusCode.FAILED_PRECONDITION),
     (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),

@@ -2,6 +2,7 @@
 
 StableRepError
 ├── InvalidInput        a request, file or setting is wrong; `.field` names which
+│   └── WrongState      the request is right, but not for the state that the job is in
 ├── NotFound            a job, dataset, run or object that does not exist
 ├── AlreadyExists       a name is taken by something different; `.field` names what differs
 ├── StoreError          the object store failed or refused
@@ -10,6 +11,7 @@ StableRepError
 ├── Unauthenticated     the server does not know who calls: no token, or one that it does not take
 ├── PermissionDenied    the server knows, and the caller's role may not do this
 └── Unavailable         a server could not be reached; trying again may help
+    └── DeadlineExceeded  no answer within the caller's own time limit; what was asked may still happen
 """
 
 
@@ -23,6 +25,10 @@ class InvalidInput(StableRepError, ValueError):
     def __init__(self, message: str, *, field: str = "") -> None:
         super().__init__(f"{field}: {message}" if field else message)
         self.field = field
+
+
+class WrongState(InvalidInput):
+    """The request is right, but not for the state that the job is in."""
 
 
 class NotFound(StableRepError, LookupError):
@@ -55,6 +61,10 @@ class PermissionDenied(StableRepError):
 
 class Unavailable(StableRepError, ConnectionError):
     """A server could not be reached; trying again may help."""
+
+
+class DeadlineExceeded(Unavailable):
+    """No answer within the caller's own time limit; what was asked may still happen."""
 
 
 class StoreRefused(Unavailable, StoreError):

@@ -123,6 +123,9 @@ class Generator(_Part):
     lease_seconds: float = Field(
         default=60.0, gt=0, description="a shard not renewed for so long goes to another"
     )
+    retry_seconds: float = Field(
+        default=5.0, ge=0, description="wait before a shard that failed is tried again; then four times that"
+    )
     poll_seconds: float = Field(default=0.5, gt=0, description="pause before asking an empty queue again")
     grace_seconds: float = Field(
         default=20.0,
