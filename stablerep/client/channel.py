@@ -8,7 +8,16 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
-from stablerep.errors import AlreadyExists, InvalidInput, NotFound, StableRepError, TornObject, Unavailable
+from stablerep.errors import (
+    AlreadyExists,
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    StableRepError,
+    TornObject,
+    Unauthenticated,
+    Unavailable,
+)
 
 UNARY_SECONDS = 30.0
 """Deadline of calls that only ask."""
@@ -57,10 +66,6 @@ def gateway_options() -> list[tuple[str, int | str]]:
     ]
 
 
-def metadata(token: str | None) -> list[tuple[str, str]]:
-    return [("authorization", f"Bearer {token}")] if token else []
-
-
 def pause(attempt: int) -> float:
     """Seconds before the reconnect number `attempt`, counted from 1."""
     return float(min(0.2 * 2**attempt, 4.0))
@@ -79,7 +84,13 @@ def translate(error: grpc.RpcError) -> StableRepError:
     """The error of `stablerep.errors` that the server meant."""
     code, text = error.code(), error.details() or ""
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return Unavailable(text or "the server did not answer in time")
+        return Unavailable(_with_advice(text) or "the server did not answer in time")
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return Unauthenticated(text)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return PermissionDenied(text)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and text.startswith("Concurrent RPC limit"):
+        return Unavailable("the server has as many calls in work as it takes; try again later")
     if code is grpc.StatusCode.NOT_FOUND:
         return NotFound(text)
     if code is grpc.StatusCode.DATA_LOSS:
@@ -90,6 +101,17 @@ def translate(error: grpc.RpcError) -> StableRepError:
     if code in _REFUSED:
         return InvalidInput(text.removeprefix(f"{field}: "), field=field)
     return StableRepError(f"{code.name}: {text}")
+
+
+def _with_advice(text: str) -> str:
+    """The text of a connection that failed, with what to do where TLS is the reason."""
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"{text}; the server's certificate is not of the authority in ca_file, or not for this name"
+    if "handshake failed" in text:
+        return f"{text}; does the server speak TLS, and does it want a client's certificate?"
+    if "Socket closed" in text:
+        return f"{text}; if the server speaks TLS, give ca_file or tls, and the certificate that it asks for"
+    return text
 
 
 def _field(error: Any) -> str:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import grpc
-
-from stablerep.client.channel import PREVIEW_SECONDS, UNARY_SECONDS, channel_options, metadata, our_errors
+from stablerep.client.channel import PREVIEW_SECONDS, UNARY_SECONDS, channel_options, our_errors
+from stablerep.client.credentials import Credentials, File
 from stablerep.v1 import generator_pb2 as pb
 from stablerep.v1 import generator_pb2_grpc as rpc
 
@@ -29,13 +28,28 @@ class GeneratorClient:
 
     Args:
         address: host:port of the worker.
-        token: sent as a bearer token.
+        token: sent as a bearer token; in clear text to this machine only.
+        ca_file: certificates of the authority that the server's must be of; None: those gRPC comes with.
+        cert_file: the client's own certificate, where the server asks for one; key_file: its key.
+        tls: None: TLS if any of these files is given.
+        allow_clear_text: sends the token without TLS to another machine all the same.
     """
 
-    def __init__(self, address: str, token: str | None = None) -> None:
-        self._channel = grpc.insecure_channel(address, options=channel_options())
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        ca_file: File | None = None,
+        cert_file: File | None = None,
+        key_file: File | None = None,
+        tls: bool | None = None,
+        allow_clear_text: bool = False,
+    ) -> None:
+        credentials = Credentials(token, ca_file, cert_file, key_file, tls, allow_clear_text)
+        self._channel = credentials.channel(address, channel_options())
         self._stub = rpc.GeneratorServiceStub(self._channel)
-        self._metadata = metadata(token)
+        self._metadata = credentials.metadata()
 
     def close(self) -> None:
         self._channel.close()

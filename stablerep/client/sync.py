@@ -7,9 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import grpc
-
-from stablerep.client.channel import RECONNECTS, UNARY_SECONDS, gateway_options, metadata, our_errors, pause
+from stablerep.client.channel import RECONNECTS, UNARY_SECONDS, gateway_options, our_errors, pause
+from stablerep.client.credentials import Credentials, File
 from stablerep.client.job import Job, job_name, read_job
 from stablerep.client.requests import caption_source, create_job_request
 from stablerep.client.upload import Progress, may_resume, upload_id, upload_messages
@@ -26,14 +25,30 @@ class Client:
 
     Args:
         address: host:port.
-        token: sent as a bearer token.
+        token: sent as a bearer token; in clear text to this machine only.
+        ca_file: certificates of the authority that the server's must be of; None: those gRPC comes with.
+        cert_file: the client's own certificate, where the server asks for one; key_file: its key.
+        tls: None: TLS if any of these files is given.
+        allow_clear_text: sends the token without TLS to another machine all the same.
         timeout: seconds that a call may take, retries included; uploads and watches have no limit.
     """
 
-    def __init__(self, address: str, token: str | None = None, *, timeout: float = UNARY_SECONDS) -> None:
-        self._channel = grpc.insecure_channel(address, options=gateway_options())
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        ca_file: File | None = None,
+        cert_file: File | None = None,
+        key_file: File | None = None,
+        tls: bool | None = None,
+        allow_clear_text: bool = False,
+        timeout: float = UNARY_SECONDS,
+    ) -> None:
+        credentials = Credentials(token, ca_file, cert_file, key_file, tls, allow_clear_text)
+        self._channel = credentials.channel(address, gateway_options())
         self._stub = rpc.GenerationServiceStub(self._channel)
-        self._metadata = metadata(token)
+        self._metadata = credentials.metadata()
         self._unary: dict[str, Any] = {"timeout": timeout, "metadata": self._metadata}
 
     def close(self) -> None:
