@@ -1,6 +1,6 @@
 -- What the queue's scripts share; put in front of each of them (see queue.py, which describes the keys).
 local READY, GROUP = 'sr:ready', 'generators'
-local JOBS, BACKLOG, TURN, EPOCH = 'sr:jobs', 'sr:backlog', 'sr:turn', 'sr:epoch'
+local JOBS, BACKLOG, TURN, EPOCH, STATS = 'sr:jobs', 'sr:backlog', 'sr:turn', 'sr:epoch', 'sr:stats'
 -- Scores in BACKLOG order by priority first, then by turn: turns stay far below 2^44, scores exact below 2^53.
 local TURNS = 17592186044416
 
@@ -81,5 +81,6 @@ end
 
 local function bury(ds, shard, error)
   redis.call('HSET', dead(ds), shard, error)
+  redis.call('HINCRBY', STATS, 'buried', 1)
   settle(ds)
 end

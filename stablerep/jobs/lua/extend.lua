@@ -2,7 +2,9 @@
 local ds = ARGV[1]
 local state = state_of(ds)
 if not live(state) then return state end
-local planned = math.max(tonumber(ARGV[2]), tonumber(redis.call('HGET', job(ds), 'planned')))
+local before = tonumber(redis.call('HGET', job(ds), 'planned'))
+local planned = math.max(tonumber(ARGV[2]), before)
+if planned > before then redis.call('HINCRBY', STATS, 'planned', planned - before) end
 redis.call('HSET', job(ds), 'planned', planned)
 if ARGV[3] == '1' then
   redis.call('HSET', job(ds), 'complete', 1)

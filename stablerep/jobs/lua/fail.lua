@@ -5,6 +5,7 @@ if not owns(worker, id) then return 'IGNORED' end
 drop(id)
 redis.call('HDEL', leased(ds), shard)
 if not live(state_of(ds)) then return 'IGNORED' end
+redis.call('HINCRBY', STATS, 'errors', 1)
 if redis.call('HINCRBY', failures(ds), shard .. ':errors', 1) >= tonumber(ARGV[5]) then
   bury(ds, shard, ARGV[6])
   return 'DEAD'

@@ -73,6 +73,7 @@ local function keep(id, ds, shard, was_lost)
   local state = state_of(ds)
   local useful = live(state) and wanted(ds, shard)
   if useful and was_lost then
+    redis.call('HINCRBY', STATS, 'lost', 1)
     local lost = redis.call('HINCRBY', failures(ds), shard .. ':lost', 1)
     if lost > most_lost then
       bury(ds, shard, lost .. ' workers died or stalled while they had this shard')
