@@ -1,7 +1,6 @@
 """A store in an S3 bucket (AWS, MinIO and alike), through the `minio` client.
 
-Create-if-absent is a presigned PUT with `If-None-Match: *`, which the client's `put_object` cannot send: the
-server answers 412 to all writers but the first, and 409 to one that raced another, which then tries again.
+Beside it: s3_access.py (reaching a server), s3_create.py (create-if-absent), s3_errors.py (its answers).
 """
 
 import io
@@ -10,18 +9,21 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import timedelta
 from heapq import heappush, heappushpop
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
-
-from stablerep.errors import InvalidInput, NotFound, StableRepError, StoreError, TornObject, Unavailable
-from stablerep.storage.store import ObjectInfo, S3Access, check_folder, check_key, check_prefix
+from stablerep.errors import InvalidInput, NotFound, StableRepError, StoreRefused, TornObject
+from stablerep.storage.store import (
+    TEMPORARY_PREFIX,
+    ObjectInfo,
+    S3Access,
+    check_folder,
+    check_key,
+    check_prefix,
+)
 
 try:
     import urllib3
@@ -29,45 +31,20 @@ try:
     from minio.datatypes import Object
     from minio.deleteobjects import DeleteObject
     from minio.error import MinioException, S3Error
+
+    from stablerep.storage.s3_access import Access, Connection, check_access, connect
+    from stablerep.storage.s3_create import create, prove_exclusive
+    from stablerep.storage.s3_errors import MISSING_CODES, Refused, named
 except ModuleNotFoundError as error:
     raise InvalidInput(
         "s3:// needs the S3 client: pip install 'stablerep[serve]'", field="store_url"
     ) from error
 
 T = TypeVar("T")
-AWS_ENDPOINT = "https://s3.amazonaws.com"
-CONNECT_SECONDS = 5.0
-READ_SECONDS = 60.0
 TRIES = 4
-SIGNATURE_LIFE = timedelta(minutes=15)  # of a presigned request; what AWS takes as clock skew
 PART_BYTES = 16 << 20  # larger objects are sent in parts of this size
-BUSY_CODES = frozenset({"SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable", "InternalError",
-                        "RequestTimeout", "XMinioServerNotInitialized"})  # fmt: skip
 MOST_DELETED = 1000  # objects in one request, by the protocol
 PAGE = 1000  # names in one answer to a listing, by the protocol
-MISSING_CODES = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject"})
-
-
-@dataclass(frozen=True)
-class _Access:
-    """`S3Access` as plain data, which travels to other processes."""
-
-    endpoint: str
-    access_key: str
-    secret_key: str
-    region: str
-
-    def __repr__(self) -> str:
-        return f"_Access({self.endpoint!r}, {self.access_key!r}, '***', {self.region!r})"
-
-
-class _Refused(Exception):
-    """As `S3Error`, for a request made without the client."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
 
 
 def open_s3(url: str, access: S3Access | None) -> "S3Store":
@@ -80,18 +57,18 @@ def open_s3(url: str, access: S3Access | None) -> "S3Store":
         )
     if prefix:
         check_key(prefix)
-    return S3Store(bucket, prefix, _plain(_from_settings() if access is None else access))
+    return S3Store(bucket, prefix, check_access(_from_settings() if access is None else access))
 
 
 class S3Store:
     """Keys are objects of one bucket below a prefix. Safe for many threads, and after a fork."""
 
-    def __init__(self, bucket: str, prefix: str, access: _Access) -> None:
+    def __init__(self, bucket: str, prefix: str, access: Access) -> None:
         self.bucket = bucket
         self.prefix = prefix
         self._access = access
-        self._endpoint, self._secure = _split_endpoint(access.endpoint)
-        self._connection: tuple[int, Minio, urllib3.PoolManager] | None = None
+        self._below = f"{prefix}/" if prefix else ""
+        self._connection: Connection | None = None
 
     @property
     def url(self) -> str:
@@ -129,7 +106,7 @@ class S3Store:
         with self._errors(key):
             try:
                 return send(name, data)
-            except (S3Error, _Refused) as error:
+            except (S3Error, Refused) as error:
                 if error.code != "NoSuchBucket":
                     raise
             self._make_bucket()
@@ -148,30 +125,28 @@ class S3Store:
         return self.stat(key) is not None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        below = f"{self.prefix}/" if self.prefix else ""
-        full = below + check_prefix(prefix)
+        full = self._below + check_prefix(prefix)
         try:
             with self._errors(prefix or self.url):
                 for found in self._minio().list_objects(self.bucket, prefix=full or None, recursive=True):
                     name = found.object_name or ""
-                    if not name.endswith("/"):  # folder markers that other tools make
+                    if not _is_hidden(name):
                         yield ObjectInfo(
-                            name.removeprefix(below), found.size or 0, (found.etag or "").strip('"')
+                            name.removeprefix(self._below), found.size or 0, (found.etag or "").strip('"')
                         )
         except NotFound:  # no bucket yet
             return
 
     def children(self, prefix: str = "") -> Iterator[str]:
-        below = f"{self.prefix}/" if self.prefix else ""
-        full = below + check_folder(prefix)
+        full = self._below + check_folder(prefix)
         return _in_order(self._children(prefix, full))
 
     def _children(self, prefix: str, full: str) -> Iterator[str]:
         try:
             with self._errors(prefix or self.url):
                 for found in self._minio().list_objects(self.bucket, prefix=full or None, recursive=False):
-                    name = (found.object_name or "").removeprefix(full)
-                    if name:  # else the marker of the folder itself, which other tools make
+                    name = (found.object_name or "").removeprefix(full)  # "": a folder's own marker
+                    if name.endswith("/") or not _is_hidden(name):
                         yield name
         except NotFound:  # no bucket yet
             return
@@ -193,39 +168,24 @@ class S3Store:
         return count
 
     def _delete_batch(self, names: Sequence[str]) -> None:
-        below = f"{self.prefix}/" if self.prefix else ""
-        with suppress(NotFound), self._errors(f"{names[0].removeprefix(below)} and {len(names) - 1} more"):
+        which = f"{names[0].removeprefix(self._below)} and {len(names) - 1} more"
+        with suppress(NotFound), self._errors(which):
             for error in self._minio().remove_objects(self.bucket, map(DeleteObject, names)):
                 if error.code not in MISSING_CODES:
-                    raise _Refused(error.code or "", error.message or "")
+                    raise Refused(0, error.code or "", error.message or "")
 
     def _name(self, key: str) -> str:
-        return f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
+        return self._below + check_key(key)
 
-    def _connect(self) -> tuple[int, Minio, urllib3.PoolManager]:
-        """The client of this process: sockets inherited through a fork would be read by two."""
+    def _connect(self) -> Connection:
+        """The client of this process; made anew after a fork, and after the server refused it."""
         connection = self._connection
-        if connection is None or connection[0] != os.getpid():
-            pool = urllib3.PoolManager(
-                maxsize=16,
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-                retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-                cert_reqs="CERT_REQUIRED",
-                ca_certs=os.environ.get("SSL_CERT_FILE"),
-            )
-            client = Minio(
-                endpoint=self._endpoint,
-                access_key=self._access.access_key,
-                secret_key=self._access.secret_key,
-                region=self._access.region or None,
-                secure=self._secure,
-                http_client=pool,
-            )
-            connection = self._connection = (os.getpid(), client, pool)
+        if connection is None or connection.pid != os.getpid():
+            connection = self._connection = connect(self._access)
         return connection
 
     def _minio(self) -> Minio:
-        return self._connect()[1]
+        return self._connect().client
 
     def _read(self, key: str, offset: int, length: int | None) -> bytes:
         name = self._name(key)
@@ -248,24 +208,9 @@ class S3Store:
         return True
 
     def _create(self, name: str, data: bytes | Path) -> bool:
-        size = data.stat().st_size if isinstance(data, Path) else len(data)
-        _, client, pool = self._connect()
-        for attempt in range(TRIES):
-            url = client.get_presigned_url("PUT", self.bucket, name, expires=SIGNATURE_LIFE)
-            with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as body:
-                response = pool.request(
-                    "PUT", url, body=body, headers={"If-None-Match": "*", "Content-Length": str(size)}
-                )
-            if response.status == 200:
-                return True
-            if response.status == 412:
-                return False
-            if response.status != 409:
-                raise _refusal(response.status, response.data)
-            time.sleep(0.1 * 2**attempt)
-        raise Unavailable(
-            f"{name}: other writers kept racing for this object at {self._access.endpoint}; try again"
-        )
+        connection = self._connect()
+        prove_exclusive(connection, self._access.endpoint, self.bucket, self._below)
+        return create(connection, self.bucket, name, data)
 
     def _make_bucket(self) -> None:
         try:
@@ -281,30 +226,17 @@ class S3Store:
             yield
         except StableRepError:
             raise
-        except (S3Error, _Refused) as error:
-            raise self._named(key, error) from error
-        except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-            raise Unavailable(
-                f"no object store answered at {self._access.endpoint} (for {key}): {_last_line(error)}; "
-                "check STABLEREP_S3__ENDPOINT and that the server runs"
-            ) from error
-        except MinioException as error:
-            raise StoreError(
-                f"{key}: {self._access.endpoint} gave no S3 answer: {_last_line(error)}"
-            ) from error
-        except OSError as error:
-            raise StoreError(f"{key}: {error}") from error
+        except (MinioException, Refused, urllib3.exceptions.HTTPError, OSError) as error:
+            found = named(error, key=key, url=self.url, endpoint=self._access.endpoint)
+            if isinstance(found, StoreRefused):
+                self._connection = None  # with credentials looked up anew, where they come from a chain
+            raise found from error
 
-    def _named(self, key: str, error: S3Error | _Refused) -> StableRepError:
-        where = f"{self.url} at {self._access.endpoint}"
-        if error.code in MISSING_CODES:
-            return NotFound(f"there is no object {key} in {where}")
-        if error.code == "InvalidRange":
-            return TornObject(f"{key} in {where} ends before the range that was asked for")
-        if error.code in BUSY_CODES:
-            return Unavailable(f"{where} is busy ({error.code}): {error.message}; try again")
-        hint = "; check the access key, the secret key and their policy" if _is_refusal(error.code) else ""
-        return StoreError(f"{key}: {where} answered {error.code}: {error.message}{hint}")
+
+def _is_hidden(name: str) -> bool:
+    """Folder markers, which other tools make, and what a proof of exclusive creation left behind."""
+    last = name.rpartition("/")[2]
+    return not last or last.startswith(TEMPORARY_PREFIX)
 
 
 def _in_order(names: Iterator[str]) -> Iterator[str]:
@@ -322,28 +254,10 @@ def _info(key: str, found: Object) -> ObjectInfo:
     return ObjectInfo(key, found.size or 0, (found.etag or "").strip('"'))
 
 
-def _plain(access: S3Access) -> _Access:
-    secret = access.secret_key
-    secret = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
-    for name, value in (("access_key", access.access_key), ("secret_key", secret)):
-        if not value:
-            variable = f"STABLEREP_S3__{name.upper()}"
-            raise InvalidInput(f"an s3:// store needs it; set {variable}", field=f"s3.{name}")
-    return _Access(access.endpoint or AWS_ENDPOINT, access.access_key, secret, access.region)
-
-
 def _from_settings() -> S3Access:
     from stablerep.settings import load_settings
 
     return load_settings().s3
-
-
-def _split_endpoint(endpoint: str) -> tuple[str, bool]:
-    """`http://host:port` as (host:port, whether by TLS)."""
-    parsed = urlsplit(endpoint)
-    if parsed.scheme not in ("http", "https") or not parsed.netloc or parsed.path.strip("/") or parsed.query:
-        raise InvalidInput(f"{endpoint!r} is not http://host:port or https://host", field="s3.endpoint")
-    return parsed.netloc, parsed.scheme == "https"
 
 
 def _again_if_broken(read: Callable[[], T]) -> T:
@@ -354,23 +268,3 @@ def _again_if_broken(read: Callable[[], T]) -> T:
         except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
             time.sleep(0.1 * 2**attempt)
     return read()
-
-
-def _refusal(status: int, body: bytes) -> "_Refused":
-    """What a presigned request was answered with, taken from the XML of the answer."""
-    code = re.search(rb"<Code>([^<]*)</Code>", body)
-    message = re.search(rb"<Message>([^<]*)</Message>", body)
-    return _Refused(
-        code.group(1).decode(errors="replace") if code else f"HTTP {status}",
-        message.group(1).decode(errors="replace") if message else "",
-    )
-
-
-def _is_refusal(code: str | None) -> bool:
-    return code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-
-
-def _last_line(error: BaseException) -> str:
-    if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
-        error = error.reason  # its own text has the URL, and with it a signature
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -9,14 +9,15 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stablerep.captions import open_source, read_captions
-from stablerep.errors import InvalidInput, NotFound, StoreError, TornObject, Unavailable
+from stablerep.errors import InvalidInput, NotFound, StoreRefused, TornObject, Unavailable
+from stablerep.settings import S3
 from stablerep.storage import (
     DatasetInfo,
     Group,
@@ -34,16 +35,15 @@ from stablerep.storage.layout import dataset_key, shard_key
 from tests.servers import MinioServer, free_port
 
 
-@dataclass(frozen=True)
-class Access:
-    endpoint: str
-    access_key: str
-    secret_key: str
-    region: str = ""
-
-
-def access_to(server: MinioServer) -> Access:
-    return Access(server.endpoint, server.access_key, server.secret_key)
+def access_to(server: MinioServer, **changes: Any) -> S3:
+    return S3(
+        **{
+            "endpoint": server.endpoint,
+            "access_key": server.access_key,
+            "secret_key": server.secret_key,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture
@@ -204,7 +204,8 @@ def test_a_folder_emptied_while_others_write_into_it_loses_nothing(store: Store)
         writing = [pool.submit(write, number) for number in range(100)]
         for number in range(50):
             store.put("a/b/other", b"%d" % number)
-        for task in (deleting, *writing):
+        deleting.result()
+        for task in writing:
             task.result()
     assert {info.key for info in store.list()} - {"a/b/other"} == {f"a/b/{number}" for number in range(100)}
 
@@ -396,16 +397,14 @@ def test_writers_to_a_new_bucket_all_succeed(minio_server: MinioServer) -> None:
 
 
 def test_a_wrong_secret_is_an_error_that_says_what_to_check(minio_server: MinioServer) -> None:
-    store = open_store(
-        "s3://bucket", s3=Access(minio_server.endpoint, minio_server.access_key, "not the secret at all")
-    )
+    store = open_store("s3://bucket", s3=access_to(minio_server, secret_key="not the secret at all"))
     for call in (
         lambda: store.get("a"),
         lambda: store.put("a", b"x"),
         lambda: store.put("a", b"x", if_absent=True),
         lambda: list(store.list()),
     ):
-        with pytest.raises(StoreError, match="secret key") as caught:
+        with pytest.raises(StoreRefused, match="secret key") as caught:
             call()
         assert "not the secret at all" not in str(caught.value)
 
@@ -435,7 +434,10 @@ def test_a_server_that_does_not_answer_is_unavailable_soon_and_by_name(
     kind: str, silent_endpoint: str
 ) -> None:
     endpoint = silent_endpoint if kind == "hangs up" else f"http://127.0.0.1:{free_port()}"
-    store = open_store("s3://bucket", s3=Access(endpoint, "key", "a secret key", "us-east-1"))
+    store = open_store(
+        "s3://bucket",
+        s3=S3(endpoint=endpoint, access_key="key", secret_key="a secret key", region="us-east-1"),
+    )
     for call in (
         lambda: store.get("a"),
         lambda: store.put("a", b"x"),

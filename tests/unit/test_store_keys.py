@@ -1,14 +1,15 @@
 """Keys, names and URLs: what every store takes and what it refuses, before anything is written."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stablerep.errors import InvalidInput, NotFound, StoreError
+from stablerep.settings import S3
 from stablerep.storage import layout, open_store
 from stablerep.storage.store import check_key
 
@@ -33,17 +34,13 @@ REFUSED = {
 }
 
 
-@dataclass(frozen=True)
-class Access:
-    endpoint: str = "http://127.0.0.1:1"
-    access_key: str = "key"
-    secret_key: str = "secret"
-    region: str = ""
+def access(**changes: Any) -> S3:
+    return S3(**{"endpoint": "http://127.0.0.1:1", "access_key": "key", "secret_key": "secret", **changes})
 
 
 @pytest.mark.parametrize("key", REFUSED.values(), ids=REFUSED.keys())
 def test_a_key_that_not_every_store_can_hold_is_refused_by_every_method(key: str, tmp_path: Path) -> None:
-    for store in (open_store(tmp_path / "store"), open_store("s3://bucket", s3=Access())):
+    for store in (open_store(tmp_path / "store"), open_store("s3://bucket", s3=access())):
         calls: list[Callable[[], object]] = [
             lambda s=store: s.get(key),
             lambda s=store: s.get_range(key, 0, 1),
@@ -108,7 +105,7 @@ def test_a_prefix_that_no_key_can_have_is_refused(prefix: str, tmp_path: Path) -
 )  # fmt: skip
 def test_a_url_that_is_no_store_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
-        open_store(url, s3=Access())
+        open_store(url, s3=access())
 
 
 def test_a_folders_url_opens_the_same_folder_whatever_its_name(tmp_path: Path) -> None:
@@ -121,19 +118,19 @@ def test_a_folders_url_opens_the_same_folder_whatever_its_name(tmp_path: Path) -
 @pytest.mark.parametrize("name", ["access_key", "secret_key"])
 def test_a_missing_s3_setting_is_named_with_its_variable(name: str) -> None:
     with pytest.raises(InvalidInput, match=f"STABLEREP_S3__{name.upper()}") as caught:
-        open_store("s3://bucket", s3=Access(**{name: ""}))
+        open_store("s3://bucket", s3=access(**{name: ""}))
     assert caught.value.field == f"s3.{name}"
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "ftp://host", "http://", "http://host/path"])
 def test_an_endpoint_that_is_no_server_is_refused(endpoint: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        open_store("s3://bucket", s3=Access(endpoint=endpoint))
+        open_store("s3://bucket", s3=access(endpoint=endpoint))
     assert caught.value.field == "s3.endpoint"
 
 
 def test_a_secret_is_not_shown() -> None:
-    store = open_store("s3://bucket", s3=Access(secret_key="open sesame"))
+    store = open_store("s3://bucket", s3=access(secret_key="open sesame"))
     assert "sesame" not in repr(store)
     assert "sesame" not in repr(vars(store))
 
