@@ -5,14 +5,18 @@ import os
 from pathlib import Path
 
 
-def announce(path: Path, address: str) -> None:
+def announce(path: Path, address: str, metrics_address: str = "") -> None:
     """Writes `{"address": "127.0.0.1:4711", "pid": 42}`; a reader sees all of it or no file.
 
     Args:
         path: the file; its folder is made.
         address: host:port, with the port that was taken.
+        metrics_address: that of /metrics and the probes; left out when there is none.
     """
+    facts = {"address": address, "pid": os.getpid()}
+    if metrics_address:
+        facts["metrics_address"] = metrics_address
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"address": address, "pid": os.getpid()}) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(facts) + "\n", encoding="utf-8")
     temporary.replace(path)

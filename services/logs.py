@@ -100,7 +100,7 @@ def _masking(secrets: Iterable[str]) -> Processor:
         return _BEARER.sub(rf"\1{_MASK}", text)
 
     def process(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        ordered = {key: event[key] for key in _FIRST if key in event} | event
+        ordered = {key: event[key] for key in _FIRST if key in event} | dict(event)
         return {key: mask(value) if isinstance(value, str) else value for key, value in ordered.items()}
 
     return process

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from services.announce import announce
 from services.gateway.jobs import JobsServicer
 from services.gateway.planners import Planners
+from services.gateway.probes import gateway_probes
 from services.serving import listen, open_front
 from stablerep.jobs.queue import Queue
 from stablerep.settings import Settings
@@ -44,10 +45,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     address = listen(front, settings, settings.gateway.address, field="gateway.address")
     await front.server.start()
     try:
-        async with planners:
+        async with gateway_probes(settings, store, queue, stop) as probes, planners:
             await front.set_serving()
             if settings.gateway.announce is not None:
-                announce(settings.gateway.announce, address)
+                announce(settings.gateway.announce, address, probes.address if probes else "")
             logger.info("serving on %s, store %s", address, store.url)
             await stop.wait()
             await front.set_stopping()

@@ -1,0 +1,144 @@
+"""The queue for Prometheus: read from Redis when it is scraped, one cheap step, at most once a second.
+
+Every gateway tells the same numbers, so take `max` over instances, not `sum`. While Redis does not answer,
+`stablerep_queue_up` is 0 and the rest is left out: old numbers would pass for new ones.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+
+import redis
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.fresh import Fresh
+from stablerep.errors import StableRepError
+from stablerep.jobs.job import JobState
+from stablerep.jobs.measure import JobBacklog, QueueMeasure
+
+logger = logging.getLogger("stablerep.gateway")
+
+MOST_JOBS = 50
+"""Jobs with series of their own, those with the largest backlog; the sums are over all."""
+_PLACES: tuple[tuple[str, Callable[[JobBacklog], int]], ...] = (
+    ("waiting", lambda job: job.waiting),
+    ("leased", lambda job: job.leased),
+    ("done", lambda job: job.done),
+    ("dead", lambda job: job.dead),
+)
+_BACKLOG = _PLACES[:2]
+_EMPTY = QueueMeasure(
+    jobs=(),
+    job_states=dict.fromkeys(JobState, 0),
+    dead_shards=0,
+    oldest_lease_seconds=0.0,
+    busy_workers=0,
+    idle_workers=0,
+    errors=0,
+    leases_lost=0,
+    buried=0,
+    planned=0,
+)
+
+
+class QueueCollector(Collector):
+    """Register it once in a process; `measure` is `Queue.measure`."""
+
+    def __init__(self, measure: Callable[[], QueueMeasure]) -> None:
+        self._measure = Fresh("the queue server", measure)
+        self._up = True
+
+    def collect(self) -> Iterator[Metric]:
+        """The queue at this moment, or that it does not answer."""
+        try:
+            measure = self._measure.get()
+        except (StableRepError, redis.RedisError) as error:
+            if self._up:
+                logger.warning("the queue cannot be measured: %s", error)
+            self._up = False
+            yield _up(0)
+            return
+        self._up = True
+        yield _up(1)
+        yield from queue_families(measure)
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics' names, without asking Redis for them."""
+        yield _up(0)
+        yield from queue_families(_EMPTY)
+
+
+def queue_families(measure: QueueMeasure) -> Iterator[Metric]:
+    """A measure of the queue as Prometheus' metrics."""
+    yield GaugeMetricFamily(
+        "stablerep_queue_depth",
+        "Shards that workers could be busy with: waiting or in flight, of jobs that are not paused.",
+        measure.depth,
+    )
+    yield _by_state(measure)
+    yield GaugeMetricFamily("stablerep_queue_dead_shards", "Dead letters of all jobs.", measure.dead_shards)
+    yield GaugeMetricFamily(
+        "stablerep_queue_oldest_lease_age_seconds",
+        "Since the oldest leased shard was put up for lease; 0 when none is leased.",
+        measure.oldest_lease_seconds,
+    )
+    workers = GaugeMetricFamily(
+        "stablerep_queue_workers", "Workers that the queue has heard of lately.", labels=["state"]
+    )
+    workers.add_metric(["busy"], measure.busy_workers)
+    workers.add_metric(["idle"], measure.idle_workers)
+    yield workers
+    jobs = GaugeMetricFamily("stablerep_jobs", "Jobs, by state.", labels=["state"])
+    for state, count in measure.job_states.items():
+        jobs.add_metric([state.value], count)
+    yield jobs
+    yield from _events(measure)
+    yield from _each_job(measure)
+
+
+def _up(value: int) -> Metric:
+    return GaugeMetricFamily("stablerep_queue_up", "1 while the queue server answers.", value)
+
+
+def _by_state(measure: QueueMeasure) -> Metric:
+    shards = GaugeMetricFamily(
+        "stablerep_queue_shards",
+        "Shards waiting and leased, of the jobs in each state.",
+        labels=["job_state", "shard_state"],
+    )
+    for state in JobState:
+        if not state.final:
+            for place, count in _BACKLOG:
+                total = sum(count(job) for job in measure.jobs if job.state is state)
+                shards.add_metric([state.value, place], total)
+    return shards
+
+
+def _events(measure: QueueMeasure) -> Iterator[Metric]:
+    failures = CounterMetricFamily(
+        "stablerep_queue_failures",
+        "Shards that failed with an error, and leases that ran out; tried again until the shard is dead.",
+        labels=["kind"],
+    )
+    failures.add_metric(["error"], measure.errors)
+    failures.add_metric(["lease_lost"], measure.leases_lost)
+    yield failures
+    yield CounterMetricFamily(
+        "stablerep_queue_buried", "Shards given up; one that is retried may be so again.", measure.buried
+    )
+    yield CounterMetricFamily("stablerep_queue_planned_shards", "Shards planned.", measure.planned)
+
+
+def _each_job(measure: QueueMeasure) -> Iterator[Metric]:
+    shards = GaugeMetricFamily(
+        "stablerep_job_shards", "Shards of a job that is not over.", labels=["dataset", "state"]
+    )
+    for job in measure.jobs[:MOST_JOBS]:
+        for place, count in _PLACES:
+            shards.add_metric([job.dataset, place], count(job))
+    yield shards
+    yield GaugeMetricFamily(
+        "stablerep_job_metrics_omitted",
+        f"Jobs that are not over and have no series of their own, being past the {MOST_JOBS} largest.",
+        max(0, len(measure.jobs) - MOST_JOBS),
+    )
