@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from contextvars import copy_context
 from types import TracebackType
 
 from stablerep.errors import Unavailable
@@ -27,7 +28,10 @@ class LeaseKeeper:
         self._interval = lease_seconds / RENEWALS_A_LEASE
         self._left = threading.Event()
         self._renewal = Renewal.HELD
-        self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
+        names = copy_context()  # its log lines say which shard they are about
+        self._thread = threading.Thread(
+            target=names.run, args=(self._keep,), name="lease-keeper", daemon=True
+        )
 
     def check(self) -> None:
         """Raises LeaseOver once a renewal was refused."""

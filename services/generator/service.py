@@ -9,6 +9,7 @@ import grpc
 
 from services.announce import announce
 from services.generator.previews import Preview
+from services.generator.probes import worker_probes
 from services.generator.worker import Worker
 from services.serving import Front, listen, open_front
 from stablerep.errors import InvalidInput
@@ -88,12 +89,13 @@ async def serve(settings: Settings) -> None:
     address = listen(front, settings, settings.generator.address, field="generator.address")
     await front.server.start()
     _drain_on_signals(worker, settings.generator.grace_seconds)
-    await front.set_serving()
-    if settings.generator.announce is not None:
-        announce(settings.generator.announce, address)
-    logger.info("%s serving on %s, store %s", worker.name, address, store.url)
     try:
-        await _work(worker, front)
+        async with worker_probes(settings, worker, queue) as probes:
+            await front.set_serving()
+            if settings.generator.announce is not None:
+                announce(settings.generator.announce, address, probes.address if probes else "")
+            logger.info("%s serving on %s, store %s", worker.name, address, store.url)
+            await _work(worker, front)
     finally:
         await front.server.stop(1.0)
         queue.close()

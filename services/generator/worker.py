@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from services.generator.drain import Drain, HandBack, Pace
 from services.generator.lease_keeper import LeaseKeeper, LeaseOver
 from services.generator.previews import Preview, Previews
+from services.heartbeat import Heartbeat
+from services.logs import about
 from stablerep.captions import Caption
 from stablerep.errors import InvalidInput, StableRepError, TornObject, Unavailable
 from stablerep.generation import Generator, LoadedPipeline, load_pipeline
@@ -34,6 +36,10 @@ from stablerep.storage import (
 from stablerep.storage.layout import shard_key
 
 logger = logging.getLogger("stablerep.generator")
+STUCK_SECONDS = 600.0
+"""A worker that neither made a step nor asked for work for so long is stuck."""
+LOADING_SECONDS = 3600.0
+"""A pipeline may first have to be downloaded."""
 LONGEST_PAUSE = 5.0
 """Seconds between two attempts to reach a queue or store that is away."""
 
@@ -61,6 +67,7 @@ class Worker:
         self.drain = Drain()
         self.previews = Previews()
         self.status = Status()
+        self.heartbeat = Heartbeat(STUCK_SECONDS)
         self._store = store
         self._queue = queue
         self._settings = settings
@@ -77,6 +84,7 @@ class Worker:
         torch.set_num_threads(self._settings.threads)
         try:
             while not self.drain.ordered:
+                self.heartbeat.beat()
                 try:
                     self._serve_previews(loaded_only=False)
                     pause = 0.0 if self._work_once() else self._settings.poll_seconds
@@ -108,7 +116,10 @@ class Worker:
             return False
         self.status = replace(self.status, shard=f"jobs/{lease.dataset}/shards/{lease.shard}")
         try:
-            with LeaseKeeper(self._queue, lease, self._settings.lease_seconds) as keeper:
+            with (
+                about(job=lease.dataset, shard=lease.shard),
+                LeaseKeeper(self._queue, lease, self._settings.lease_seconds) as keeper,
+            ):
                 self._handle(lease, keeper)
         finally:
             self.status = replace(self.status, state="IDLE", shard="")
@@ -161,6 +172,7 @@ class Worker:
     def _complete(self, lease: Lease, index: ShardIndex) -> None:
         """Reports the shard done, however long the queue is away: its renewals go on meanwhile."""
         while True:
+            self.heartbeat.beat()
             try:
                 first = self._queue.complete(
                     lease, groups=len(index.groups), images=index.images, skipped=len(index.skipped)
@@ -188,6 +200,7 @@ class Worker:
         )
 
         def on_step() -> None:
+            self.heartbeat.beat()
             pace.count("steps")
             keeper.check()
             self.drain.check(pace)
@@ -195,6 +208,7 @@ class Worker:
         groups = []
         for group in generator.generate(captions, on_step=on_step):
             groups.append(group)
+            self.heartbeat.beat()
             pace.count("groups")
             keeper.check()
             self.drain.check(pace)
@@ -239,7 +253,9 @@ class Worker:
             self.status = replace(self.status, state="LOADING", recipe_digest="")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            self.heartbeat.beat(LOADING_SECONDS)
             self._pipeline = load_pipeline(recipe, self._settings.device)
+            self.heartbeat.beat()
             self.status = replace(self.status, recipe_digest=recipe.digest)
         limit = self._settings.batch_limit
         return Generator(recipe, seed=seed, pipeline=self._pipeline, batch_limit=limit)
