@@ -8,9 +8,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from heapq import heappush, heappushpop
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from stablerep.storage.store import (
     TEMPORARY_PREFIX,
     ObjectInfo,
     S3Access,
+    batches,
     check_folder,
     check_key,
     check_prefix,
@@ -32,7 +33,7 @@ try:
     from minio.deleteobjects import DeleteObject
     from minio.error import MinioException, S3Error
 
-    from stablerep.storage.s3_access import Access, Connection, check_access, connect
+    from stablerep.storage.s3_access import CONNECTIONS, Access, Connection, check_access, connect
     from stablerep.storage.s3_create import create, prove_exclusive
     from stablerep.storage.s3_errors import MISSING_CODES, Refused, named
 except ModuleNotFoundError as error:
@@ -112,6 +113,13 @@ class S3Store:
             self._make_bucket()
             return send(name, data)
 
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> int:
+        count = 0
+        with ThreadPoolExecutor(CONNECTIONS) as writers:
+            for batch in batches(objects):
+                count += sum(writers.map(lambda pair: self.put(*pair), batch))
+        return count
+
     def stat(self, key: str) -> ObjectInfo | None:
         name = self._name(key)
         try:
@@ -161,8 +169,7 @@ class S3Store:
 
     def delete_many(self, keys: Iterable[str]) -> int:
         count = 0
-        names = (self._name(key) for key in keys)
-        while batch := tuple(islice(names, MOST_DELETED)):
+        for batch in batches((self._name(key) for key in keys), MOST_DELETED):
             self._delete_batch(batch)
             count += len(batch)
         return count

@@ -6,16 +6,19 @@ object appears whole or not at all, `put(..., if_absent=True)` lets one writer w
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
 from stablerep.errors import InvalidInput
 
+T = TypeVar("T")
 MAX_KEY_BYTES = 512
 MAX_PART_BYTES = 255  # the longest file name that common file systems take
+BATCH = 512  # objects of `put_many` that are in memory at a time
 TEMPORARY_PREFIX = ".tmp-"  # files that a local store is still writing; no key may contain such a part
 
 
@@ -63,6 +66,13 @@ class Store(Protocol):
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> bool:
         """Writes bytes or a file's contents; False only when `if_absent` and the key is taken."""
 
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> int:
+        """Writes many small objects, several at a time, each as `put` does; returns how many there were.
+
+        They are taken BATCH at a time, and those of a batch may appear in any order; all are as safe as after
+        `put` once it returns. Where it fails, some of a batch are there, each whole: call it again.
+        """
+
     def stat(self, key: str) -> ObjectInfo | None:
         """Size and ETag, or None where there is no such object."""
 
@@ -102,6 +112,13 @@ def open_store(url: str | Path, *, s3: S3Access | None = None) -> Store:
     from stablerep.storage.local import LocalStore
 
     return LocalStore(_local_folder(text))
+
+
+def batches(things: Iterable[T], size: int = BATCH) -> Iterator[tuple[T, ...]]:
+    """The things in tuples of `size`, the last one shorter."""
+    remaining = iter(things)
+    while batch := tuple(islice(remaining, size)):
+        yield batch
 
 
 def check_key(key: str) -> str:

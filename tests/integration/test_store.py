@@ -177,6 +177,18 @@ def test_children_beyond_one_page_of_the_server_are_in_order_files_and_folders_m
     assert list(store.children("many/")) == [name.removesuffix("x") for name in names]
 
 
+def test_many_objects_are_written_at_once_each_whole(store: Store) -> None:
+    objects = {f"captions/{number:06d}": b"%d" % number * number for number in range(600)}
+    assert store.put_many(iter(objects.items())) == 600
+    assert [info.key for info in store.list()] == sorted(objects)
+    assert all(store.get(key) == data for key, data in objects.items())
+    assert store.put_many([("captions/000001", b"replaced")]) == 1
+    assert store.get("captions/000001") == b"replaced"
+    assert store.put_many([]) == 0
+    with pytest.raises(InvalidInput):
+        store.put_many([("fine", b""), ("../outside", b"")])
+
+
 def test_many_objects_are_removed_and_only_those(store: Store) -> None:
     keys = [f"d/index/{number:06d} &.json" for number in range(1_100)]
     with ThreadPoolExecutor(8) as pool:
