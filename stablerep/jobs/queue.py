@@ -5,12 +5,14 @@ short stream from the jobs' cursors, highest priority first, in turns among equa
 
     sr:epoch            set once every job of the store is here (`begin_epoch`); missing, nothing is leased
     sr:jobs             set of all jobs' names
-    sr:ready            stream of at most `waiting` unread entries and the leased ones; group `generators`
+    sr:ready            stream of at most `waiting` unread entries and the leased ones; group `generators`;
+                        an entry names the job's birth, so that one of a deleted job is not another's
     sr:backlog          sorted set: jobs that have shards to feed, by priority and turn; sr:turn counts turns
     sr:job:<dataset>    hash: state, priority, planned, next (the cursor), complete (planning over), ...
     sr:done:<dataset>   bitmap, a bit a shard
     sr:leased:<dataset> hash: leased shard -> entry id
     sr:retry:<dataset>  set of shards handed back
+    sr:delayed          sorted set: shards that failed, of all jobs, by when they are to be tried again
     sr:failures:<dataset>, sr:dead:<dataset>   hashes with a field for each shard that failed
     sr:stats            hash of events counted for monitoring: errors, lost, buried, planned
 
@@ -21,11 +23,9 @@ Needs Redis 7.0 or Valkey.
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -35,64 +35,34 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from stablerep.errors import InvalidInput, NotFound, Unavailable
+from stablerep.jobs.answers import (
+    Failure,
+    Failures,
+    JobStatus,
+    Lease,
+    Renewal,
+    ShardState,
+    ShardStatus,
+)
 from stablerep.jobs.job import Counts, JobState
 from stablerep.jobs.measure import QueueMeasure, read_measure
 
 MOST_ERRORS = 3
 MOST_LOST = 20  # workers on spot nodes vanish without the shard's being to blame
-_ERROR_LENGTH = 2000
+RETRY_SECONDS = 5.0
+"""Before a shard that failed is tried again; `_RETRY_FACTOR` times that after its second error."""
+_RETRY_FACTOR = 4
+_ERROR_LENGTH = 500  # some failing jobs have a million of them
+_STEPS_AT_ONCE = 10_000  # of a search for shards, so as not to hold the server: some 10 ms
+_REBUILDING = "Redis has lost its data, the queue is being rebuilt from the store; try again in a moment"
+# The steps of a rebuild itself, and those that change nothing without an epoch.
+_UNGUARDED = {"lease.lua", "measure.lua", "lock.lua", "restore.lua", "restore_dead.lua", "begin_epoch.lua"}
 # Answers of a server that cannot serve just now, as opposed to those to a command that is wrong. They come
 # before a script's first write, so that no step is left half done. redis-py takes the first word off some,
 # and puts words of its own before those to a command in a pipeline.
-_REFUSALS = re.compile(r"(^|caused error: )(OOM|MISCONF|READONLY|LOADING|BUSY|NOREPLICAS|MASTERDOWN)\b")
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A worker's claim on a shard; after `deadline`, in this process's `time.monotonic()`, it may be lost."""
-
-    dataset: str
-    shard: int
-    entry_id: str
-    worker: str
-    deadline: float
-
-
-class Renewal(StrEnum):
-    """What became of a lease: still the worker's, another's (or done), or of a job that is over."""
-
-    HELD = "HELD"
-    LOST = "LOST"
-    CANCELLED = "CANCELLED"
-
-
-class Failure(StrEnum):
-    """What became of a shard that failed: tried again, dead, or neither, as it was not the worker's."""
-
-    RETRY = "RETRY"
-    DEAD = "DEAD"
-    IGNORED = "IGNORED"
-
-
-@dataclass(frozen=True)
-class Failures:
-    """How often a shard not yet done has failed: with an error, and by a lease that ran out."""
-
-    errors: int = 0
-    lost: int = 0
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """What Redis knows of a job, all read in one moment."""
-
-    state: JobState
-    priority: int
-    planned_all: bool
-    counts: Counts
-    create_time: datetime
-    end_time: datetime | None
-    error: str
+_REFUSALS = re.compile(
+    r"(^|caused error: )(OOM|MISCONF|READONLY|LOADING|BUSY|NOREPLICAS|MASTERDOWN|REBUILDING)\b"
+)
 
 
 class Queue:
@@ -102,9 +72,10 @@ class Queue:
         redis_url: `redis://[:password@]host:port/number`, or `rediss://` for TLS.
         waiting: most unread entries in the ready stream. Few, for an entry already there is served before one
             of a job of higher priority; each `lease` refills it, so that even 1 starves no worker.
+        retry_seconds: wait before a shard that failed with an error is leased again; others go on meanwhile.
     """
 
-    def __init__(self, redis_url: str, *, waiting: int = 8) -> None:
+    def __init__(self, redis_url: str, *, waiting: int = 8, retry_seconds: float = RETRY_SECONDS) -> None:
         try:
             self._redis: Any = redis.Redis.from_url(
                 redis_url,
@@ -119,6 +90,7 @@ class Queue:
         except ValueError as error:
             raise InvalidInput(f"{error}; expected redis://HOST:PORT/0", field="redis_url") from error
         self._waiting = waiting
+        self._retry_ms = round(retry_seconds * 1000)
         self._scripts = {name: self._redis.register_script(text) for name, text in _script_texts().items()}
 
     def close(self) -> None:
@@ -130,15 +102,17 @@ class Queue:
         with self._reaching():
             return self._redis.get("sr:epoch")
 
-    def begin_epoch(self) -> str:
-        """Lets shards be leased: the last step of a rebuild from the store. Returns the epoch, old or new."""
-        with self._reaching():
-            self._redis.set("sr:epoch", secrets.token_hex(8), nx=True)
-            return str(self._redis.get("sr:epoch"))
+    def begin_epoch(self, token: str = "") -> str:
+        """Lets shards be leased: the last step of a rebuild from the store. Returns the epoch, old or new.
+
+        Args:
+            token: of the lock "sr:rebuild", which must be held still. Empty: there was nothing to rebuild.
+        """
+        return str(self.step("begin_epoch", token, secrets.token_hex(8)))
 
     def add_job(self, dataset: str, *, priority: int = 0) -> bool:
         """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already."""
-        return bool(self._run("add_job", dataset, priority))
+        return bool(self._run("add_job", dataset, priority, secrets.token_hex(4)))
 
     def extend(self, dataset: str, planned: int) -> JobState:
         """Shards 0..planned-1 may be leased from now on. Returns the state; a final one ignores them."""
@@ -162,7 +136,7 @@ class Queue:
         """The job's state."""
         with self._reaching():
             state = self._redis.hget(f"sr:job:{dataset}", "state")
-        return JobState(_found(dataset, state))
+        return JobState(self._found(dataset, state))
 
     def counts(self, dataset: str) -> Counts:
         """Where the job's shards are, each in one place."""
@@ -179,7 +153,7 @@ class Queue:
             pipe.hlen(f"sr:leased:{dataset}")
             pipe.hlen(f"sr:dead:{dataset}")
             job, done, leased, dead = pipe.execute()
-        _found(dataset, job)
+        self._found(dataset, job)
         planned = int(job["planned"])
         return JobStatus(
             state=JobState(job["state"]),
@@ -212,12 +186,12 @@ class Queue:
 
     def failures(self, dataset: str) -> dict[int, Failures]:
         """Shards not yet done that have failed or lost a lease, and how often."""
-        found: dict[int, dict[str, int]] = {}
+        found: dict[int, dict[str, Any]] = {}
         with self._reaching():
             fields = self._redis.hgetall(f"sr:failures:{dataset}")
         for field, value in fields.items():
             shard, kind = field.split(":")
-            found.setdefault(int(shard), {})[kind] = int(value)
+            found.setdefault(int(shard), {})[kind] = value if kind == "error" else int(value)
         return {shard: Failures(**kinds) for shard, kinds in sorted(found.items())}
 
     def dead(self, dataset: str) -> dict[int, str]:
@@ -225,6 +199,25 @@ class Queue:
         with self._reaching():
             fields = self._redis.hgetall(f"sr:dead:{dataset}")
         return {int(shard): error for shard, error in sorted(fields.items(), key=lambda item: int(item[0]))}
+
+    def shards(
+        self, dataset: str, start: int, count: int, state: ShardState | None = None
+    ) -> list[ShardStatus]:
+        """The first `count` shards from number `start` on, of one state or all; fewer are the last ones.
+
+        Cheap for any job: among a million shards, those of a state are found by the bitmap and short hashes.
+        """
+        found: list[ShardStatus] = []
+        after = start
+        while after >= 0 and len(found) < count:
+            most = min(count - len(found), 1000)
+            reply = self._run("shards", dataset, after, most, state.value if state else "", _STEPS_AT_ONCE)
+            after, *rows = self._found(dataset, reply)
+            for number, name, worker, errors, lost, error in rows:
+                found.append(
+                    ShardStatus(int(number), ShardState(name), worker, int(errors), int(lost), error)
+                )
+        return found
 
     def lease(
         self, worker: str, lease_seconds: float, *, on_buried: Callable[[str], None] | None = None
@@ -244,8 +237,8 @@ class Queue:
                 on_buried(dataset)
         if not leased:
             return None
-        dataset, shard, entry_id = leased
-        return Lease(dataset, int(shard), entry_id, worker, before + lease_seconds)
+        dataset, shard, entry_id, birth = leased
+        return Lease(dataset, int(shard), entry_id, worker, before + lease_seconds, birth)
 
     def renew(self, lease: Lease) -> Renewal:
         """Starts the lease's time anew, provided it is still the worker's; a lost one stays lost."""
@@ -257,20 +250,33 @@ class Queue:
         A lost lease does not matter: the shard is done, whoever did it, and any other lease on it ends.
         """
         return bool(
-            self._run("complete", lease.dataset, lease.shard, lease.entry_id, groups, images, skipped)
+            self._run(
+                "complete", lease.dataset, lease.shard, lease.entry_id, groups, images, skipped, lease.birth
+            )
         )
 
     def fail(self, lease: Lease, error: str) -> Failure:
-        """Hands the shard back with an error; the third makes it dead. Without effect on a lost lease."""
-        return Failure(
-            self._run(
-                "fail", lease.dataset, lease.shard, lease.entry_id, lease.worker, MOST_ERRORS, _text(error)
-            )
-        )
+        """Hands the shard back with an error, to be tried again after a while; the third makes it dead.
+
+        Without effect on a lost lease.
+        """
+        whose = (lease.dataset, lease.shard, lease.entry_id, lease.worker)
+        return Failure(self._run("fail", *whose, MOST_ERRORS, _text(error), self._retry_ms, _RETRY_FACTOR))
 
     def release(self, lease: Lease) -> bool:
         """Hands the shard back at once, as if it had not been taken; False when the lease was lost."""
         return bool(self._run("release", lease.dataset, lease.shard, lease.entry_id, lease.worker))
+
+    def retry(self, dataset: str, shards: Iterable[int] = ()) -> JobState:
+        """Dead shards may be leased again, those named or all; a job that FAILED by them is RUNNING again.
+
+        Shards that are not dead are passed over; a job cancelled, or failed by its source, stays so.
+        """
+        return self._job_step("retry", dataset, *shards)
+
+    def remove(self, dataset: str) -> bool:
+        """Forgets a job, and ends its leases; False when it was not there."""
+        return bool(self._run("remove", dataset))
 
     def leave(self, worker: str) -> None:
         """Strikes a worker that stops off the consumer group; hand its lease back first."""
@@ -280,10 +286,21 @@ class Queue:
         """How the whole queue is at this moment; a few milliseconds of Redis for 1,000 jobs."""
         return read_measure(self._run("measure"))
 
-    def _job_step(self, script: str, dataset: str, *arguments: str | int) -> JobState:
-        return JobState(_found(dataset, self._run(script, dataset, *arguments)))
+    def step(self, script: str, *arguments: str | int | bytes) -> Any:
+        """Runs a Lua step that has no method of its own; those are of rebuild.py, reconcile.py, lock.py."""
+        return self._run(script, *arguments)
 
-    def _run(self, script: str, *arguments: str | int) -> Any:
+    def _job_step(self, script: str, dataset: str, *arguments: str | int) -> JobState:
+        return JobState(self._found(dataset, self._run(script, dataset, *arguments)))
+
+    def _found(self, dataset: str, value: Any) -> Any:
+        if value:
+            return value
+        if self.epoch() is None:
+            raise Unavailable(_REBUILDING)
+        raise NotFound(f"no job {dataset!r} in the queue")
+
+    def _run(self, script: str, *arguments: str | int | bytes) -> Any:
         with self._reaching():
             return self._scripts[script](args=arguments)
 
@@ -314,14 +331,9 @@ def _script_texts() -> dict[str, str]:
     texts = {
         file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".lua")
     }
-    common = texts.pop("common.lua")
-    return {name.removesuffix(".lua"): common + text for name, text in texts.items()}
-
-
-def _found(dataset: str, value: Any) -> Any:
-    if not value:
-        raise NotFound(f"no job {dataset!r} in the queue")
-    return value
+    common, guard = texts.pop("common.lua"), texts.pop("guard.lua")
+    guarded = {name: "" if name in _UNGUARDED else guard for name in texts}
+    return {name.removesuffix(".lua"): common + guarded[name] + text for name, text in texts.items()}
 
 
 def _milliseconds(lease_seconds: float) -> int:

@@ -1,5 +1,7 @@
 -- What the queue's scripts share; put in front of each of them (see queue.py, which describes the keys).
 local READY, GROUP = 'sr:ready', 'generators'
+local DELAYED = 'sr:delayed'
+local REBUILD = 'sr:rebuild'  -- lock of the process that rebuilds everything from the store
 local JOBS, BACKLOG, TURN, EPOCH, STATS = 'sr:jobs', 'sr:backlog', 'sr:turn', 'sr:epoch', 'sr:stats'
 -- Scores in BACKLOG order by priority first, then by turn: turns stay far below 2^44, scores exact below 2^53.
 local TURNS = 17592186044416
@@ -10,6 +12,9 @@ local function dead(ds) return 'sr:dead:' .. ds end
 local function leased(ds) return 'sr:leased:' .. ds end
 local function retry(ds) return 'sr:retry:' .. ds end
 local function failures(ds) return 'sr:failures:' .. ds end
+
+-- '' for a job restored from the store: there is no older one of its name in this Redis.
+local function birth(ds) return redis.call('HGET', job(ds), 'birth') or '' end
 
 local function now()
   local time = redis.call('TIME')
@@ -57,6 +62,26 @@ local function put_back(ds, shard)
   enroll(ds)
 end
 
+local function delayed_name(ds, shard) return string.format('%d:%s', shard, ds) end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- Hands a shard back, not to be tried again before so many milliseconds.
+local function put_back_later(ds, shard, ms)
+  if ms > 0 then
+    redis.call('ZADD', DELAYED, now_ms() + ms, delayed_name(ds, shard))
+  else
+    put_back(ds, shard)
+  end
+end
+
+local function forget_failures(ds, shard)
+  redis.call('HDEL', failures(ds), shard .. ':errors', shard .. ':lost', shard .. ':error')
+end
+
 local function wanted(ds, shard)
   return redis.call('GETBIT', done(ds), shard) == 0 and redis.call('HEXISTS', dead(ds), shard) == 0
 end
@@ -81,6 +106,7 @@ end
 
 local function bury(ds, shard, error)
   redis.call('HSET', dead(ds), shard, error)
+  redis.call('HDEL', failures(ds), shard .. ':error')  -- the dead letter has it
   redis.call('HINCRBY', STATS, 'buried', 1)
   settle(ds)
 end

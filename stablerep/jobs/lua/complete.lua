@@ -1,14 +1,19 @@
 -- Records a shard whose tar and index are in the store, by whatever worker, however late.
--- ARGV: dataset, shard, entry id, groups, images, skipped. Returns 1 if it was not done before.
+-- ARGV: dataset, shard, entry id, groups, images, skipped, birth of the job. Returns 1 if it was not done before.
 local ds, shard, id = ARGV[1], ARGV[2], ARGV[3]
 drop(id)
+local holder = redis.call('HGET', leased(ds), shard)
+if redis.call('EXISTS', job(ds)) == 0 or birth(ds) ~= ARGV[7] then
+  -- Deleted, or another job of that name by now; or restored after Redis lost all: then the next worker finds the tar.
+  if holder == id then redis.call('HDEL', leased(ds), shard) end
+  return 0
+end
 -- Handed out anew since then: that worker's renewal will find its lease lost, and stop.
-local other = redis.call('HGET', leased(ds), shard)
-if other and other ~= id then drop(other) end
+if holder and holder ~= id then drop(holder) end
 redis.call('HDEL', leased(ds), shard)
-if redis.call('EXISTS', job(ds)) == 0 then return 0 end
 redis.call('SREM', retry(ds), shard)
-redis.call('HDEL', failures(ds), shard .. ':errors', shard .. ':lost')
+redis.call('ZREM', DELAYED, delayed_name(ds, shard))
+forget_failures(ds, shard)
 redis.call('HDEL', dead(ds), shard)
 local first = redis.call('SETBIT', done(ds), shard, 1) == 0
 if first then

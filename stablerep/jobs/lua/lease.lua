@@ -1,6 +1,6 @@
 -- Leases one shard: an expired lease first, then the next waiting entry.
 -- ARGV: worker, lease in ms, most waiting entries, most lost leases. Returns {jobs of which it buried a shard,
--- dataset, shard, entry id}, and the first alone when there is nothing to lease.
+-- dataset, shard, entry id, birth of the job}, and the first alone when there is nothing to lease.
 local worker, lease_ms, most_waiting, most_lost = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local buried = {}
 
@@ -8,7 +8,7 @@ local buried = {}
 local function next_shard(ds)
   local again = redis.call('SPOP', retry(ds))
   while again do
-    if wanted(ds, again) then return again end
+    if wanted(ds, again) and redis.call('HEXISTS', leased(ds), again) == 0 then return again end
     again = redis.call('SPOP', retry(ds))
   end
   local fields = redis.call('HMGET', job(ds), 'next', 'planned')
@@ -29,6 +29,16 @@ local function next_shard(ds)
   return false
 end
 
+-- Hands the shards back to their jobs whose wait after an error is over. Those of a job that is gone are forgotten.
+local function wake()
+  local due = redis.call('ZRANGE', DELAYED, '-inf', now_ms(), 'BYSCORE', 'LIMIT', 0, 100)
+  for _, name in ipairs(due) do
+    redis.call('ZREM', DELAYED, name)
+    local shard, ds = string.match(name, '^(%d+):(.*)$')
+    if live(state_of(ds)) and wanted(ds, shard) then put_back(ds, shard) end
+  end
+end
+
 local function feed()
   local waiting = redis.call('XLEN', READY) - redis.call('XPENDING', READY, GROUP)[1]
   while waiting < most_waiting do
@@ -37,7 +47,7 @@ local function feed()
     redis.call('ZREM', BACKLOG, ds)
     local shard = next_shard(ds)
     if shard then
-      redis.call('XADD', READY, '*', 'dataset', ds, 'shard', shard)
+      redis.call('XADD', READY, '*', 'dataset', ds, 'shard', shard, 'birth', birth(ds))
       waiting = waiting + 1
       enroll(ds)
     end
@@ -69,7 +79,11 @@ local function read()
 end
 
 -- Whether the worker may keep the entry it has just got; if not, the entry is gone.
-local function keep(id, ds, shard, was_lost)
+local function keep(id, ds, shard, born, was_lost)
+  if birth(ds) ~= born then  -- of a job that was deleted
+    drop(id)
+    return false
+  end
   local state = state_of(ds)
   local useful = live(state) and wanted(ds, shard)
   if useful and was_lost then
@@ -94,13 +108,14 @@ end
 -- Without an epoch Redis has lost everything, and what is here by now may be half of it.
 if redis.call('EXISTS', EPOCH) == 0 then return {buried} end
 ensure_group()
+wake()
 for _ = 1, 1000 do  -- each round but the last takes an entry off the stream; bounded so as not to hold the server
   local entry, was_lost = reclaim()
   if not was_lost then entry = read() end
   if entry then
     local id, fields = entry[1], entry[2]
-    local ds, shard = fields[2], fields[4]
-    if keep(id, ds, shard, was_lost) then return {buried, ds, shard, id} end
+    local ds, shard, born = fields[2], fields[4], fields[6] or ''
+    if keep(id, ds, shard, born, was_lost) then return {buried, ds, shard, id, born} end
   elseif not was_lost then
     return {buried}
   end

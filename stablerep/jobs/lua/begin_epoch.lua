@@ -1,0 +1,11 @@
+-- Begins an epoch unless there is one, and ends the rebuild that led to it. ARGV: token of the rebuild's lock or '',
+-- the epoch. Returns the epoch there is.
+if ARGV[1] ~= '' then
+  if redis.call('GET', REBUILD) ~= ARGV[1] then
+    return redis.error_reply('REBUILDING is another process by now; this one was too slow')
+  end
+  redis.call('DEL', REBUILD, READY)  -- entries of the time before, if any: their shards wait in the cursors now
+end
+ensure_group()
+redis.call('SET', EPOCH, ARGV[2], 'NX')
+return redis.call('GET', EPOCH)
