@@ -2,8 +2,8 @@
 # Runs the tests in order unit, integration, e2e (by `make test`); arguments go to pytest: make test ARGS="tests/unit -k loss".
 #
 # The whole suite runs in as many processes as there are cores, up to four, file by file (2 cores: 5 minutes against 8
-# in one process). Where this machine has no MinIO server for the S3 tests, it is built meanwhile (once, cached); a test
-# that needs it waits. pytest's summary is the last thing printed, with what could not be tested and why.
+# in one process). The S3 servers of the tests that this machine has not (MinIO, a second one) are built meanwhile (once, cached);
+# a test that needs one waits. pytest's summary is the last thing printed, with what could not be tested and why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,8 +20,8 @@ trap 'kill -TERM $tests 2>/dev/null' TERM
 if [ $# -gt 0 ]; then
     exec "$python" -m pytest --durations=10 "$@"
 fi
-if ! "$python" scripts/minio_server.py --find >/dev/null 2>&1; then
-    nice -n 10 "$python" scripts/minio_server.py >/dev/null &
+if ! "$python" scripts/s3_servers.py --find minio versitygw >/dev/null 2>&1; then
+    nice -n 10 "$python" scripts/s3_servers.py minio versitygw >/dev/null & # those that are missing, one by one
     build=$!
 fi
 "$python" -m pytest --durations=10 -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder &
