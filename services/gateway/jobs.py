@@ -12,6 +12,7 @@ from services.gateway.planners import Planners
 from services.gateway.request_ids import claim_request, created_before
 from services.gateway.requests import dataset_of, job_spec
 from services.gateway.uploads import find_upload, receive_upload
+from stablerep.captions.remote import STORE_ONLY, Remote
 from stablerep.errors import InvalidInput, NotFound, Unavailable
 from stablerep.jobs.control import cancel_job
 from stablerep.jobs.job import check_dataset_name
@@ -35,15 +36,23 @@ class JobsServicer(rpc.GenerationServiceServicer):
 
     Args:
         stopping: set when the process is about to end; watches end then, for their clients to reconnect.
+        remote: the URLs besides the store's that captions may be read from.
     """
 
     def __init__(
-        self, store: Store, queue: Queue, planners: Planners, settings: Gateway, stopping: asyncio.Event
+        self,
+        store: Store,
+        queue: Queue,
+        planners: Planners,
+        settings: Gateway,
+        stopping: asyncio.Event,
+        remote: Remote = STORE_ONLY,
     ) -> None:
         self._store = store
         self._queue = queue
         self._planners = planners
         self._settings = settings
+        self._remote = remote
         self._stopping = stopping
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
@@ -104,9 +113,9 @@ class JobsServicer(rpc.GenerationServiceServicer):
         if record is not None:
             self._queue.add_job(record.spec.dataset, priority=record.spec.priority)  # it may have lost it
             return
-        spec = job_spec(self._store, request)
+        spec = job_spec(self._store, request, self._remote)
         claim_request(self._store, request)
-        create_job(self._store, self._queue, spec)
+        create_job(self._store, self._queue, spec, self._remote)
 
     async def _pause(self) -> None:
         try:

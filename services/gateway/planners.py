@@ -15,6 +15,7 @@ from typing import Any
 
 import redis.asyncio
 
+from stablerep.captions.remote import STORE_ONLY, Remote
 from stablerep.errors import StableRepError
 from stablerep.jobs.job import JobState
 from stablerep.jobs.planning import plan
@@ -37,10 +38,14 @@ class Planners:
 
     Args:
         threads: jobs planned at one time.
+        remote: the URLs besides the store's that captions may be read from.
     """
 
-    def __init__(self, store: Store, queue: Queue, redis_url: str, *, threads: int) -> None:
+    def __init__(
+        self, store: Store, queue: Queue, redis_url: str, *, threads: int, remote: Remote = STORE_ONLY
+    ) -> None:
         self._store = store
+        self._remote = remote
         self._queue = queue
         self._redis: Any = redis.asyncio.Redis.from_url(redis_url, decode_responses=True, socket_timeout=5)
         self._token = secrets.token_hex(8)
@@ -119,7 +124,9 @@ class Planners:
         renewing = asyncio.create_task(self._renew(key, stop))
         try:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, plan, self._store, self._queue, dataset, stop)
+            await loop.run_in_executor(
+                self._threads, plan, self._store, self._queue, dataset, stop, self._remote
+            )
         finally:
             renewing.cancel()
             await self._redis.eval(_RELEASE, 1, key, self._token)

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import unquote
 
+from services.gateway.source_urls import source_uri
 from services.gateway.uploads import complete_upload
 from stablerep.captions import check_format
-from stablerep.errors import InvalidInput
+from stablerep.captions.patterns import is_pattern
+from stablerep.captions.remote import STORE_ONLY, Remote
+from stablerep.errors import InvalidInput, NotFound
 from stablerep.jobs.job import CaptionSource, JobSpec, check_dataset_name
 from stablerep.jobs.recipe import load_preset
-from stablerep.storage.store import Store, check_key
+from stablerep.jobs.sources import identify_source
+from stablerep.storage.store import Store
 from stablerep.v1 import generation_pb2 as pb
 
 DEFAULT_PRESET = "sd15"
@@ -32,12 +35,14 @@ def dataset_of(name: str) -> str:
     raise InvalidInput(f"{name[:80]!r} does not look like jobs/my-dataset", field="name")
 
 
-def job_spec(store: Store, request: pb.CreateJobRequest) -> JobSpec:
+def job_spec(store: Store, request: pb.CreateJobRequest, remote: Remote = STORE_ONLY) -> JobSpec:
     """What CreateJob asks for, with the preset's values filled in.
 
+    Args:
+        remote: the URLs besides the store's that captions may be read from.
     Raises:
         InvalidInput: the field that is wrong.
-        NotFound: an upload, or an object named by the source, that does not exist.
+        NotFound: an upload that does not exist.
     """
     for key, value in request.recipe.items():
         if len(key) + len(value) > MAX_TEXT or len(request.recipe) > MAX_RECIPE_FIELDS:
@@ -49,7 +54,7 @@ def job_spec(store: Store, request: pb.CreateJobRequest) -> JobSpec:
     return JobSpec(
         dataset=request.dataset,
         recipe=recipe,
-        source=_source(store, request.source),
+        source=_source(store, request.source, remote),
         captions_per_shard=request.captions_per_shard or preset.captions_per_shard,
         seed=request.seed,
         priority=request.priority,
@@ -57,43 +62,33 @@ def job_spec(store: Store, request: pb.CreateJobRequest) -> JobSpec:
     )
 
 
-def _source(store: Store, source: pb.CaptionSource) -> CaptionSource:
+def _source(store: Store, source: pb.CaptionSource, remote: Remote) -> CaptionSource:
     if len(source.column) > MAX_TEXT or not source.column.isprintable():
         raise InvalidInput("is too long or not printable", field="source.column")
     with _below("source"):
         if source.upload_id:
-            name = complete_upload(store, source.upload_id).file_name
-            uri = ""
+            uri, name = "", complete_upload(store, source.upload_id).file_name
         else:
-            uri = name = _store_key(store, source.uri)
-        check_format(name.rpartition("/")[2], source.format)
-        return CaptionSource(
+            uri, name = source_uri(store, source.uri, remote)
+        if check_format(name, source.format) != "webdataset" and is_pattern(uri):
+            raise InvalidInput("many files can only be WebDataset shards (.tar)", field="format")
+        found = CaptionSource(
             uri=uri,
             upload_id=source.upload_id,
             format=source.format,
             column=source.column,
             limit=source.limit,
         )
+        if uri:
+            _check_there(store, found, remote)
+        return found
 
 
-def _store_key(store: Store, uri: str) -> str:
-    """The key of an object in the store; nothing outside it is ever opened."""
-    if not uri:
-        raise InvalidInput("give either a uri or an upload_id")
-    key = uri
-    if "://" in uri:
-        below = f"{store.url.rstrip('/')}/"
-        if not uri.startswith(below):
-            raise InvalidInput(f"{uri[:200]!r} is not in the store {store.url}", field="uri")
-        key = uri.removeprefix(below)
-        key = unquote(key) if uri.startswith("file:") else key
+def _check_there(store: Store, source: CaptionSource, remote: Remote) -> None:
     try:
-        check_key(key)
-    except InvalidInput as error:
-        raise InvalidInput(_bare(error), field="uri") from error
-    if not store.exists(key):
-        raise InvalidInput(f"there is no object {key} in {store.url}", field="uri")
-    return key
+        identify_source(store, source, remote)
+    except NotFound as error:
+        raise InvalidInput(str(error), field="uri") from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from services.announce import announce
 from services.gateway.jobs import JobsServicer
 from services.gateway.planners import Planners
 from services.gateway.probes import gateway_probes
+from services.gateway.source_urls import remote_sources
 from services.serving import listen, open_front
 from stablerep.jobs.queue import Queue
 from stablerep.settings import Settings
@@ -32,15 +33,16 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serves until `stop` is set, then ends cleanly: no new calls, planning left at a shard boundary.
 
     Raises:
-        InvalidInput: an address that cannot be listened on, a store URL that cannot work.
+        InvalidInput: an address that cannot be listened on, a store URL or a source URL that cannot work.
     """
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(BLOCKING_CALLS, thread_name_prefix="blocking"))
     store = await asyncio.to_thread(open_store, settings.store_url, s3=settings.s3)
+    remote = remote_sources(settings)
     queue = Queue(settings.redis_url)
-    planners = Planners(store, queue, settings.redis_url, threads=settings.gateway.planners)
+    planners = Planners(store, queue, settings.redis_url, threads=settings.gateway.planners, remote=remote)
     front = open_front(settings, SERVICE, OPTIONS)
-    servicer = JobsServicer(store, queue, planners, settings.gateway, stop)
+    servicer = JobsServicer(store, queue, planners, settings.gateway, stop, remote)
     rpc.add_GenerationServiceServicer_to_server(servicer, front.server)
     address = listen(front, settings, settings.gateway.address, field="gateway.address")
     await front.server.start()

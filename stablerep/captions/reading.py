@@ -10,6 +10,7 @@ from stablerep.captions.json_records import read_annotations, read_jsonl
 from stablerep.captions.lines import read_csv, read_text, read_tsv
 from stablerep.captions.parquet import read_parquet
 from stablerep.captions.source import Source, decompressed
+from stablerep.captions.webdataset import read_samples
 from stablerep.errors import InvalidInput
 
 READERS: dict[str, Callable[[BinaryIO, str | None], Iterator[str | Flaw]]] = {
@@ -19,6 +20,7 @@ READERS: dict[str, Callable[[BinaryIO, str | None], Iterator[str | Flaw]]] = {
     "jsonl": read_jsonl,
     "redcaps": read_annotations,
     "parquet": read_parquet,
+    "webdataset": read_samples,
 }
 FORMATS = tuple(READERS)
 EXTENSIONS = {
@@ -30,6 +32,7 @@ EXTENSIONS = {
     "ndjson": "jsonl",
     "json": "redcaps",
     "parquet": "parquet",
+    "tar": "webdataset",
 }
 
 
@@ -53,7 +56,10 @@ def read_captions(
         InvalidInput: at once for a format or limit that cannot be; while reading, for a damaged or cut-off
             file and a column that is not there; at its end, for a file without a single usable caption.
     """
-    reader = READERS[check_format(source.name, format)]
+    format = check_format(source.name, format)
+    if source.members and format != "webdataset":
+        raise InvalidInput(f"many files are read as webdataset only, not as {format}", field="format")
+    reader = READERS[format]
     if limit is not None and limit < 0:
         raise InvalidInput(f"{limit} is negative; 0 means all captions", field="limit")
     return _captions(source, reader, column or None, limit or None, report or CaptionReport())
@@ -96,22 +102,39 @@ def _captions(
     report: CaptionReport,
 ) -> Iterator[Caption]:
     taken = 0
-    with decompressed(source) as file:
-        if reader is read_parquet and not file.seekable():
-            raise InvalidInput(
-                f"{source.name}: unpack a Parquet file; it is compressed inside", field="source"
-            )
-        for index, record in enumerate(reader(file, column)):
-            if isinstance(record, Flaw):
-                report.count(record)
-                continue
-            report.count(None)
-            taken += 1
-            yield Caption(index, record)
-            if taken == limit:
-                return
+    for index, record in enumerate(_records(source, reader, column)):
+        if isinstance(record, Flaw):
+            report.count(record)
+            continue
+        report.count(None)
+        taken += 1
+        yield Caption(index, record)
+        if taken == limit:
+            return
     if not taken:
         raise _nothing(source, column, report)
+
+
+def _records(
+    source: Source, reader: Callable[[BinaryIO, str | None], Iterator[str | Flaw]], column: str | None
+) -> Iterator[str | Flaw]:
+    """What a source's files hold, one file after the other; an error in one of several names it."""
+    for part in source.members or (source,):
+        with decompressed(part) as file:
+            if reader is read_parquet and not file.seekable():
+                raise InvalidInput(
+                    f"{source.name}: unpack a Parquet file; it is compressed inside", field="source"
+                )
+            if reader is not read_samples:
+                yield from reader(file, column)
+                continue
+            try:
+                yield from reader(file, column)
+            except InvalidInput as error:
+                text = str(error).removeprefix(f"{error.field}: ")
+                if text.startswith(part.name):
+                    raise
+                raise InvalidInput(f"{part.name}: {text}", field=error.field) from error
 
 
 def _nothing(source: Source, column: str | None, report: CaptionReport) -> InvalidInput:

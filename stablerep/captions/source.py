@@ -1,4 +1,4 @@
-"""Where captions are read from: a local file, an object, or the parts of an upload as one seekable file.
+"""Where captions are read from: a local file, an object, an upload's parts as one seekable file, many tars.
 
 Packed files, gzip or zstd, are unpacked as they are read.
 """
@@ -15,14 +15,19 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import zstandard
 
+from stablerep.captions.http_objects import HttpObjects
+from stablerep.captions.patterns import expand, is_pattern, matcher
 from stablerep.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+    from stablerep.captions.remote import Objects
     from stablerep.storage.store import Store
 
 READ_AHEAD = 1 << 20
+TAR_READ_AHEAD = 1 << 18
+"""Of WebDataset shards: an image larger than this is passed over without being fetched."""
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # One zstd block of 4 bytes can hold 128 KiB: so little input at a time bounds the output at 8 MiB. It costs
@@ -33,17 +38,21 @@ ZSTD_WINDOW = 128 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """Bytes under a name, which tells the format. `open` gives a new seekable reader of them."""
+    """Bytes under a name, which tells the format. `open` gives a new seekable reader of them.
+
+    The tars of a WebDataset stand in `members`, in order, each under its own name; `open` is not used then.
+    """
 
     name: str
     size: int
     open: Callable[[], BinaryIO]
+    members: tuple["Source", ...] = ()
 
 
 def open_source(
     where: str | Path | Sequence[str], *, store: "Store | None" = None, name: str | None = None
 ) -> Source:
-    """A local path; or, with `store`, one object's key or the keys of the parts of one file in order.
+    """A local path, or a pattern of them (`{00000..00099}`, `*`); or, with `store`, keys of one file's parts.
 
     Objects are fetched as they are read, a mebibyte at a time. `name` stands in for the last part of a path.
     Raises NotFound, and InvalidInput for parts without a name or a path that is no file.
@@ -51,6 +60,8 @@ def open_source(
     if store is None:
         if not isinstance(where, str | Path):
             raise InvalidInput("parts of a file are read from a store; give one", field="source")
+        if isinstance(where, str) and is_pattern(where) and not Path(where).exists():
+            return many_sources(where, [_local(path, str(path)) for path in local_paths(where)])
         return _local(Path(where), name)
     keys = [str(where)] if isinstance(where, str | Path) else list(where)
     if name is None and len(keys) != 1:
@@ -59,8 +70,36 @@ def open_source(
     return Source(
         name if name is not None else keys[0].rpartition("/")[2],
         sum(sizes),
-        lambda: io.BufferedReader(_Parts(store, keys, sizes), READ_AHEAD),
+        lambda: object_reader(store, keys, sizes),
     )
+
+
+def object_reader(
+    objects: "Objects", keys: list[str], sizes: list[int], read_ahead: int = READ_AHEAD
+) -> io.BufferedReader:
+    """Objects one after the other as one seekable file, fetched `read_ahead` bytes at a time."""
+    return io.BufferedReader(_Parts(objects, keys, sizes), read_ahead)
+
+
+def many_sources(pattern: str, members: list[Source]) -> Source:
+    """The files that a pattern stands for, in order."""
+    name = pattern.rpartition("/")[2]
+    return Source(name, sum(member.size for member in members), lambda: members[0].open(), tuple(members))
+
+
+def local_paths(pattern: str) -> list[Path]:
+    """The files of this machine that a pattern stands for, in order. Raises NotFound."""
+    found: list[Path] = []
+    for name in expand(str(Path(pattern).expanduser())):
+        if "*" in name:
+            _, whole = matcher(name)
+            near = Path(name).parent.glob("*")
+            found += sorted(path for path in near if whole.fullmatch(str(path)))
+        else:
+            found.append(Path(name))
+    if not found:
+        raise NotFound(f"there are no files {pattern}")
+    return found
 
 
 def decompressed(source: Source) -> BinaryIO:
@@ -97,8 +136,8 @@ def _size(store: "Store", key: str) -> int:
 class _Parts(io.RawIOBase):
     """Objects one after the other, as one file to read."""
 
-    def __init__(self, store: "Store", keys: list[str], sizes: list[int]) -> None:
-        self._store = store
+    def __init__(self, objects: "Objects", keys: list[str], sizes: list[int]) -> None:
+        self._objects = objects
         self._keys = keys
         self._starts = [0, *accumulate(sizes)]
         self._position = 0
@@ -117,6 +156,11 @@ class _Parts(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
+    def close(self) -> None:
+        if isinstance(self._objects, HttpObjects):
+            self._objects.close()  # its connections; a store keeps its own
+        super().close()
+
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer).cast("B")
         if self._position >= self._starts[-1] or not len(view):
@@ -124,7 +168,7 @@ class _Parts(io.RawIOBase):
         part = bisect_right(self._starts, self._position) - 1
         length = min(len(view), self._starts[part + 1] - self._position)
         offset = self._position - self._starts[part]
-        view[:length] = self._store.get_range(self._keys[part], offset, length)
+        view[:length] = self._objects.get_range(self._keys[part], offset, length)
         self._position += length
         return length
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from stablerep.captions import Caption, CaptionReport, cut, read_captions
+from stablerep.captions.remote import STORE_ONLY, Remote
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, TornObject
 from stablerep.jobs.job import CaptionSource, JobSpec, JobState
 from stablerep.jobs.queue import Queue
@@ -41,21 +42,23 @@ class StopSign(Protocol):
     def is_set(self) -> bool: ...
 
 
-def create_job(store: Store, queue: Queue, spec: JobSpec) -> JobSpec:
+def create_job(store: Store, queue: Queue, spec: JobSpec, remote: Remote = STORE_ONLY) -> JobSpec:
     """Creates a job, still to be planned, and returns its request; the same request again changes nothing.
 
+    Args:
+        remote: the URLs besides the store's that captions may be read from.
     Raises:
         AlreadyExists: the dataset is another request's; `field` names what differs.
         NotFound: the caption source does not exist.
     """
-    record = _created(store, spec.dataset) or _claim(store, spec)
-    _check_same(store, record, spec)
+    record = _created(store, spec.dataset) or _claim(store, spec, remote)
+    _check_same(store, record, spec, remote)
     _write_description(store, record)
     queue.add_job(spec.dataset, priority=record.spec.priority)
     return record.spec
 
 
-def plan(store: Store, queue: Queue, dataset: str, stop: StopSign) -> None:
+def plan(store: Store, queue: Queue, dataset: str, stop: StopSign, remote: Remote = STORE_ONLY) -> None:
     """Cuts the job's captions into shards and hands them to the queue as they are written.
 
     Goes on where another planner was stopped or killed; done twice, or by two at once, it changes nothing.
@@ -74,9 +77,11 @@ def plan(store: Store, queue: Queue, dataset: str, stop: StopSign) -> None:
     planned = read_planned(store, dataset)
     report = CaptionReport()
     try:
-        planned = planned or _plan_shards(store, queue, record, report, stop)
+        planned = planned or _plan_shards(store, queue, record, report, stop, remote)
     except (InvalidInput, NotFound, TornObject) as error:
-        problem = _source_problem(store, record) or (str(error) if isinstance(error, InvalidInput) else "")
+        problem = _source_problem(store, record, remote) or (
+            str(error) if isinstance(error, InvalidInput) else ""
+        )
         if not problem:
             raise
         _fail(store, queue, dataset, problem, report)
@@ -93,7 +98,7 @@ def _created(store: Store, dataset: str) -> CreateRecord | None:
         return None
 
 
-def _claim(store: Store, spec: JobSpec) -> CreateRecord:
+def _claim(store: Store, spec: JobSpec, remote: Remote) -> CreateRecord:
     """The record that has the dataset's name: this request's, or that of one that was quicker."""
     if store.exists(dataset_key(spec.dataset)):
         quicker = _created(store, spec.dataset)
@@ -103,12 +108,12 @@ def _claim(store: Store, spec: JobSpec) -> CreateRecord:
                 field="dataset",
             )
         return quicker
-    identity = identify_source(store, spec.source)
+    identity = identify_source(store, spec.source, remote)
     record = CreateRecord(spec=spec, identity=identity, create_time=datetime.now(UTC))
     return record if write_create(store, record) else read_create(store, spec.dataset)
 
 
-def _check_same(store: Store, record: CreateRecord, spec: JobSpec) -> None:
+def _check_same(store: Store, record: CreateRecord, spec: JobSpec, remote: Remote) -> None:
     """Raises `AlreadyExists` unless `spec` asks for what the job in the store is."""
     for field in Recipe.model_fields:
         _check_equal(
@@ -117,7 +122,7 @@ def _check_same(store: Store, record: CreateRecord, spec: JobSpec) -> None:
     for field in _COMPARED:
         _check_equal(record, field, getattr(record.spec, field), getattr(spec, field))
     try:
-        identity = identify_source(store, spec.source)
+        identity = identify_source(store, spec.source, remote)
     except NotFound:  # needed no more once the job is planned; `plan` fails one that is not
         return
     _check_equal(record, "source", record.identity, identity)
@@ -158,16 +163,16 @@ def _is_over(store: Store, queue: Queue, dataset: str) -> bool:
 
 
 def _plan_shards(
-    store: Store, queue: Queue, record: CreateRecord, report: CaptionReport, stop: StopSign
+    store: Store, queue: Queue, record: CreateRecord, report: CaptionReport, stop: StopSign, remote: Remote
 ) -> PlannedRecord | None:
     """Writes and enqueues every shard; None when it was to stop before the end."""
     spec = record.spec
-    if problem := _source_problem(store, record):
+    if problem := _source_problem(store, record, remote):
         raise InvalidInput(problem, field="source")
     written = _shards_written(store, spec.dataset)
     queue.extend(spec.dataset, written)
     shards = captions = 0
-    for shard, batch in cut(_captions(store, spec.source, report), spec.captions_per_shard):
+    for shard, batch in cut(_captions(store, spec.source, report, remote), spec.captions_per_shard):
         if stop.is_set():
             return None
         if shard >= MAX_SHARDS:
@@ -179,7 +184,7 @@ def _plan_shards(
             write_captions(store, spec.dataset, shard, batch)
             if queue.extend(spec.dataset, shards).final:
                 return None
-    if problem := _source_problem(store, record):  # replaced while it was read
+    if problem := _source_problem(store, record, remote):  # replaced while it was read
         raise InvalidInput(problem, field="source")
     planned = PlannedRecord(shards=shards, captions=captions, report=report, identity=record.identity)
     _write_description(store, record, planned)
@@ -187,9 +192,11 @@ def _plan_shards(
     return planned
 
 
-def _captions(store: Store, source: CaptionSource, report: CaptionReport) -> Iterator[Caption]:
+def _captions(
+    store: Store, source: CaptionSource, report: CaptionReport, remote: Remote
+) -> Iterator[Caption]:
     return read_captions(
-        open_job_source(store, source),
+        open_job_source(store, source, remote),
         format=source.format,
         column=source.column,
         limit=source.limit,
@@ -207,13 +214,18 @@ def _shards_written(store: Store, dataset: str) -> int:
     return shards
 
 
-def _source_problem(store: Store, record: CreateRecord) -> str:
+def _source_problem(store: Store, record: CreateRecord, remote: Remote) -> str:
     """Why the source is not what the job was created for; empty when it is."""
     name = record.spec.source.uri or f"upload {record.spec.source.upload_id}"
     try:
-        identity = identify_source(store, record.spec.source)
+        identity = identify_source(store, record.spec.source, remote)
     except NotFound:
         return f"the caption source {name} is gone; create the job anew under another name"
+    except (
+        InvalidInput,
+        TornObject,
+    ) as error:  # of a URL: no longer allowed, or answered otherwise than before
+        return f"the caption source cannot be read: {error}"
     if identity != record.identity:
         return f"the caption source {name} has changed since; create the job anew under another name"
     return ""
