@@ -3,18 +3,27 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import grpc
 
 from services.gateway.messages import job_message
 from services.gateway.planners import Planners
 from services.gateway.request_ids import claim_request, created_before
-from services.gateway.requests import dataset_of, job_spec
+from services.gateway.requests import MAX_RETRIED, dataset_of, job_spec, page_size_of
+from services.gateway.shards import list_shards
 from services.gateway.uploads import find_upload, receive_upload
 from stablerep.captions.remote import STORE_ONLY, Remote
 from stablerep.errors import InvalidInput, NotFound, Unavailable
-from stablerep.jobs.control import cancel_job
+from stablerep.jobs.control import (
+    cancel_job,
+    delete_job,
+    finish_deletion,
+    pause_job,
+    resume_job,
+    retry_job,
+)
 from stablerep.jobs.job import check_dataset_name
 from stablerep.jobs.planning import create_job
 from stablerep.jobs.queue import Queue
@@ -25,8 +34,6 @@ from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 
 POLL_SECONDS = 0.3
-MAX_PAGE = 1000
-DEFAULT_PAGE = 100
 UPLOADS_AT_ONCE = 16
 """Each holds a part of 8 MiB in memory; others wait for their turn."""
 
@@ -80,7 +87,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
     async def ListJobs(
         self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListJobsResponse:
-        size = min(max(request.page_size, 1), MAX_PAGE) if request.page_size else DEFAULT_PAGE
+        size = page_size_of(request.page_size)
         after = _read_token(request.page_token)
         names = [name for name in await asyncio.to_thread(self._queue.jobs) if name > after]
         page, rest = names[:size], names[size:]
@@ -104,11 +111,40 @@ class JobsServicer(rpc.GenerationServiceServicer):
         raise Unavailable("the gateway is stopping; watch again")
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
+        return await self._controlled(request.name, cancel_job)
+
+    async def PauseJob(self, request: pb.PauseJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
+        return await self._controlled(request.name, pause_job)
+
+    async def ResumeJob(self, request: pb.ResumeJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
+        return await self._controlled(request.name, resume_job)
+
+    async def RetryJob(self, request: pb.RetryJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
+        if len(request.shards) > MAX_RETRIED:
+            raise InvalidInput(f"at most {MAX_RETRIED} in one request; none means all", field="shards")
+        return await self._controlled(request.name, retry_job, list(request.shards))
+
+    async def DeleteJob(
+        self, request: pb.DeleteJobRequest, context: grpc.aio.ServicerContext
+    ) -> pb.DeleteJobResponse:
+        delete = partial(delete_job, delete_data=request.delete_data, force=request.force)
         dataset = dataset_of(request.name)
-        await asyncio.to_thread(cancel_job, self._store, self._queue, dataset)
+        return pb.DeleteJobResponse(
+            objects_deleted=await asyncio.to_thread(delete, self._store, self._queue, dataset)
+        )
+
+    async def ListShards(
+        self, request: pb.ListShardsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListShardsResponse:
+        return await asyncio.to_thread(list_shards, self._queue, request)
+
+    async def _controlled(self, name: str, step: Callable[..., object], *arguments: object) -> pb.Job:
+        dataset = dataset_of(name)
+        await asyncio.to_thread(step, self._store, self._queue, dataset, *arguments)
         return await asyncio.to_thread(self._message, dataset)
 
     def _create(self, request: pb.CreateJobRequest) -> None:
+        finish_deletion(self._store, self._queue, check_dataset_name(request.dataset))
         record = created_before(self._store, request)
         if record is not None:
             self._queue.add_job(record.spec.dataset, priority=record.spec.priority)  # it may have lost it

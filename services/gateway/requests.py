@@ -16,12 +16,20 @@ from stablerep.storage.store import Store
 from stablerep.v1 import generation_pb2 as pb
 
 DEFAULT_PRESET = "sd15"
+MAX_PAGE = 1000
+DEFAULT_PAGE = 100
+MAX_RETRIED = 10_000
 MAX_RECIPE_FIELDS = 64
 MAX_TEXT = 1000
 
 
-def dataset_of(name: str) -> str:
-    """The dataset in `jobs/{dataset}`.
+def page_size_of(asked: int) -> int:
+    """How many entries a page has: what was asked, within 1..1000; 100 for 0."""
+    return min(max(asked, 1), MAX_PAGE) if asked else DEFAULT_PAGE
+
+
+def dataset_of(name: str, *, field: str = "name") -> str:
+    """The dataset in `jobs/{dataset}`; `field` is where it stands in the request.
 
     Raises:
         InvalidInput: the name has another form.
@@ -32,7 +40,7 @@ def dataset_of(name: str) -> str:
             return check_dataset_name(dataset)
     except InvalidInput:
         pass
-    raise InvalidInput(f"{name[:80]!r} does not look like jobs/my-dataset", field="name")
+    raise InvalidInput(f"{name[:80]!r} does not look like jobs/my-dataset", field=field)
 
 
 def job_spec(store: Store, request: pb.CreateJobRequest, remote: Remote = STORE_ONLY) -> JobSpec:

@@ -10,6 +10,8 @@ from stablerep.jobs.queue import Lease, Queue, Renewal
 
 logger = logging.getLogger("stablerep.generator")
 RENEWALS_A_LEASE = 3
+NOTICE_SECONDS = 2.0
+"""Renewals are at most so far apart, however long the lease: each tells whether the job was cancelled."""
 
 
 class LeaseOver(Exception):
@@ -17,7 +19,7 @@ class LeaseOver(Exception):
 
 
 class LeaseKeeper:
-    """A context manager: renews every third of the lease's time until left.
+    """A context manager: renews every third of the lease's time, every 2 s at least, until left.
 
     A queue that cannot be reached does not end the work: whoever commits the shard, its tar is created once.
     """
@@ -25,7 +27,7 @@ class LeaseKeeper:
     def __init__(self, queue: Queue, lease: Lease, lease_seconds: float) -> None:
         self._queue = queue
         self._lease = lease
-        self._interval = lease_seconds / RENEWALS_A_LEASE
+        self._interval = min(lease_seconds / RENEWALS_A_LEASE, NOTICE_SECONDS)
         self._left = threading.Event()
         self._renewal = Renewal.HELD
         names = copy_context()  # its log lines say which shard they are about

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, TypeVar
@@ -16,6 +16,7 @@ from stablerep.jobs.sources import SourceIdentity
 from stablerep.storage.layout import (
     create_key,
     dead_key,
+    dead_prefix,
     event_key,
     events_prefix,
     planned_key,
@@ -108,6 +109,12 @@ def read_create(store: Store, dataset: str) -> CreateRecord:
     return record
 
 
+def mark_deleting(store: Store, record: CreateRecord) -> None:
+    """Says in `create.json` that the job is being deleted, for when the event that says so is gone."""
+    if not record.deleting:
+        store.put(create_key(record.spec.dataset), _json(record.model_copy(update={"deleting": True})))
+
+
 def write_planned(store: Store, dataset: str, record: PlannedRecord) -> None:
     store.put(planned_key(dataset), _json(record))
 
@@ -144,10 +151,10 @@ def write_dead(store: Store, dataset: str, shard: int, error: str) -> None:
     store.put(dead_key(dataset, shard), text.encode(), if_absent=True)
 
 
-def remove_dead(store: Store, dataset: str, shards: Iterable[int]) -> None:
-    """Forgets that shards were given up: they are to be tried again."""
-    for shard in shards:
-        store.delete(dead_key(dataset, shard))
+def remove_dead(store: Store, dataset: str, shards: Collection[int] = ()) -> None:
+    """Forgets that shards were given up, those named or all: they are to be tried again."""
+    keys = (dead_key(dataset, shard) for shard in shards)
+    store.delete_many(keys if shards else (info.key for info in store.list(dead_prefix(dataset))))
 
 
 def _time_of(key: str) -> int:

@@ -64,13 +64,18 @@ def index_prefix(dataset: str) -> str:
     return f"{dataset_prefix(dataset)}index/"
 
 
+def job_prefix(dataset: str) -> str:
+    """What only the service reads; a dataset is whole without it."""
+    return f"{job_prefix(dataset)}"
+
+
 def create_key(dataset: str) -> str:
-    return f"{dataset_prefix(dataset)}job/create.json"
+    return f"{job_prefix(dataset)}create.json"
 
 
 def planned_key(dataset: str) -> str:
     """Written last of all that planning writes; a job without it is still being planned."""
-    return f"{dataset_prefix(dataset)}job/planned.json"
+    return f"{job_prefix(dataset)}planned.json"
 
 
 def event_key(dataset: str, time_ns: int, kind: str) -> str:
@@ -82,7 +87,7 @@ def event_key(dataset: str, time_ns: int, kind: str) -> str:
 
 
 def events_prefix(dataset: str) -> str:
-    return f"{dataset_prefix(dataset)}job/events/"
+    return f"{job_prefix(dataset)}events/"
 
 
 def dead_key(dataset: str, shard: int) -> str:
@@ -90,7 +95,7 @@ def dead_key(dataset: str, shard: int) -> str:
 
 
 def dead_prefix(dataset: str) -> str:
-    return f"{dataset_prefix(dataset)}job/dead/"
+    return f"{job_prefix(dataset)}dead/"
 
 
 def shard_of(key: str) -> int:

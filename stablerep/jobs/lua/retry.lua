@@ -4,7 +4,8 @@ local ds = ARGV[1]
 local fields = redis.call('HMGET', job(ds), 'state', 'error')
 local state = fields[1]
 if not state or state == 'CANCELLED' or (state == 'FAILED' and fields[2] ~= '') then return state end
-local shards = {unpack(ARGV, 2)}
+local shards = {}
+for n = 2, #ARGV do shards[n - 1] = ARGV[n] end
 if #shards == 0 then shards = redis.call('HKEYS', dead(ds)) end
 local any = false
 for _, shard in ipairs(shards) do
