@@ -8,7 +8,6 @@ product does.
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,14 +18,20 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.servers import MinioServer, RedisServer, ServerMissing, redis_program
+from tests.servers import (
+    MinioServer,
+    RedisServer,
+    ServerMissing,
+    VersityServer,
+    redis_program,
+    s3_program,
+)
 
 if TYPE_CHECKING:
     from stablerep.jobs.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("unit", "integration", "e2e")
-MINIO_BUILD_SECONDS = 2400  # the first test that needs the server may have to wait for its build
+BUILD_SECONDS = 2400  # the first test that needs the server may have to wait for its build
 REPEATED_SECONDS = 3
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores make torch several times slower
@@ -72,19 +77,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders unit, integration, e2e; gives tests that may wait for MinIO's build the time for it."""
+    """Orders unit, integration, e2e; gives tests that may wait for an S3 server's build the time for it."""
     items.sort(key=_stage)
     for item in items:
-        if _needs_minio(item):
-            item.add_marker(pytest.mark.timeout(MINIO_BUILD_SECONDS))
+        if _needs_s3(item):
+            item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
 
 
-def _needs_minio(item: pytest.Item) -> bool:
-    names = getattr(item, "fixturenames", ())
-    if "store_url" in names:
-        callspec = getattr(item, "callspec", None)
-        return callspec is not None and callspec.params.get("store_url") == "s3"
-    return "minio_server" in names
+def _needs_s3(item: pytest.Item) -> bool:
+    """A test that runs on several kinds of store needs a server only for some of them."""
+    callspec = getattr(item, "callspec", None)
+    parameters = set(map(str, callspec.params.values())) if callspec else set()
+    if kinds := {"local", "s3", "minio", "versitygw"} & parameters:
+        return kinds != {"local"}
+    return bool({"minio_server", "versity_server"} & set(getattr(item, "fixturenames", ())))
 
 
 def _stage(item: pytest.Item) -> int:
@@ -108,18 +114,27 @@ def _missing_servers(reporter: pytest.TerminalReporter) -> set[str]:
 
 @pytest.fixture(scope="session")
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
-    """One MinIO server for the whole run; built first where there is none (scripts/minio_server.py)."""
-    script = ROOT / "scripts" / "minio_server.py"
-    found = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    if found.returncode != 0:
-        reason = (
-            found.stderr.strip().splitlines() or ["no MinIO server: scripts/minio_server.py said nothing"]
-        )[-1]
-        must = os.environ.get("CI") == "true" and "no Go compiler" not in reason
-        (pytest.fail if must else pytest.skip)(reason)
-    server = MinioServer(Path(found.stdout.strip()), tmp_path_factory.mktemp("minio"))
+    """One MinIO server for the whole run; built first where there is none (scripts/s3_servers.py)."""
+    server = MinioServer(find_s3_program("minio"), tmp_path_factory.mktemp("minio"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def versity_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersityServer]:
+    """A second S3 server, of other make; built first where there is none."""
+    server = VersityServer(find_s3_program("versitygw"), tmp_path_factory.mktemp("versitygw"))
+    yield server
+    server.stop()
+
+
+def find_s3_program(name: str) -> Path:
+    """The server program; skips the test where it can't be had, and fails it in CI where Go is there."""
+    try:
+        return s3_program(name)
+    except ServerMissing as error:
+        must = os.environ.get("CI") == "true" and "no Go compiler" not in str(error)
+        (pytest.fail if must else pytest.skip)(str(error))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Real servers for the tests, each a process of ours on a free loopback port: MinIO, Valkey and Redis."""
+"""Real servers for the tests, each a process of ours on a free loopback port: S3, Valkey, Redis."""
 
 import atexit
 import os
@@ -7,7 +7,9 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,9 @@ from pathlib import Path
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 _running: set["ServerProcess"] = set()
+_unverified = ssl.create_default_context()  # whether a server is up is all that is asked with it
+_unverified.check_hostname = False
+_unverified.verify_mode = ssl.CERT_NONE
 
 
 class ServerMissing(Exception):
@@ -159,30 +164,38 @@ class RedisServer:
         return exchange(self._process.port, b"PING\r\n").startswith(b"+PONG")
 
 
-class MinioServer:
-    """A MinIO server on an empty folder, with credentials of its own."""
+class S3Server:
+    """An S3 server on an empty folder, with credentials of its own; `stop` and `start` keep data and port.
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    With `tls`, a folder with public.crt and private.key, it speaks HTTPS alone. With `domain`, a bucket may
+    also be named by the host: bucket.domain.
+    """
+
+    def __init__(
+        self, program: Path, folder: Path, *, tls: Path | None = None, domain: str | None = None
+    ) -> None:
         self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_hex(16)
-        environment = {
-            "HOME": str(folder),  # where it would look for certificates
-            "MINIO_ROOT_USER": self.access_key,
-            "MINIO_ROOT_PASSWORD": self.secret_key,
-            "MINIO_BROWSER": "off",
-            "MINIO_UPDATE": "off",
-        }
-        data = folder / "data"
+        self._tls = tls
         self._process = ServerProcess(
-            lambda port: [str(program), "server", "--quiet", "--address", f"127.0.0.1:{port}", str(data)],
-            folder / "minio.log",
-            environment,
+            lambda port: self._arguments(program, folder, port, domain),
+            folder / f"{program.name}.log",
+            {"HOME": str(folder)} | self._environment(domain),
         )
-        self._process.start(self._answers)
+        self.start()
+
+    def _arguments(self, program: Path, folder: Path, port: int, domain: str | None) -> list[str]:
+        raise NotImplementedError
+
+    def _environment(self, domain: str | None) -> dict[str, str]:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
 
     @property
     def endpoint(self) -> str:
-        """http://host:port."""
-        return f"http://127.0.0.1:{self._process.port}"
+        """http://host:port, or https://."""
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._process.port}"
 
     @property
     def pid(self) -> int:
@@ -198,25 +211,86 @@ class MinioServer:
             "STABLEREP_S3_SECRET_KEY": self.secret_key,
         }
 
+    def start(self) -> None:
+        """Starts on the port it had before, with the data it had before."""
+        self._process.start(self._answers)
+
     def stop(self) -> None:
-        """Ends the server."""
+        """Ends the server in order."""
         self._process.stop()
+
+    def kill(self) -> None:
+        """Ends the server as a crash would."""
+        self._process.kill()
+
+    def _exchange(self, path: str) -> bytes:
+        request = f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode()
+        return exchange(self._process.port, request, tls=self._tls is not None)
+
+
+class MinioServer(S3Server):
+    """A MinIO server."""
+
+    def _arguments(self, program: Path, folder: Path, port: int, domain: str | None) -> list[str]:
+        certificates = ["--certs-dir", str(self._tls)] if self._tls else []  # else it looks into HOME
+        address = ["--address", f"127.0.0.1:{port}"]
+        return [str(program), "server", "--quiet", *certificates, *address, str(folder / "data")]
+
+    def _environment(self, domain: str | None) -> dict[str, str]:
+        return {
+            "MINIO_ROOT_USER": self.access_key,
+            "MINIO_ROOT_PASSWORD": self.secret_key,
+            "MINIO_BROWSER": "off",
+            "MINIO_UPDATE": "off",
+        } | ({"MINIO_DOMAIN": domain} if domain else {})
 
     def _answers(self) -> bool:
         # health/ready answers before buckets can be made; a client's first call then waits up to a minute.
-        request = b"GET /minio/health/cluster HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
-        return b" 200 OK" in exchange(self._process.port, request)[:20]
+        return b" 200 OK" in self._exchange("/minio/health/cluster")[:20]
 
 
-def exchange(port: int, request: bytes) -> bytes:
+class VersityServer(S3Server):
+    """A Versity S3 Gateway over a folder."""
+
+    def _arguments(self, program: Path, folder: Path, port: int, domain: str | None) -> list[str]:
+        data = folder / "data"
+        data.mkdir(exist_ok=True)
+        options = ["--port", f"127.0.0.1:{port}", "--keep-alive", "--quiet"]
+        if self._tls:
+            options += ["--cert", str(self._tls / "public.crt"), "--key", str(self._tls / "private.key")]
+        if domain:
+            options += ["--virtual-domain", domain]
+        return [str(program), *options, "posix", str(data)]
+
+    def _environment(self, domain: str | None) -> dict[str, str]:
+        return {"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key}
+
+    def _answers(self) -> bool:
+        return b"VERSITYGW" in self._exchange("/")
+
+
+def exchange(port: int, request: bytes, *, tls: bool = False) -> bytes:
     """What a loopback server answers to a few bytes (its first packet); empty when nobody listens."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=1) as plain,
+            _unverified.wrap_socket(plain) if tls else plain as connection,
+        ):
             connection.settimeout(1)
             connection.sendall(request)
             return connection.recv(4096)
     except OSError:
         return b""
+
+
+def s3_program(name: str) -> Path:
+    """The program of "minio" or "versitygw", built first where there is none. Raises ServerMissing."""
+    script = Path(__file__).resolve().parent.parent / "scripts" / "s3_servers.py"
+    found = subprocess.run([sys.executable, script, name], capture_output=True, text=True)
+    if found.returncode != 0:
+        silent = f"no {name} server: scripts/s3_servers.py said nothing"
+        raise ServerMissing((found.stderr.strip().splitlines() or [silent])[-1])
+    return Path(found.stdout.strip())
 
 
 def redis_program(kind: str) -> Path:
