@@ -56,13 +56,20 @@ def read_captions(
         InvalidInput: at once for a format or limit that cannot be; while reading, for a damaged or cut-off
             file and a column that is not there; at its end, for a file without a single usable caption.
     """
+    records = read_records(source, format=format, column=column)
+    if limit is not None and limit < 0:
+        raise InvalidInput(f"{limit} is negative; 0 means all captions", field="limit")
+    return _captions(source, records, column or None, limit or None, report or CaptionReport())
+
+
+def read_records(
+    source: Source, *, format: str | None = None, column: str | None = None
+) -> Iterator[str | Flaw]:
+    """Every record of a source in order: its caption, or why it gives none. Raises as `read_captions`."""
     format = check_format(source.name, format)
     if source.members and format != "webdataset":
         raise InvalidInput(f"many files are read as webdataset only, not as {format}", field="format")
-    reader = READERS[format]
-    if limit is not None and limit < 0:
-        raise InvalidInput(f"{limit} is negative; 0 means all captions", field="limit")
-    return _captions(source, reader, column or None, limit or None, report or CaptionReport())
+    return _records(source, READERS[format], column or None)
 
 
 def check_format(name: str, format: str | None = None) -> str:
@@ -96,13 +103,13 @@ def cut(captions: Iterable[Caption], captions_per_shard: int) -> Iterator[tuple[
 
 def _captions(
     source: Source,
-    reader: Callable[[BinaryIO, str | None], Iterator[str | Flaw]],
+    records: Iterator[str | Flaw],
     column: str | None,
     limit: int | None,
     report: CaptionReport,
 ) -> Iterator[Caption]:
     taken = 0
-    for index, record in enumerate(_records(source, reader, column)):
+    for index, record in enumerate(records):
         if isinstance(record, Flaw):
             report.count(record)
             continue

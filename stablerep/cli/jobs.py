@@ -45,7 +45,10 @@ def split_overrides(pairs: Sequence[str] | None) -> dict[str, str]:
 def submit(
     captions: Annotated[
         str,
-        typer.Argument(help="Caption file (text, CSV/TSV, JSONL, RedCaps, Parquet; .gz/.zst), or store:KEY."),
+        typer.Argument(
+            help="Caption file (text, CSV/TSV, JSONL, RedCaps, Parquet; .gz/.zst), WebDataset shards "
+            "'DIR/{00000..00099}.tar', store:KEY, or a URL that the gateway may read."
+        ),
     ],
     name: Annotated[str, typer.Option("--name", help="Name of the dataset to make.")],
     preset: Annotated[
@@ -55,10 +58,16 @@ def submit(
     seed: Annotated[int, typer.Option(help="Decides every image together with its caption and index.")] = 0,
     format: Annotated[
         str,
-        typer.Option(help="text, csv, tsv, jsonl, redcaps or parquet; told from the file name otherwise."),
+        typer.Option(
+            help="text, csv, tsv, jsonl, redcaps, parquet or webdataset; told from the name otherwise."
+        ),
     ] = "",
     column: Annotated[str, typer.Option(help="Where the caption stands; found by the usual names.")] = "",
     limit: Annotated[int, typer.Option(help="Take at most this many captions; 0 takes all.")] = 0,
+    upload: Annotated[
+        bool,
+        typer.Option("--upload", help="Read a URL on this machine and upload it; else the gateway reads it."),
+    ] = False,
     captions_per_shard: Annotated[int, typer.Option(help="Captions in one shard; 0: the preset's.")] = 0,
     priority: Annotated[int, typer.Option(min=0, max=9, help="Higher is served first.")] = 0,
     watch: Annotated[
@@ -88,6 +97,7 @@ def submit(
             progress=_upload_bar(bars),
             seed=seed,
             limit=limit,
+            upload=upload,
             captions_per_shard=captions_per_shard or chosen.captions_per_shard,
             priority=priority,
         )

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from stablerep.client.job import job_name
 from stablerep.errors import InvalidInput
+from stablerep.jobs.answers import ShardState
 from stablerep.v1 import generation_pb2 as pb
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
@@ -28,7 +30,7 @@ def caption_source(captions: str | os.PathLike[str]) -> Path | str:
     path = Path(text).expanduser()
     if not path.is_file():
         raise InvalidInput(
-            f"no file {text}; give a file, store:KEY or a URL in the store",
+            f"no file {text}; give a file, store:KEY or a URL",
             field="captions",
         )
     return path
@@ -78,3 +80,15 @@ def _set_number(message: pb.CreateJobRequest | pb.CaptionSource, field: str, val
         setattr(message, field, value)
     except (TypeError, ValueError):
         raise InvalidInput(f"{value!r} is no whole number that fits", field=field) from None
+
+
+def list_shards_request(name: str, state: ShardState | str | None, page_size: int) -> pb.ListShardsRequest:
+    """The first page's request. Raises `InvalidInput` for a name or a state that is none."""
+    request = pb.ListShardsRequest(parent=job_name(name), page_size=page_size)
+    if state is not None:
+        try:
+            request.state = pb.Shard.State.Value(ShardState(str(state).upper()).value)
+        except ValueError:
+            known = ", ".join(ShardState)
+            raise InvalidInput(f"{state!r} is none of {known}", field="state") from None
+    return request

@@ -2,17 +2,27 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
-from stablerep.client.channel import RECONNECTS, UNARY_SECONDS, gateway_options, our_errors, pause
+from stablerep.client.captions import choose_captions
+from stablerep.client.channel import (
+    DELETE_SECONDS,
+    RECONNECTS,
+    UNARY_SECONDS,
+    gateway_options,
+    our_errors,
+    pause,
+    time_left,
+)
 from stablerep.client.credentials import Credentials, File
-from stablerep.client.job import Job, job_name, read_job
-from stablerep.client.requests import caption_source, create_job_request
+from stablerep.client.job import Job, Shard, job_name, read_job, read_shard
+from stablerep.client.requests import create_job_request
 from stablerep.client.upload import Progress, may_resume, upload_id, upload_messages
-from stablerep.errors import InvalidInput, NotFound, Unavailable
+from stablerep.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
+from stablerep.jobs.answers import ShardState
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 
@@ -21,7 +31,8 @@ class Client:
     """Jobs of one gateway. Safe to use from several threads; `close` it or use it in a `with` block.
 
     Calls are tried again while the gateway is unavailable. All methods raise errors of `stablerep.errors`:
-    InvalidInput with the field, NotFound, AlreadyExists with what differs, Unavailable.
+    InvalidInput with the field (WrongState where the job's state does not allow it), NotFound, AlreadyExists
+    with what differs, Unauthenticated, PermissionDenied, Unavailable (DeadlineExceeded after `timeout`).
 
     Args:
         address: host:port.
@@ -30,7 +41,8 @@ class Client:
         cert_file: the client's own certificate, where the server asks for one; key_file: its key.
         tls: None: TLS if any of these files is given.
         allow_clear_text: sends the token without TLS to another machine all the same.
-        timeout: seconds that a call may take, retries included; uploads and watches have no limit.
+        timeout: seconds that a call may take, retries included, unless it is given its own `timeout`; then
+            `DeadlineExceeded` is raised. Uploads have no limit, watches none unless they are given one.
     """
 
     def __init__(
@@ -49,7 +61,7 @@ class Client:
         self._channel = credentials.channel(address, gateway_options())
         self._stub = rpc.GenerationServiceStub(self._channel)
         self._metadata = credentials.metadata()
-        self._unary: dict[str, Any] = {"timeout": timeout, "metadata": self._metadata}
+        self._timeout = timeout
 
     def close(self) -> None:
         self._channel.close()
@@ -75,29 +87,34 @@ class Client:
         format: str = "",
         column: str = "",
         limit: int = 0,
+        upload: bool = False,
         request_id: str = "",
         progress: Progress | None = None,
+        timeout: float | None = None,
     ) -> Job:
         """Creates the job that makes `dataset`; the same call again gives the same job.
 
         Args:
-            captions: a local file, which is uploaded; or `store:KEY` or a URL for one in the gateway's store.
+            captions: a local file, which is uploaded (of WebDataset shards, `dir/{00000..00099}.tar`, the
+                captions only); or `store:KEY` or a URL, which the gateway reads.
             preset: where unset fields of the recipe come from; empty: the gateway's default.
             recipe: overrides by field name, e.g. `{"guidance_scale": 8}`.
             captions_per_shard: 0 takes the preset's.
-            format: text, csv, tsv, jsonl, redcaps or parquet; empty: told from the file name.
+            format: text, csv, tsv, jsonl, redcaps, parquet or webdataset; empty: told from the file name.
             column: where the caption stands; empty: found by the usual names.
             limit: at most so many captions; 0 takes all.
+            upload: reads a URL here, by fsspec, and uploads it; the gateway need not reach it.
             progress: called with bytes sent and bytes in all during an upload.
+            timeout: of the call that creates the job, in seconds; an upload before it has no limit.
         """
-        source = caption_source(captions)
-        uploaded = self.upload_captions(source, progress=progress) if isinstance(source, Path) else ""
+        with choose_captions(captions, format=format, column=column, limit=limit, upload=upload) as chosen:
+            uploaded = "" if chosen.path is None else self.upload_captions(chosen.path, progress=progress)
         request = create_job_request(
             dataset,
-            uri=str(source),
+            uri=chosen.uri,
             upload_id=uploaded,
-            format=format,
-            column=column,
+            format=chosen.format,
+            column=chosen.column,
             limit=limit,
             preset=preset,
             recipe=recipe,
@@ -106,8 +123,7 @@ class Client:
             priority=priority,
             request_id=request_id,
         )
-        with our_errors():
-            return read_job(self._stub.CreateJob(request, **self._unary))
+        return read_job(self._call(self._stub.CreateJob, request, timeout))
 
     def upload_captions(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> str:
         """Sends a file and returns its upload id; what the gateway has of it already is not sent again."""
@@ -129,41 +145,46 @@ class Client:
                 time.sleep(pause(attempt))
 
     def _stored(self, identifier: str) -> pb.Upload:
+        request = pb.GetUploadRequest(upload_id=identifier)
         try:
-            with our_errors():
-                return self._stub.GetUpload(pb.GetUploadRequest(upload_id=identifier), **self._unary)
+            return cast(pb.Upload, self._call(self._stub.GetUpload, request))
         except NotFound:
             return pb.Upload(upload_id=identifier)
 
-    def get_job(self, name: str) -> Job:
-        """The job `jobs/NAME`; the bare name of the dataset will do."""
-        with our_errors():
-            return read_job(self._stub.GetJob(pb.GetJobRequest(name=job_name(name)), **self._unary))
+    def get_job(self, name: str, *, timeout: float | None = None) -> Job:
+        """The job `jobs/NAME`; the bare name of the dataset will do, here and below."""
+        request = pb.GetJobRequest(name=job_name(name))
+        return read_job(self._call(self._stub.GetJob, request, timeout))
 
-    def list_jobs(self, *, page_size: int = 0) -> Iterator[Job]:
-        """Every job by name, asked for page by page."""
+    def list_jobs(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[Job]:
+        """Every job by name, asked for page by page; `timeout` is that of a page."""
         token = ""
         while True:
             request = pb.ListJobsRequest(page_size=page_size, page_token=token)
-            with our_errors():
-                page = self._stub.ListJobs(request, **self._unary)
+            page = self._call(self._stub.ListJobs, request, timeout)
             yield from map(read_job, page.jobs)
             token = page.next_page_token
             if not token:
                 return
 
-    def watch_job(self, name: str) -> Iterator[Job]:
-        """The job now and at every change, until its state is final; outlives a restart of the gateway."""
+    def watch_job(self, name: str, *, timeout: float | None = None) -> Iterator[Job]:
+        """The job now and at every change, until its state is final; outlives a restart of the gateway.
+
+        Raises `DeadlineExceeded` when it is not final after `timeout` seconds; None: no limit.
+        """
         request = pb.WatchJobRequest(name=job_name(name))
+        left = time_left(timeout)
         attempt = 0
         while True:
-            call = self._stub.WatchJob(request, metadata=self._metadata)
+            call = self._stub.WatchJob(request, timeout=left(), metadata=self._metadata)
             try:
                 with our_errors():
                     for message in call:
                         attempt = 0
                         yield read_job(message)
                 return
+            except DeadlineExceeded:
+                raise
             except Unavailable:
                 attempt += 1
                 if attempt > RECONNECTS:
@@ -172,7 +193,60 @@ class Client:
             finally:
                 call.cancel()
 
-    def cancel_job(self, name: str) -> Job:
+    def cancel_job(self, name: str, *, timeout: float | None = None) -> Job:
         """Cancels the job; shards already written stay. In a final state nothing changes."""
+        request = pb.CancelJobRequest(name=job_name(name))
+        return read_job(self._call(self._stub.CancelJob, request, timeout))
+
+    def pause_job(self, name: str, *, timeout: float | None = None) -> Job:
+        """Hands out no more shards of the job until it is resumed; those in work are finished."""
+        request = pb.PauseJobRequest(name=job_name(name))
+        return read_job(self._call(self._stub.PauseJob, request, timeout))
+
+    def resume_job(self, name: str, *, timeout: float | None = None) -> Job:
+        """Goes on with a paused job; one that is not paused stays as it is."""
+        request = pb.ResumeJobRequest(name=job_name(name))
+        return read_job(self._call(self._stub.ResumeJob, request, timeout))
+
+    def retry_job(self, name: str, shards: Iterable[int] = (), *, timeout: float | None = None) -> Job:
+        """Tries dead shards again, those named or all; a job that FAILED by them is RUNNING again."""
+        request = pb.RetryJobRequest(name=job_name(name), shards=shards)
+        return read_job(self._call(self._stub.RetryJob, request, timeout))
+
+    def delete_job(
+        self,
+        name: str,
+        *,
+        delete_data: bool = False,
+        force: bool = False,
+        timeout: float = DELETE_SECONDS,
+    ) -> int:
+        """Removes a job that is over, and with `delete_data` its dataset; returns how many objects went.
+
+        With `force` a job that is not over is cancelled first; without, `WrongState` is raised.
+        """
+        request = pb.DeleteJobRequest(name=job_name(name), delete_data=delete_data, force=force)
+        return int((self._call(self._stub.DeleteJob, request, timeout)).objects_deleted)
+
+    def list_shards(
+        self,
+        name: str,
+        state: ShardState | str | None = None,
+        *,
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> Iterator[Shard]:
+        """The shards of a job by number, those of one state or all; `timeout` is that of a page."""
+        request = list_shards_request(name, state, page_size)
+        while True:
+            page = self._call(self._stub.ListShards, request, timeout)
+            yield from map(read_shard, page.shards)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
         with our_errors():
-            return read_job(self._stub.CancelJob(pb.CancelJobRequest(name=job_name(name)), **self._unary))
+            return method(
+                request, timeout=self._timeout if timeout is None else timeout, metadata=self._metadata
+            )
