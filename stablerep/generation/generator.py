@@ -1,53 +1,33 @@
 """Captions in, groups of images out: rows over (caption, image), in batches always padded to one shape."""
 
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from stablerep.captions import Caption
 from stablerep.errors import InvalidInput, StableRepError
+from stablerep.generation.batch_size import BatchSize
+from stablerep.generation.drawing import Drawn, Row, Unfinished, split_captions
 from stablerep.generation.encode import encode_jpeg, to_bytes
 from stablerep.generation.noise import noise_seed
-from stablerep.generation.pipeline import LoadedPipeline, load_pipeline
+from stablerep.generation.pipeline import BROKEN_DEVICE, LoadedPipeline, load_pipeline
 from stablerep.generation.sampling import OnStep, make_sampler
 from stablerep.jobs.recipe import Recipe
 from stablerep.storage import Group, skipped_group
 
-# A broken GPU stays broken for the process: no shard is to blame, and going on would fail them all. (torch
-# before 2.8 has no class for it.)
-_BROKEN_DEVICE: type[BaseException] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
+Stage = Literal["text", "denoise", "decode", "encode"]
+OnStage = Callable[[Stage, float], None]
+"""Called with a stage and its seconds: text, denoise and decode of a batch, encode of a group."""
 
-
-@dataclass
-class _Unfinished:
-    """A group on its way: None where an image is still to be made."""
-
-    caption: Caption
-    embedding: Any
-    seeds: list[int]
-    images: list[bytes | None]
-    info: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-
-    @property
-    def is_done(self) -> bool:
-        return bool(self.error) or None not in self.images
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One image of one group, a row of a batch."""
-
-    group: _Unfinished
-    index: int
-
-    @property
-    def seed(self) -> int:
-        return self.group.seeds[self.index]
+HARMLESS = "a photo"
+"""Where a pipeline fails on this caption as well, it is the pipeline that is at fault."""
+# What a pipeline may raise because of a caption.
+_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)
 
 
 class Generator:
@@ -68,8 +48,10 @@ class Generator:
         device: such as "cuda:1"; None or empty: the best there is. Ignored if `pipeline` is given.
         pipeline: one already loaded that `fits` the recipe.
         batch_limit: upper bound of images in a batch, for a GPU too small for the recipe's; 0: none.
+        on_stage: told how long each stage took; the GPU is waited for at the end of each, then.
+        on_halved: called when a batch is halved for want of memory.
 
-    Raises InvalidInput and NotFound, see `load_pipeline` and `make_sampler`.
+    Raises InvalidInput, NotFound and Unavailable, see `load_pipeline` and `make_sampler`.
     """
 
     def __init__(
@@ -80,6 +62,8 @@ class Generator:
         device: torch.device | str | None = None,
         pipeline: LoadedPipeline | None = None,
         batch_limit: int = 0,
+        on_stage: OnStage | None = None,
+        on_halved: Callable[[], None] | None = None,
     ) -> None:
         if not -(2**63) <= seed < 2**63:
             raise InvalidInput(f"{seed} does not fit into 64 bits", field="seed")
@@ -90,101 +74,182 @@ class Generator:
         self.recipe = recipe
         self.seed = seed
         self.pipeline = pipeline or load_pipeline(recipe, device)
-        self.batch_images = min(recipe.batch_images, batch_limit or recipe.batch_images)
+        self._size = BatchSize(min(recipe.batch_images, batch_limit or recipe.batch_images))
+        self._on_stage = on_stage
+        self._on_halved = on_halved
+        self._text_seconds = 0.0
         self._sampler = make_sampler(self.pipeline, recipe)
+
+    @property
+    def batch_images(self) -> int:
+        """Images in a batch now; fewer than the recipe's after a halving."""
+        return self._size.now
 
     def generate(
         self, captions: Iterable[str | Caption], *, on_step: OnStep | None = None
     ) -> Iterator[Group]:
         """Yields the groups in the captions' order, some after each batch; captions are drawn as needed.
 
-        A caption that cannot be embedded, or whose images are not finite, gives a group without images whose
-        `info` has an `error`. Plain strings have ids 0, 1, ...
+        A caption that cannot be embedded, on which the pipeline fails, or whose images are not finite, gives
+        a group without images whose `info` has an `error`. Plain strings have ids 0, 1, ...
 
         Args:
             captions: texts, or captions with the ids that they have in their source.
             on_step: called after each denoising step; what it raises ends the generation.
 
         Raises:
-            StableRepError: the pipeline failed on a batch, or memory does not suffice even for one image.
+            StableRepError: the pipeline fails whatever the caption, or memory does not suffice even for one
+                image.
         """
-        waiting: deque[_Unfinished] = deque()
-        rows: list[_Row] = []
+        for drawn in self.draw(captions, on_step=on_step):
+            yield self.encode(drawn)
+
+    def draw(self, captions: Iterable[str | Caption], *, on_step: OnStep | None = None) -> Iterator[Drawn]:
+        """As `generate`, but the groups are still to be encoded, by any thread: the GPU's need not wait."""
+        self._size.begin()
+        waiting: deque[Unfinished] = deque()
+        rows: list[Row] = []
         for caption in _with_ids(captions):
             group = self._begin(caption)
             waiting.append(group)
             if not group.error:
-                rows += [_Row(group, index) for index in range(self.recipe.images_per_caption)]
+                rows += group.rows()
             while len(rows) >= self.batch_images:
-                self._finish(rows, on_step)
-            yield from self._completed(waiting)
+                rows = self._draw_first(rows, on_step)
+            yield from _completed(waiting)
         while rows:
-            self._finish(rows, on_step)
-            yield from self._completed(waiting)
+            rows = self._draw_first(rows, on_step)
+            yield from _completed(waiting)
+
+    def encode(self, drawn: Drawn) -> Group:
+        """The group with its images as JPEG files. Any thread may call."""
+        id_, text = drawn.caption
+        if drawn.error:
+            return skipped_group(id_, text, drawn.error)
+        recipe = self.recipe
+        with self._timed("encode"):
+            encoded = tuple(
+                encode_jpeg(pixels, save_size=recipe.save_size, quality=recipe.jpeg_quality)
+                for pixels in drawn.pixels
+            )
+        return Group(id_, text, encoded, drawn.info)
 
     def latents(self, captions: Iterable[str | Caption]) -> Tensor:
         """What the sampler makes of the captions before decoding, [captions x images c h w]; for inspection.
 
         Raises whatever a caption's embedding raises: nothing is skipped here.
         """
-        groups = [self._embed(caption) for caption in _with_ids(captions)]
-        rows = [_Row(group, index) for group in groups for index in range(len(group.seeds))]
+        rows = [row for caption in _with_ids(captions) for row in self._embed(caption).rows()]
         samples = []
         for start in range(0, len(rows), self.batch_images):
             batch = rows[start : start + self.batch_images]
             samples.append(self._sample(batch, None)[: len(batch)])
         return torch.cat(samples)
 
-    def _begin(self, caption: Caption) -> _Unfinished:
+    def _begin(self, caption: Caption) -> Unfinished:
+        started = time.perf_counter()
         try:
             return self._embed(caption)
         except torch.OutOfMemoryError as error:
             raise StableRepError(f"out of memory while encoding text: {_describe(error)}") from error
-        except _BROKEN_DEVICE:
+        except BROKEN_DEVICE:
             raise
-        except (ValueError, TypeError, RuntimeError, LookupError) as error:  # UnicodeError is a ValueError
-            return _Unfinished(caption, None, [], [], error=f"text encoding failed: {_describe(error)}")
+        except _FAULTS as error:  # UnicodeError is a ValueError
+            return Unfinished(caption, None, [], [], error=f"text encoding failed: {_describe(error)}")
+        finally:
+            if self._on_stage is not None:
+                self._wait_for_device()
+            self._text_seconds += time.perf_counter() - started
 
-    def _embed(self, caption: Caption) -> _Unfinished:
+    def _embed(self, caption: Caption) -> Unfinished:
         count = self.recipe.images_per_caption
         seeds = [noise_seed(self.seed, caption.id, index) for index in range(count)]
         info: dict[str, Any] = {"recipe_digest": self.recipe.digest, "seeds": seeds}
         if self._sampler.is_truncated(caption.text):
             info["truncated"] = True
-        return _Unfinished(caption, self._sampler.embed(caption.text), seeds, [None] * count, info)
+        return Unfinished(caption, self._sampler.embed(caption.text), seeds, [None] * count, info)
 
-    def _finish(self, rows: list[_Row], on_step: OnStep | None) -> None:
-        """Makes the images of the first batch of rows and takes those rows off the list."""
-        batch = rows[: self.batch_images]
-        try:
-            images = self._sampler.decode(self._sample(batch, on_step))
-        except torch.OutOfMemoryError as error:
-            self._halve_batch(error)
+    def _draw_first(self, rows: list[Row], on_step: OnStep | None) -> list[Row]:
+        """Draws the first batch of rows. Returns the rows still wanted, none of a group that failed."""
+        count = self.batch_images
+        self._draw(rows[:count], on_step)
+        if self._on_stage is not None:
+            self._on_stage("text", self._text_seconds)
+        self._text_seconds = 0.0
+        return [row for row in rows[count:] if not row.group.error]
+
+    def _draw(self, rows: Sequence[Row], on_step: OnStep | None, *, redone: bool = False) -> None:
+        """Draws all these rows, in as many batches as memory asks for.
+
+        Where a batch fails, its captions are drawn again in halves until those that make it fail are found;
+        `redone` for such a half. The others' images are what they would have been.
+        """
+        while rows:
+            batch = rows[: self.batch_images]
+            try:
+                images = self._images(batch, on_step)
+            except torch.OutOfMemoryError as error:
+                shortage = _describe(error)  # the error itself would keep the batch's tensors in memory
+            except BROKEN_DEVICE:
+                raise
+            except _FAULTS as error:
+                self._find_fault(batch, error, on_step, redone=redone)
+                rows = rows[len(batch) :]
+                continue
+            else:
+                self._keep(batch, images)
+                rows = rows[len(batch) :]
+                continue
+            self._halve(shortage)
+
+    def _find_fault(
+        self, batch: Sequence[Row], error: Exception, on_step: OnStep | None, *, redone: bool
+    ) -> None:
+        if not redone:
+            self._check_pipeline(error, on_step)
+        parts = split_captions(batch)
+        if len(parts) == 1:
+            batch[0].group.error = f"{self.recipe.model} failed on it: {_describe(error)}"
             return
-        except _BROKEN_DEVICE:
-            raise
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise StableRepError(f"{self.recipe.model} failed on a batch: {_describe(error)}") from error
-        self._encode(batch, images[: len(batch)])
-        del rows[: len(batch)]
+        for part in parts:
+            self._draw(part, on_step, redone=True)
 
-    def _sample(self, batch: Sequence[_Row], on_step: OnStep | None) -> Tensor:
+    def _check_pipeline(self, error: Exception, on_step: OnStep | None) -> None:
+        """Raises StableRepError if a batch of a harmless caption fails, too: no caption is to blame then."""
+        try:
+            self._images(self._embed(Caption(0, HARMLESS)).rows()[:1], on_step)
+        except torch.OutOfMemoryError:
+            return  # that the images themselves run into, and halve their batch
+        except BROKEN_DEVICE:
+            raise
+        except _FAULTS:
+            raise StableRepError(f"{self.recipe.model} failed on a batch: {_describe(error)}") from error
+
+    def _images(self, batch: Sequence[Row], on_step: OnStep | None) -> Tensor:
+        """The images of a batch, float [n 3 h w], those of the padding left out."""
+        with self._timed("denoise"):
+            samples = self._sample(batch, on_step)
+        with self._timed("decode"):
+            return self._sampler.decode(samples)[: len(batch)]
+
+    def _sample(self, batch: Sequence[Row], on_step: OnStep | None) -> Tensor:
         """Samples of a batch, padded by repeating its last row; the padding is still in the result."""
         padded = [*batch, *[batch[-1]] * (self.batch_images - len(batch))]
         return self._sampler.sample(
             [row.group.embedding for row in padded], [row.seed for row in padded], on_step
         )
 
-    def _halve_batch(self, error: torch.OutOfMemoryError) -> None:
-        if self.batch_images == 1:
+    def _halve(self, shortage: str) -> None:
+        if not self._size.halve():
             raise StableRepError(
-                f"out of memory with one image of {self.recipe.image_size} pixels: {_describe(error)}"
-            ) from error
-        self.batch_images //= 2
+                f"out of memory with one image of {self.recipe.image_size} pixels: {shortage}"
+            )
         if self.pipeline.device.type == "cuda":
             torch.cuda.empty_cache()
+        if self._on_halved is not None:
+            self._on_halved()
 
-    def _encode(self, batch: Sequence[_Row], images: Tensor) -> None:
+    def _keep(self, batch: Sequence[Row], images: Tensor) -> None:
         finite = images.isfinite().flatten(1).all(dim=1).tolist()
         for row, pixels, is_finite in zip(batch, to_bytes(images), finite, strict=True):
             if not is_finite:
@@ -192,20 +257,28 @@ class Generator:
                     f"image {row.index} is not finite: the pipeline overflowed in {self.recipe.dtype}"
                 )
                 continue
-            row.group.images[row.index] = encode_jpeg(
-                pixels, save_size=self.recipe.save_size, quality=self.recipe.jpeg_quality
-            )
+            row.group.pixels[row.index] = pixels
             if self.batch_images != self.recipe.batch_images:
                 row.group.info["batch_images"] = self.batch_images
 
-    def _completed(self, waiting: deque[_Unfinished]) -> Iterator[Group]:
-        while waiting and waiting[0].is_done:
-            group = waiting.popleft()
-            id_, text = group.caption
-            if group.error:
-                yield skipped_group(id_, text, group.error)
-            else:
-                yield Group(id_, text, tuple(image for image in group.images if image), group.info)
+    @contextmanager
+    def _timed(self, stage: Stage) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        if self._on_stage is not None:
+            if stage != "encode":
+                self._wait_for_device()
+            self._on_stage(stage, time.perf_counter() - started)
+
+    def _wait_for_device(self) -> None:
+        """Kernels run on after their launch: without this, their time would be counted to a later stage."""
+        if self.pipeline.device.type == "cuda":
+            torch.cuda.synchronize(self.pipeline.device)
+
+
+def _completed(waiting: deque[Unfinished]) -> Iterator[Drawn]:
+    while waiting and waiting[0].is_done:
+        yield waiting.popleft().drawn()
 
 
 def _with_ids(captions: Iterable[str | Caption]) -> Iterator[Caption]:

@@ -12,10 +12,14 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from stablerep.errors import InvalidInput, NotFound, StableRepError
+from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
 from stablerep.jobs.recipe import Recipe
 
+# A broken GPU stays broken for the process: no shard is to blame, and going on would fail them all. (torch
+# before 2.8 has no class for it.)
+BROKEN_DEVICE: type[BaseException] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_FOLDERS = {"builtin:fashion": "fashion_pipeline"}
 
@@ -81,10 +85,11 @@ def load_pipeline(recipe: Recipe, device: torch.device | str | None = None) -> L
 
     Raises:
         NotFound: neither a folder nor a model that the hub or its cache gives.
+        Unavailable: the hub, which may have the model, cannot be reached.
         InvalidInput: `device` cannot be had, the model is no text-to-image pipeline in safetensors, or a
             builtin one at a revision that is not the installed one.
     """
-    target = _check_device(torch.device(device) if device else default_device())
+    target = check_device(device)
     source = resolve_model(recipe.model)
     _check_builtin(recipe)
     config = _read_config(source, recipe)
@@ -102,6 +107,7 @@ def load_pipeline(recipe: Recipe, device: torch.device | str | None = None) -> L
                 **without,
             ).to(target)
     except OSError as error:
+        _check_hub(recipe, error)
         raise InvalidInput(
             f"{recipe.model} cannot be loaded: {_first_line(error)} Weights are read from safetensors only: "
             "save a model that has others with `save_pretrained(folder, safe_serialization=True)`",
@@ -109,6 +115,8 @@ def load_pipeline(recipe: Recipe, device: torch.device | str | None = None) -> L
         ) from error
     except torch.OutOfMemoryError as error:
         raise StableRepError(f"{recipe.model} does not fit into the memory: {_first_line(error)}") from error
+    except BROKEN_DEVICE:
+        raise
     except (ValueError, TypeError, AttributeError, ImportError, LookupError, RuntimeError) as error:
         raise InvalidInput(f"{recipe.model} cannot be loaded: {_first_line(error)}", field="model") from error
     if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
@@ -153,12 +161,28 @@ def _check_builtin(recipe: Recipe) -> None:
         )
 
 
-def _check_device(device: torch.device) -> torch.device:
+def check_device(device: torch.device | str | None = None) -> torch.device:
+    """The device (empty or None: the best there is), tried out. Raises InvalidInput if it can't be used."""
     try:
-        torch.empty(0, device=device)
+        target = torch.device(device) if device else default_device()
+        torch.empty(1, device=target).sum().item()
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
         raise InvalidInput(f"{device} cannot be used here: {_first_line(error)}", field="device") from error
-    return device
+    return target
+
+
+def _check_hub(recipe: Recipe, error: BaseException) -> None:
+    """Raises Unavailable if the error comes of a hub that does not answer, not of what it answered."""
+    causes = set()
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.add(type(cause))
+        cause = cause.__cause__ or cause.__context__
+    # A user who set HF_HUB_OFFLINE wants no hub: what the cache lacks is not there.
+    if LocalEntryNotFoundError in causes and OfflineModeIsEnabled not in causes:
+        raise Unavailable(
+            f"the hub that should have {recipe.model} cannot be reached: {_first_line(error)}"
+        ) from error
 
 
 def _read_config(source: str, recipe: Recipe) -> dict[str, Any]:
@@ -170,6 +194,7 @@ def _read_config(source: str, recipe: Recipe) -> dict[str, Any]:
             raise InvalidInput(
                 f"{recipe.model} ({source}) holds no pipeline: {_first_line(error)}", field="model"
             ) from error
+        _check_hub(recipe, error)
         at = f" at revision {recipe.revision}" if recipe.revision else ""
         raise NotFound(
             f"model: {recipe.model}{at} is no folder here, nor given by the hub: {_first_line(error)}; "
