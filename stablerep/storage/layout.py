@@ -66,7 +66,7 @@ def index_prefix(dataset: str) -> str:
 
 def job_prefix(dataset: str) -> str:
     """What only the service reads; a dataset is whole without it."""
-    return f"{job_prefix(dataset)}"
+    return f"{dataset_prefix(dataset)}job/"
 
 
 def create_key(dataset: str) -> str:
