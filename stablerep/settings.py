@@ -147,6 +147,15 @@ class Generator(_Part):
     )
 
 
+class Trainer(_Part):
+    """A training process; what it trains stands in its own configuration."""
+
+    metrics_address: str = Field(
+        default="",
+        description="host:port of the first rank's /metrics, /healthz and /readyz; empty: off",
+    )
+
+
 class Settings(BaseSettings):
     """The whole tree; `load_settings` builds it."""
 
@@ -169,6 +178,7 @@ class Settings(BaseSettings):
     auth: Auth = Auth()
     gateway: Gateway = Gateway()
     generator: Generator = Generator()
+    trainer: Trainer = Trainer()
 
     @classmethod
     def settings_customise_sources(

@@ -4,15 +4,20 @@
     torchrun --nproc-per-node 2 -m services.trainer --config FILE.yaml
 
 SIGTERM and SIGINT end the step, write a checkpoint and leave with status 75; the same command goes on.
+STABLEREP_TRAINER__METRICS_ADDRESS=HOST:PORT serves the first rank's /metrics, /healthz and /readyz.
 """
 
 import argparse
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 from types import FrameType
 
+from services.logs import set_up_logs
+from services.trainer.metrics import training_probes
 from stablerep.errors import InvalidInput, StableRepError
+from stablerep.settings import load_settings
 from stablerep.training.config import TrainConfig, load_train_config, parse_train_config
 from stablerep.training.distributed import ranks_from_environment
 from stablerep.training.loop import train
@@ -30,9 +35,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)
     try:
+        settings = load_settings()
+        set_up_logs(settings)
         config = _config(_arguments())
-        with ranks_from_environment() as ranks:
-            result = train(config, ranks, stop)
+        with ranks_from_environment() as ranks, ExitStack() as open_until_done:
+            address = settings.trainer.metrics_address if ranks.first else ""
+            with ranks.together():
+                watch = open_until_done.enter_context(training_probes(address))
+            result = train(config, ranks, stop, watch)
     except StableRepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -8,6 +8,8 @@ A run killed at any moment finds its last complete checkpoint. The two newest ar
 
 import hashlib
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +47,8 @@ class Checkpoint:
 class CheckpointWriter:
     """Writes checkpoints of one run in a background thread, from copies: training goes on meanwhile."""
 
-    def __init__(self, store: Store, run: str) -> None:
-        self._store, self._run = store, run
+    def __init__(self, store: Store, run: str, on_written: Callable[[float], None] = lambda _: None) -> None:
+        self._store, self._run, self._on_written = store, run, on_written
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -68,6 +70,7 @@ class CheckpointWriter:
             raise error
 
     def _write(self, tensors: dict[str, Tensor], info: CheckpointInfo) -> None:
+        began = time.monotonic()
         try:
             data = save(tensors)
             complete = info.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
@@ -80,6 +83,8 @@ class CheckpointWriter:
                 self._store.delete(_key(self._run, step, "state.safetensors"))
         except Exception as error:  # noqa: BLE001  raised again by `wait`, in the training thread
             self._error = error
+        else:
+            self._on_written(time.monotonic() - began)
 
 
 def checkpoint_steps(store: Store, run: str) -> list[int]:

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -26,13 +27,16 @@ from stablerep.training.learner import Learner, build_learner
 from stablerep.training.optimizer import build_optimizer, learning_rate
 from stablerep.training.reports import Progress, Reports
 from stablerep.training.run import Run, open_run
+from stablerep.training.watch import Unwatched, Watch
 
 
 class Diverged(StableRepError):
     """The loss or a gradient is not a number any more; the last checkpoint is from before."""
 
 
-def train(config: TrainConfig, ranks: Ranks, stop: threading.Event) -> dict[str, Any] | None:
+def train(
+    config: TrainConfig, ranks: Ranks, stop: threading.Event, watch: Watch | None = None
+) -> dict[str, Any] | None:
     """Trains to the end, from the last checkpoint if there is one, and exports the encoder.
 
     Returns what is in the run's result.json, or None if `stop` was set: then a checkpoint was written, and
@@ -56,7 +60,8 @@ def train(config: TrainConfig, ranks: Ranks, stop: threading.Event) -> dict[str,
     learner = build_learner(config, ranks.device, ranks.size)
     optimizer = build_optimizer(learner, config)
     start = _resume(run, ranks, learner, optimizer)
-    end = _train_steps(config, ranks, run, feed, learner, optimizer, start, stop)
+    watching = watch if watch is not None and ranks.first else Unwatched()
+    end = _train_steps(config, ranks, run, feed, learner, optimizer, start, stop, watching)
     if end.step < config.steps:
         return None
     result = {
@@ -111,12 +116,14 @@ def _train_steps(
     optimizer: torch.optim.Optimizer,
     start: Progress,
     stop: threading.Event,
+    watch: Watch,
 ) -> Progress:
     """Steps start.step .. config.steps - 1, or fewer if `stop` is set on any rank."""
     model = _distributed(learner, ranks)
     began, progress = time.monotonic(), start
-    with Reports(config, run, start) if ranks.first else nullcontext() as reports:
-        for share in feed.shares(start.step, config.steps, config.prefetch):
+    watch.begins(run.name, start.step, config.steps)
+    with Reports(config, run, start, watch) if ranks.first else nullcontext() as reports:
+        for share, waited in _timed(feed.shares(start.step, config.steps, config.prefetch)):
             step = share.step + 1
             rate = learning_rate(config, share.step)
             for group in optimizer.param_groups:
@@ -133,15 +140,25 @@ def _train_steps(
                 norm = _gradient_norm(learner) if logged or checkpointed else 0.0
                 value, stopping = _agree(ranks, loss, norm, stop, step)
                 progress = Progress(step, start.seconds + time.monotonic() - began, value)
+                watch.lost(value)
                 if logged and reports:
                     reports.log(progress, rate, norm)
             optimizer.step()
             optimizer.zero_grad()
+            watch.stepped(step, config.views_per_batch, waited)
             if reports and (checkpointed or stopping):
                 reports.checkpoint(progress, learner, optimizer)
             if stopping:
                 break
     return progress
+
+
+def _timed(shares: Iterator[Share]) -> Iterator[tuple[Share, float]]:
+    """Each share with the seconds that were waited for it."""
+    asked = time.monotonic()
+    for share in shares:
+        yield share, time.monotonic() - asked
+        asked = time.monotonic()
 
 
 def _loss(model: nn.Module, share: Share, config: TrainConfig, device: torch.device) -> Tensor:

@@ -13,6 +13,7 @@ from stablerep.training.checkpoint import CheckpointInfo, CheckpointWriter
 from stablerep.training.config import TrainConfig
 from stablerep.training.logs import RunLog
 from stablerep.training.run import Run
+from stablerep.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Progress:
 class Reports:
     """The reports of the first rank; a context, which completes what was begun whichever way it is left."""
 
-    def __init__(self, config: TrainConfig, run: Run, start: Progress) -> None:
+    def __init__(self, config: TrainConfig, run: Run, start: Progress, watch: Watch) -> None:
         self._config, self._last = config, start
         self._log = RunLog(run.store, run.name, start.step)
-        self._checkpoints = CheckpointWriter(run.store, run.name)
+        self._checkpoints = CheckpointWriter(run.store, run.name, watch.written)
         self._bars = Bars()
         self._bar = self._bars.add(run.name, config.steps, start.step)
 
