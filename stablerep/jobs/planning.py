@@ -1,7 +1,7 @@
 """A job from its request to its last planned shard: created once, planned by anyone.
 
 The store is written before the queue, so that a process may die between any two lines here and the next one
-to call `plan` goes on: `create.json`, `dataset.json`, caption objects in order, then `planned.json`.
+to call `plan` goes on: `create.json`, `dataset.json`, batches of caption objects in order, `planned.json`.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from typing import Protocol
 from stablerep.captions import Caption, CaptionReport, cut, read_captions
 from stablerep.captions.remote import STORE_ONLY, Remote
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, TornObject
+from stablerep.jobs.caption_writer import CaptionWriter
 from stablerep.jobs.job import CaptionSource, JobSpec, JobState
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.recipe import Recipe
@@ -27,9 +28,8 @@ from stablerep.jobs.records import (
     write_planned,
 )
 from stablerep.jobs.sources import identify_source, open_job_source, source_facts
-from stablerep.storage.captions_file import write_captions
 from stablerep.storage.dataset import DatasetInfo, write_dataset
-from stablerep.storage.layout import MAX_SHARDS, captions_key, captions_prefix, dataset_key
+from stablerep.storage.layout import MAX_SHARDS, dataset_key
 from stablerep.storage.store import Store
 
 # In the order in which a difference is named: the user's own words first.
@@ -169,21 +169,25 @@ def _plan_shards(
     spec = record.spec
     if problem := _source_problem(store, record, remote):
         raise InvalidInput(problem, field="source")
-    written = _shards_written(store, spec.dataset)
-    queue.extend(spec.dataset, written)
+    written = queue.counts(spec.dataset).planned
     shards = captions = 0
-    for shard, batch in cut(_captions(store, spec.source, report, remote), spec.captions_per_shard):
-        if stop.is_set():
-            return None
-        if shard >= MAX_SHARDS:
-            raise InvalidInput(
-                f"makes more than {MAX_SHARDS:,} shards; choose a larger one", field="captions_per_shard"
-            )
-        shards, captions = shard + 1, captions + len(batch)
-        if shard >= written:
-            write_captions(store, spec.dataset, shard, batch)
-            if queue.extend(spec.dataset, shards).final:
+    with CaptionWriter(store, queue, spec.dataset) as writer:
+        for shard, batch in cut(_captions(store, spec.source, report, remote), spec.captions_per_shard):
+            if stop.is_set():
+                writer.finish()
                 return None
+            if writer.over:
+                return None
+            if shard >= MAX_SHARDS:
+                raise InvalidInput(
+                    f"makes more than {MAX_SHARDS:,} shards; choose a larger one", field="captions_per_shard"
+                )
+            shards, captions = shard + 1, captions + len(batch)
+            if shard >= written:
+                writer.add(shard, batch)
+        writer.finish()
+    if writer.over:
+        return None
     if problem := _source_problem(store, record, remote):  # replaced while it was read
         raise InvalidInput(problem, field="source")
     planned = PlannedRecord(shards=shards, captions=captions, report=report, identity=record.identity)
@@ -202,16 +206,6 @@ def _captions(
         limit=source.limit,
         report=report,
     )
-
-
-def _shards_written(store: Store, dataset: str) -> int:
-    """How many shards, from 0 without a gap, an earlier planner has written."""
-    shards = 0
-    for info in store.list(captions_prefix(dataset)):
-        if info.key != captions_key(dataset, shards):
-            break
-        shards += 1
-    return shards
 
 
 def _source_problem(store: Store, record: CreateRecord, remote: Remote) -> str:

@@ -15,10 +15,18 @@ MAX_BYTES = (
 )  # decompressed; far above any shard, it bounds what a damaged object can make us allocate
 
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def write_captions(store: Store, dataset: str, shard: int, captions: Iterable[tuple[int, str]]) -> None:
     """Writes (id, text) pairs; equal captions give equal bytes."""
-    lines = (json.dumps({"id": id_, "caption": text}, ensure_ascii=False) + "\n" for id_, text in captions)
-    store.put(captions_key(dataset, shard), zstandard.compress("".join(lines).encode()))
+    store.put(captions_key(dataset, shard), pack_captions(captions, zstandard.ZstdCompressor()))
+
+
+def pack_captions(captions: Iterable[tuple[int, str]], compressor: zstandard.ZstdCompressor) -> bytes:
+    """What `write_captions` writes; with a compressor of the caller's own (it belongs to one thread)."""
+    lines = (_to_json({"id": id_, "caption": text}) + "\n" for id_, text in captions)
+    return compressor.compress("".join(lines).encode())
 
 
 def read_captions(store: Store, dataset: str, shard: int) -> list[Caption]:

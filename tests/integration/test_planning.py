@@ -13,6 +13,7 @@ import redis
 from stablerep.captions import CaptionReport
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound
 from stablerep.jobs import planning
+from stablerep.jobs.caption_writer import BATCH_SHARDS
 from stablerep.jobs.control import cancel_job, record_dead
 from stablerep.jobs.job import CaptionSource, Counts, JobSpec, JobState
 from stablerep.jobs.planning import create_job, plan
@@ -43,7 +44,7 @@ plan(open_store(sys.argv[1]), Queue(sys.argv[2]), "shoes", threading.Event())
 
 @pytest.fixture
 def queue(redis_url):
-    queue = Queue(redis_url)
+    queue = Queue(redis_url, retry_seconds=0)
     queue.begin_epoch()
     yield queue
     queue.close()
@@ -99,6 +100,11 @@ class Recording:
     def put(self, key, data, *, if_absent=False):
         self.written.append(key)
         return self._store.put(key, data, if_absent=if_absent)
+
+    def put_many(self, objects):
+        objects = list(objects)
+        self.written += [key for key, _ in objects]
+        return self._store.put_many(objects)
 
 
 def texts(number):
@@ -288,25 +294,25 @@ def test_a_planner_stops_between_shards_and_another_goes_on(store, queue, spec):
 def test_a_planner_killed_in_the_middle_is_replaced_without_planning_a_shard_twice(
     store, redis_url, queue, spec
 ):
-    put_source(store, 1_600)
+    put_source(store, 40_000)
     create_job(store, queue, spec)
     planner = subprocess.Popen([sys.executable, "-c", PLANNER, store.url, redis_url])
-    while queue.counts("shoes").planned < 20:
+    while queue.counts("shoes").planned < 1000:
         time.sleep(0.002)
     planner.kill()
     planner.wait()
     assert queue.state("shoes") is JobState.PLANNING
-    early = list(store.list(captions_prefix("shoes")))
-    assert 20 <= len(early) < 400
+    early = {info.key: info.etag for info in store.list(captions_prefix("shoes"))}
+    assert 1000 <= len(early) < 10_000
     recording = Recording(store)
     plan(recording, queue, "shoes", NEVER)
     written = {key for key in recording.written if "/captions/" in key}
-    assert written.isdisjoint(info.key for info in early)
-    assert len(written) + len(early) == 400
+    assert len(written & early.keys()) <= 2 * BATCH_SHARDS  # written, and the queue not told in time
+    assert len(written | early.keys()) == 10_000
     assert [caption for shard in planned_captions(store) for caption in shard] == list(
-        enumerate(texts(1_600))
+        enumerate(texts(40_000))
     )
-    assert queue.counts("shoes") == Counts(planned=400, pending=400)
+    assert queue.counts("shoes") == Counts(planned=10_000, pending=10_000)
     assert queue.state("shoes") is JobState.RUNNING
 
 
@@ -409,7 +415,8 @@ def test_cancelling_stops_planning_and_is_kept_in_the_store(store, queue, spec, 
     plan(store, queue, "shoes", CancelThen())
     view = job_view(store, queue, "shoes")
     assert view.state is JobState.CANCELLED
-    assert view.counts.planned == 1
+    assert view.counts.planned == 0
+    assert queue.lease("w", 60) is None
     assert not store.exists(planned_key("shoes"))
     assert cancel_job(store, queue, "shoes") is JobState.CANCELLED
     lose_redis()

@@ -1,0 +1,79 @@
+"""Writes the captions of shards in batches, one while the next is read, and tells the queue what is there."""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import zstandard
+
+from stablerep.captions import Caption
+from stablerep.jobs.queue import Queue
+from stablerep.storage.captions_file import pack_captions
+from stablerep.storage.layout import captions_key
+from stablerep.storage.store import Store
+
+BATCH_SHARDS = 512
+BATCH_BYTES = 4 << 20
+BATCH_SECONDS = 1.0
+"""A slow source's shards are handed out so often, however few they are."""
+
+
+class CaptionWriter:
+    """A `with` block around the shards of one job, given in order.
+
+    The queue hears of a shard only when its captions and those of all before it are in the store, so a crash
+    at any point leaves a gapless beginning, and after it at most one batch with holes.
+    """
+
+    def __init__(self, store: Store, queue: Queue, dataset: str) -> None:
+        self.over = False
+        """Whether the job ended meanwhile: then there is no use in going on."""
+        self._store = store
+        self._queue = queue
+        self._dataset = dataset
+        self._compressor = zstandard.ZstdCompressor()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="caption-writer")
+        self._writing: Future[None] | None = None
+        self._batch: list[tuple[str, bytes]] = []
+        self._end = self._bytes = 0
+        self._since = time.monotonic()
+
+    def __enter__(self) -> "CaptionWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+
+    def add(self, shard: int, captions: list[Caption]) -> None:
+        """Takes one more shard. Raises what went wrong with an earlier one: StoreError, Unavailable."""
+        data = pack_captions(captions, self._compressor)
+        self._batch.append((captions_key(self._dataset, shard), data))
+        self._end, self._bytes = shard + 1, self._bytes + len(data)
+        if (
+            len(self._batch) >= BATCH_SHARDS
+            or self._bytes >= BATCH_BYTES
+            or time.monotonic() - self._since > BATCH_SECONDS
+        ):
+            self._write_behind()
+
+    def finish(self) -> None:
+        """Returns once every shard taken is in the store and in the queue. Raises StoreError, Unavailable."""
+        if self._batch:
+            self._write_behind()
+        self._wait()
+
+    def _write_behind(self) -> None:
+        self._wait()
+        batch, self._batch, self._bytes, self._since = self._batch, [], 0, time.monotonic()
+        self._writing = self._thread.submit(self._write, batch, self._end)
+
+    def _write(self, batch: list[tuple[str, bytes]], end: int) -> None:
+        self._store.put_many(batch)
+        self.over = self._queue.extend(self._dataset, end).final
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
