@@ -10,8 +10,19 @@ for job in client.watch_job(job.name):
 
 from stablerep.client.aio import AsyncClient
 from stablerep.client.generator import GeneratorClient, WorkerStatus
-from stablerep.client.job import Counts, Job
+from stablerep.client.job import Counts, Job, Shard
 from stablerep.client.sync import Client
+from stablerep.jobs.answers import ShardState
 from stablerep.jobs.job import JobState
 
-__all__ = ["AsyncClient", "Client", "Counts", "GeneratorClient", "Job", "JobState", "WorkerStatus"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Counts",
+    "GeneratorClient",
+    "Job",
+    "JobState",
+    "Shard",
+    "ShardState",
+    "WorkerStatus",
+]

@@ -20,7 +20,7 @@ from stablerep.client.channel import (
 )
 from stablerep.client.credentials import Credentials, File
 from stablerep.client.job import Job, Shard, job_name, read_job, read_shard
-from stablerep.client.requests import create_job_request
+from stablerep.client.requests import create_job_request, list_shards_request
 from stablerep.client.upload import Progress, may_resume, upload_id, upload_messages
 from stablerep.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from stablerep.jobs.answers import ShardState

@@ -1,7 +1,8 @@
 """How clients speak gRPC: channel options, the retry of UNAVAILABLE alone, statuses back into our errors."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from stablerep.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     InvalidInput,
     NotFound,
     PermissionDenied,
@@ -17,17 +19,34 @@ from stablerep.errors import (
     TornObject,
     Unauthenticated,
     Unavailable,
+    WrongState,
 )
 
 UNARY_SECONDS = 30.0
 """Deadline of calls that only ask."""
+DELETE_SECONDS = 600.0
+"""Deadline of a deletion: a large dataset has millions of objects."""
 PREVIEW_SECONDS = 600.0
 """Deadline of a preview: the worker may first have to load its pipeline."""
 RECONNECTS = 8
 """Attempts in a row of an upload or a watch that lost its gateway; with `pause` about 20 s."""
 
 _RETRIED = (
-    ("stablerep.v1.GenerationService", ("GetUpload", "CreateJob", "GetJob", "ListJobs", "CancelJob")),
+    (
+        "stablerep.v1.GenerationService",
+        (
+            "GetUpload",
+            "CreateJob",
+            "GetJob",
+            "ListJobs",
+            "CancelJob",
+            "PauseJob",
+            "ResumeJob",
+            "RetryJob",
+            "DeleteJob",
+            "ListShards",
+        ),
+    ),
     ("stablerep.v1.GeneratorService", ("PreviewGroup", "GetStatus", "Drain")),
 )
 _RETRY = {
@@ -40,7 +59,6 @@ _RETRY = {
 _DETAILS_KEY = "grpc-status-details-bin"
 _REFUSED = (
     grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.OUT_OF_RANGE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
@@ -71,6 +89,12 @@ def pause(attempt: int) -> float:
     return float(min(0.2 * 2**attempt, 4.0))
 
 
+def time_left(seconds: float | None) -> Callable[[], float | None]:
+    """A clock that starts now: how much of `seconds` is left, never less than 0; always None for None."""
+    end = None if seconds is None else time.monotonic() + seconds
+    return lambda: None if end is None else max(0.0, end - time.monotonic())
+
+
 @contextmanager
 def our_errors() -> Iterator[None]:
     """Turns a gRPC failure inside the block into an error of `stablerep.errors`."""
@@ -83,8 +107,10 @@ def our_errors() -> Iterator[None]:
 def translate(error: grpc.RpcError) -> StableRepError:
     """The error of `stablerep.errors` that the server meant."""
     code, text = error.code(), error.details() or ""
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return Unavailable(_with_advice(text) or "the server did not answer in time")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded("no answer within `timeout`; what was asked may still be done")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable(_with_advice(text) or "the server is not available")
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return Unauthenticated(text)
     if code is grpc.StatusCode.PERMISSION_DENIED:
@@ -98,6 +124,8 @@ def translate(error: grpc.RpcError) -> StableRepError:
     field = _field(error)
     if code is grpc.StatusCode.ALREADY_EXISTS:
         return AlreadyExists(text, field=field)
+    if code is grpc.StatusCode.FAILED_PRECONDITION:
+        return WrongState(text.removeprefix(f"{field}: "), field=field)
     if code in _REFUSED:
         return InvalidInput(text.removeprefix(f"{field}: "), field=field)
     return StableRepError(f"{code.name}: {text}")

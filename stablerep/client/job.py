@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from stablerep.errors import InvalidInput
+from stablerep.jobs.answers import ShardState
 from stablerep.jobs.job import JobState
 from stablerep.v1 import generation_pb2 as pb
 
@@ -65,6 +66,35 @@ class Job:
         if self.state is JobState.PLANNING or not self.counts.shards:
             return 0.0
         return (self.counts.done + self.counts.dead) / self.counts.shards
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One task of a job and one object of its dataset."""
+
+    name: str
+    number: int
+    state: ShardState
+    worker: str
+    """Who has it, while it is LEASED."""
+    errors: int
+    """Reported errors since it was last done or retried; `lost_leases`: workers that vanished with it."""
+    lost_leases: int
+    error: str
+    """The last error that was reported, or why it is dead."""
+
+
+def read_shard(message: pb.Shard) -> Shard:
+    """The message of the gateway as plain data."""
+    return Shard(
+        name=message.name,
+        number=message.number,
+        state=ShardState(pb.Shard.State.Name(message.state)),
+        worker=message.worker,
+        errors=message.errors,
+        lost_leases=message.lost_leases,
+        error=message.error,
+    )
 
 
 def read_job(message: pb.Job) -> Job:

@@ -84,11 +84,8 @@ def _set_number(message: pb.CreateJobRequest | pb.CaptionSource, field: str, val
 
 def list_shards_request(name: str, state: ShardState | str | None, page_size: int) -> pb.ListShardsRequest:
     """The first page's request. Raises `InvalidInput` for a name or a state that is none."""
-    request = pb.ListShardsRequest(parent=job_name(name), page_size=page_size)
-    if state is not None:
-        try:
-            request.state = pb.Shard.State.Value(ShardState(str(state).upper()).value)
-        except ValueError:
-            known = ", ".join(ShardState)
-            raise InvalidInput(f"{state!r} is none of {known}", field="state") from None
-    return request
+    try:
+        wanted = None if state is None else ShardState(str(state).upper()).value
+    except ValueError:
+        raise InvalidInput(f"{state!r} is none of {', '.join(ShardState)}", field="state") from None
+    return pb.ListShardsRequest(parent=job_name(name), state=wanted, page_size=page_size)

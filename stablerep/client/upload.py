@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stablerep.errors import InvalidInput, Unavailable
+from stablerep.errors import DeadlineExceeded, InvalidInput, Unavailable
 from stablerep.v1 import generation_pb2 as pb
 
 Progress = Callable[[int, int], None]
@@ -24,6 +24,8 @@ def upload_id(path: Path) -> str:
 
 def may_resume(error: Exception) -> bool:
     """Whether an upload should ask where to go on: the gateway was away, or another client sent a piece."""
+    if isinstance(error, DeadlineExceeded):
+        return False
     return isinstance(error, Unavailable) or (isinstance(error, InvalidInput) and error.field == "offset")
 
 
