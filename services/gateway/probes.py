@@ -29,7 +29,7 @@ async def gateway_probes(
         InvalidInput: the address cannot be listened on.
     """
     heartbeat = Heartbeat(STUCK_SECONDS)
-    store_answers = Fresh("the store", lambda: store.exists(_ANY_KEY))
+    store_answers: Fresh[object] = Fresh("the store", lambda: store.exists(_ANY_KEY))
     queue_answers = Fresh("the queue server", queue.epoch)
 
     def alive() -> str:
@@ -46,7 +46,7 @@ async def gateway_probes(
     if probes is None:
         yield None
         return
-    collector = QueueCollector(queue.measure)
+    collector = QueueCollector(queue.measure, store_answers)
     REGISTRY.register(collector)
     beating = asyncio.create_task(_beat(heartbeat))
     try:

@@ -27,6 +27,7 @@ _PLACES: tuple[tuple[str, Callable[[JobBacklog], int]], ...] = (
     ("dead", lambda job: job.dead),
 )
 _BACKLOG = _PLACES[:2]
+_STORE_UP = "1 while the object store answers this gateway."
 _EMPTY = QueueMeasure(
     jobs=(),
     job_states=dict.fromkeys(JobState, 0),
@@ -42,14 +43,21 @@ _EMPTY = QueueMeasure(
 
 
 class QueueCollector(Collector):
-    """Register it once in a process; `measure` is `Queue.measure`."""
+    """Register it once in a process.
 
-    def __init__(self, measure: Callable[[], QueueMeasure]) -> None:
+    Args:
+        measure: `Queue.measure`.
+        store_answers: what raises unless the store answers.
+    """
+
+    def __init__(self, measure: Callable[[], QueueMeasure], store_answers: Fresh[object]) -> None:
         self._measure = Fresh("the queue server", measure)
+        self._store_answers = store_answers
         self._up = True
 
     def collect(self) -> Iterator[Metric]:
-        """The queue at this moment, or that it does not answer."""
+        """The queue at this moment, or that it does not answer; whether the store does."""
+        yield _store_up(self._store_answers)
         try:
             measure = self._measure.get()
         except (StableRepError, redis.RedisError) as error:
@@ -64,6 +72,7 @@ class QueueCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The metrics' names, without asking Redis for them."""
+        yield GaugeMetricFamily("stablerep_store_up", _STORE_UP)
         yield _up(0)
         yield from queue_families(_EMPTY)
 
@@ -98,6 +107,14 @@ def queue_families(measure: QueueMeasure) -> Iterator[Metric]:
 
 def _up(value: int) -> Metric:
     return GaugeMetricFamily("stablerep_queue_up", "1 while the queue server answers.", value)
+
+
+def _store_up(store_answers: Fresh[object]) -> Metric:
+    try:
+        store_answers.get()
+    except StableRepError:
+        return GaugeMetricFamily("stablerep_store_up", _STORE_UP, 0)
+    return GaugeMetricFamily("stablerep_store_up", _STORE_UP, 1)
 
 
 def _by_state(measure: QueueMeasure) -> Metric:
