@@ -135,10 +135,10 @@ def _queue(url: str) -> Finding:
 
 
 def _gateway(address: str) -> Finding:
-    from stablerep.client import Client
+    from stablerep.cli.connection import connection_from_environment
 
     try:
-        with Client(address) as client:
+        with connection_from_environment(address).client() as client:
             count = len(list(client.list_jobs()))
     except StableRepError as error:
         return Finding("fault", "gateway", str(error), "start one with `stablerep up`, or correct --address")

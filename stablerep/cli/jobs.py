@@ -13,20 +13,17 @@ import typer
 from rich.progress import TaskID
 from rich.table import Table
 
+from stablerep.cli.connection import Connection, connected, connected_to_worker
 from stablerep.errors import InvalidInput
 from stablerep.progress import Bars, console
 
 if TYPE_CHECKING:
     from stablerep.client import Client, Job
 
-Address = Annotated[
-    str, typer.Option("--address", envvar="STABLEREP_ADDRESS", help="The gateway's HOST:PORT.")
-]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override of a recipe field; may be repeated."),
 ]
-_DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 app = typer.Typer(no_args_is_help=True, help="List, show, watch and cancel generation jobs.")
 
@@ -42,6 +39,7 @@ def split_overrides(pairs: Sequence[str] | None) -> dict[str, str]:
     return overrides
 
 
+@connected
 def submit(
     captions: Annotated[
         str,
@@ -73,7 +71,8 @@ def submit(
     watch: Annotated[
         bool, typer.Option("--watch", help="Stay and show progress until the job ends.")
     ] = False,
-    address: Address = _DEFAULT_ADDRESS,
+    *,
+    connection: Connection,
 ) -> None:
     """Submits a job: captions x recipe -> dataset.
 
@@ -83,10 +82,8 @@ def submit(
 
         stablerep submit cc12m.tsv.gz --name cc12m --preset sd15 --set guidance_scale=2.5
     """
-    from stablerep.client import Client
-
     chosen = choose_recipe(preset, overrides)
-    with Client(address) as client, Bars() as bars:
+    with connection.client() as client, Bars() as bars:
         job = client.create_job(
             name,
             captions,
@@ -101,7 +98,7 @@ def submit(
             captions_per_shard=captions_per_shard or chosen.captions_per_shard,
             priority=priority,
         )
-    with Client(address) as client:
+    with connection.client() as client:
         console.print(f"{job.name}: {job.state.value}, dataset {job.dataset_url}")
         if watch:
             _watch(client, job.name)
@@ -165,15 +162,14 @@ def _one_line(job: Job) -> str:
 
 
 @app.command("list")
-def list_jobs(address: Address = _DEFAULT_ADDRESS) -> None:
+@connected
+def list_jobs(connection: Connection) -> None:
     """Lists all jobs.
 
     Example: stablerep jobs list
     """
-    from stablerep.client import Client
-
     table = Table("job", "state", "shards done", "leased", "dead", "images", box=None, pad_edge=False)
-    with Client(address) as client:
+    with connection.client() as client:
         for job in client.list_jobs():
             c = job.counts
             done = f"{c.done}/{c.shards}"
@@ -184,16 +180,13 @@ def list_jobs(address: Address = _DEFAULT_ADDRESS) -> None:
 
 
 @app.command()
-def show(
-    name: Annotated[str, typer.Argument(help="Name of the job.")], address: Address = _DEFAULT_ADDRESS
-) -> None:
+@connected
+def show(name: Annotated[str, typer.Argument(help="Name of the job.")], connection: Connection) -> None:
     """Shows all of one job.
 
     Example: stablerep jobs show shoes
     """
-    from stablerep.client import Client
-
-    with Client(address) as client:
+    with connection.client() as client:
         job = client.get_job(name)
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in asdict(job).items():
@@ -202,33 +195,28 @@ def show(
 
 
 @app.command()
-def watch(
-    name: Annotated[str, typer.Argument(help="Name of the job.")], address: Address = _DEFAULT_ADDRESS
-) -> None:
+@connected
+def watch(name: Annotated[str, typer.Argument(help="Name of the job.")], connection: Connection) -> None:
     """Follows a job until it ends; exit code 2 when it failed or was cancelled.
 
     Example: stablerep jobs watch shoes
     """
-    from stablerep.client import Client
-
-    with Client(address) as client:
+    with connection.client() as client:
         _watch(client, name)
 
 
 @app.command()
-def cancel(
-    name: Annotated[str, typer.Argument(help="Name of the job.")], address: Address = _DEFAULT_ADDRESS
-) -> None:
+@connected
+def cancel(name: Annotated[str, typer.Argument(help="Name of the job.")], connection: Connection) -> None:
     """Cancels a job; shards already written stay.
 
     Example: stablerep jobs cancel shoes
     """
-    from stablerep.client import Client
-
-    with Client(address) as client:
+    with connection.client() as client:
         console.print(_one_line(client.cancel_job(name)))
 
 
+@connected_to_worker
 def preview(
     caption: Annotated[str, typer.Argument(help="The caption.")],
     preset: Annotated[str, typer.Option("--preset", help="Recipe preset or YAML file.")] = "sd15",
@@ -239,6 +227,8 @@ def preview(
         "preview"
     ),
     worker: Annotated[str, typer.Option(help="HOST:PORT of a running worker; empty: make them here.")] = "",
+    *,
+    connection: Connection,
 ) -> None:
     """Makes one group now, to look at before paying for a job.
 
@@ -251,7 +241,7 @@ def preview(
     from stablerep.gallery import gallery_page
     from stablerep.storage import Group
 
-    make = partial(_preview_on, worker) if worker else _preview_here
+    make = partial(_preview_on, connection, worker) if worker else _preview_here
     encoded = make(caption, choose_recipe(preset, overrides, images_per_caption=str(images)), seed)
     out.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(encoded):
@@ -261,10 +251,10 @@ def preview(
     console.print(f"{len(encoded)} images and index.html in {out}")
 
 
-def _preview_on(worker: str, caption: str, chosen: ChosenRecipe, seed: int) -> list[bytes]:
-    from stablerep.client import GeneratorClient
-
-    with GeneratorClient(worker) as client:
+def _preview_on(
+    connection: Connection, worker: str, caption: str, chosen: ChosenRecipe, seed: int
+) -> list[bytes]:
+    with connection.worker(worker) as client:
         return client.preview(caption, preset=chosen.preset, recipe=chosen.overrides, seed=seed)
 
 

@@ -6,6 +6,7 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
+from stablerep.cli.connection import connection_from_environment
 from stablerep.cli.jobs import show_job
 from stablerep.demo.settings import DemoSettings, Images
 from stablerep.errors import StableRepError
@@ -45,10 +46,8 @@ def generate_images(out: Path, settings: DemoSettings) -> None:
 
 
 def _run_job(services: LocalServices, settings: DemoSettings, kind: Images, bars: Bars) -> None:
-    from stablerep.client import Client
-
     captions = files("stablerep") / "assets" / _CAPTIONS[kind]
-    with Client(services.address) as client:
+    with connection_from_environment(services.address).client() as client:
         job = client.create_job(
             dataset_name(kind),
             str(captions),
