@@ -1,26 +1,24 @@
 """What clients ask for, checked: names, sources and recipes, each error naming the field of the request."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from services.gateway.source_urls import source_uri
 from services.gateway.uploads import complete_upload
+from services.recipes import MAX_TEXT, named_preset, requested_recipe
 from stablerep.captions import check_format
 from stablerep.captions.patterns import is_pattern
 from stablerep.captions.remote import STORE_ONLY, Remote
 from stablerep.errors import InvalidInput, NotFound
 from stablerep.jobs.job import CaptionSource, JobSpec, check_dataset_name
-from stablerep.jobs.recipe import load_preset
 from stablerep.jobs.sources import identify_source
+from stablerep.settings import DEFAULT_MODELS
 from stablerep.storage.store import Store
 from stablerep.v1 import generation_pb2 as pb
 
-DEFAULT_PRESET = "sd15"
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 MAX_RETRIED = 10_000
-MAX_RECIPE_FIELDS = 64
-MAX_TEXT = 1000
 
 
 def page_size_of(asked: int) -> int:
@@ -43,22 +41,25 @@ def dataset_of(name: str, *, field: str = "name") -> str:
     raise InvalidInput(f"{name[:80]!r} does not look like jobs/my-dataset", field=field)
 
 
-def job_spec(store: Store, request: pb.CreateJobRequest, remote: Remote = STORE_ONLY) -> JobSpec:
+def job_spec(
+    store: Store,
+    request: pb.CreateJobRequest,
+    remote: Remote = STORE_ONLY,
+    models: Sequence[str] = DEFAULT_MODELS,
+) -> JobSpec:
     """What CreateJob asks for, with the preset's values filled in.
 
     Args:
         remote: the URLs besides the store's that captions may be read from.
+        models: the models that its recipe may name, see `check_model`.
     Raises:
         InvalidInput: the field that is wrong.
         NotFound: an upload that does not exist.
     """
-    for key, value in request.recipe.items():
-        if len(key) + len(value) > MAX_TEXT or len(request.recipe) > MAX_RECIPE_FIELDS:
-            raise InvalidInput("is too long", field="recipe")
     check_dataset_name(request.dataset)
-    preset = load_preset(request.preset or DEFAULT_PRESET)
+    preset = named_preset(request.preset)
     with _below("recipe"):
-        recipe = load_preset(request.preset or DEFAULT_PRESET, dict(request.recipe)).recipe
+        recipe = requested_recipe(request.preset, request.recipe, models)
     return JobSpec(
         dataset=request.dataset,
         recipe=recipe,

@@ -3,18 +3,20 @@
 import asyncio
 import logging
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+from grpc_health.v1 import health, health_pb2
 
 from services.announce import announce
 from services.generator.previews import Preview
-from services.generator.probes import worker_probes
+from services.generator.probes import WorkerChecks, worker_probes
 from services.generator.worker import Worker
+from services.recipes import requested_recipe
 from services.serving import Front, listen, open_front
 from stablerep.errors import InvalidInput
 from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import load_preset
 from stablerep.settings import Settings
 from stablerep.storage import open_store
 from stablerep.v1 import generator_pb2 as pb
@@ -23,17 +25,26 @@ from stablerep.v1 import generator_pb2_grpc as rpc
 logger = logging.getLogger("stablerep.generator")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"].full_name
-DEFAULT_PRESET = "sd15"
 MOST_CAPTION_CHARACTERS = 1000
+READINESS_SECONDS = 0.5
+HAND_BACK_SECONDS = 2.0
+"""For the queue server to take the leases back of a worker that is cut off."""
 OPTIONS = [("grpc.max_send_message_length", 64 << 20)]
 """A preview's answer holds all images of a group."""
+MOST_PIXELS = 64_000_000
+"""In one answer: even noise fits at a byte a pixel."""
 
 
 class GeneratorServicer(rpc.GeneratorServiceServicer):
-    """Answers from the event loop; the worker's thread does what takes time."""
+    """Answers from the event loop; the worker's thread does what takes time.
 
-    def __init__(self, worker: Worker) -> None:
+    Args:
+        models: those that a preview may name, the setting `gateway.models` of the whole service.
+    """
+
+    def __init__(self, worker: Worker, models: Sequence[str]) -> None:
         self._worker = worker
+        self._models = models
 
     async def PreviewGroup(
         self, request: pb.PreviewGroupRequest, context: grpc.aio.ServicerContext
@@ -46,7 +57,10 @@ class GeneratorServicer(rpc.GeneratorServiceServicer):
                 f"{len(request.caption)} characters, {MOST_CAPTION_CHARACTERS} are allowed",
                 field="caption",
             )
-        recipe = load_preset(request.preset or DEFAULT_PRESET, request.recipe).recipe
+        recipe = requested_recipe(request.preset, request.recipe, self._models)
+        if recipe.images_per_caption * recipe.save_size**2 > MOST_PIXELS:
+            text = f"a preview holds at most {MOST_PIXELS:,} pixels; make fewer images, or save smaller ones"
+            raise InvalidInput(text, field="images_per_caption")
         waiting = self._worker.previews.add(Preview(request.caption, recipe, request.seed))
         group = await asyncio.wrap_future(waiting)
         return pb.PreviewGroupResponse(images=group.encoded, recipe_digest=recipe.digest)
@@ -79,45 +93,77 @@ async def serve(settings: Settings) -> None:
     """Works and serves until SIGTERM, SIGINT or a Drain call; a second signal cuts the grace short.
 
     Raises:
-        InvalidInput: an address that cannot be listened on, a store URL or queue URL that cannot work.
+        InvalidInput: an address that cannot be listened on, a store URL, queue URL, device or preset to
+            preload that cannot work.
     """
     store = await asyncio.to_thread(open_store, settings.store_url, s3=settings.s3)
-    queue = Queue(settings.redis_url)
+    queue = Queue(settings.redis_url, retry_seconds=settings.generator.retry_seconds)
     worker = Worker(store, queue, settings.generator)
+    checks = WorkerChecks(worker, queue)
     front = open_front(settings, SERVICE, OPTIONS)
     rpc.add_GeneratorServiceServicer_to_server(GeneratorServicer(worker), front.server)
     address = listen(front, settings, settings.generator.address, field="generator.address")
+    await _set_health(front, health_pb2.HealthCheckResponse.NOT_SERVING)
     await front.server.start()
     _drain_on_signals(worker, settings.generator.grace_seconds)
     try:
-        async with worker_probes(settings, worker, queue) as probes:
-            await front.set_serving()
+        async with worker_probes(settings, checks) as probes:
             if settings.generator.announce is not None:
                 announce(settings.generator.announce, address, probes.address if probes else "")
             logger.info("%s serving on %s, store %s", worker.name, address, store.url)
-            await _work(worker, front)
+            await _work(worker, checks, front)
     finally:
         await front.server.stop(1.0)
         queue.close()
 
 
-async def _work(worker: Worker, front: Front) -> None:
-    """Runs the worker in its one thread; health says NOT_SERVING from the order to drain on."""
+async def _work(worker: Worker, checks: WorkerChecks, front: Front) -> None:
+    """Runs the worker in its one thread; health follows its readiness, and is over with the order to drain."""
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="gpu") as gpu:
         running = loop.run_in_executor(gpu, worker.run)
-        ordered = asyncio.create_task(_ordered(worker))
+        following = asyncio.create_task(_follow_readiness(worker, checks, front))
         try:
-            await asyncio.wait({running, ordered}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, following}, return_when=asyncio.FIRST_COMPLETED)
             await front.set_stopping()
-            await running
+            await _finish(running, worker, front)
         finally:
-            ordered.cancel()
+            following.cancel()
 
 
-async def _ordered(worker: Worker) -> None:
+async def _follow_readiness(worker: Worker, checks: WorkerChecks, front: Front) -> None:
+    """Until the order to drain; asks in a thread, for the queue server's answer may take its time."""
+    states = health_pb2.HealthCheckResponse
+    reported = states.NOT_SERVING
+    asked = float("-inf")
     while not worker.drain.ordered:
+        if time.monotonic() - asked > READINESS_SECONDS:
+            asked = time.monotonic()
+            state = states.NOT_SERVING if await asyncio.to_thread(checks.ready) else states.SERVING
+            if state != reported and not worker.drain.ordered:
+                await _set_health(front, state)
+                reported = state
         await asyncio.sleep(0.1)
+
+
+async def _set_health(front: Front, state: int) -> None:
+    for name in (front.service, health.OVERALL_HEALTH):
+        await front.health.set(name, state)
+
+
+async def _finish(running: "asyncio.Future[None]", worker: Worker, front: Front) -> None:
+    """Waits for the worker's end, or makes one when its grace is over: what hangs must not keep its leases."""
+    while not running.done():
+        if worker.overdue:
+            logger.warning("the worker is cut off: it would not end in time")
+            worker.previews.close()
+            await front.server.stop(0.2)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(worker.abandon), HAND_BACK_SECONDS)
+            logging.shutdown()
+            os._exit(0)  # a pipeline being loaded, a kernel or a store that hangs cannot be interrupted
+        await asyncio.wait({running}, timeout=0.1)
+    await running
 
 
 def _drain_on_signals(worker: Worker, grace_seconds: float) -> None:
