@@ -31,6 +31,14 @@ pytestmark = pytest.mark.timeout(600)
 SERVICE = "stablerep.v1.GeneratorService"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def models() -> Iterator[None]:
+    """Lets previews name any folder, and a model of the hub that is not there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STABLEREP_GATEWAY__MODELS", "builtin:*,nobody-here/*,/*")
+        yield
+
+
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_random_pipeline(tmp_path_factory.mktemp("service") / "pipeline")
