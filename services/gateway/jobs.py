@@ -27,6 +27,7 @@ from stablerep.jobs.control import (
 from stablerep.jobs.job import check_dataset_name
 from stablerep.jobs.planning import create_job
 from stablerep.jobs.queue import Queue
+from stablerep.jobs.rebuild import restore_absent
 from stablerep.jobs.view import job_view
 from stablerep.settings import Gateway
 from stablerep.storage.store import Store
@@ -147,9 +148,9 @@ class JobsServicer(rpc.GenerationServiceServicer):
         finish_deletion(self._store, self._queue, check_dataset_name(request.dataset))
         record = created_before(self._store, request)
         if record is not None:
-            self._queue.add_job(record.spec.dataset, priority=record.spec.priority)  # it may have lost it
+            restore_absent(self._store, self._queue, record.spec.dataset)  # the gateway may have died before
             return
-        spec = job_spec(self._store, request, self._remote)
+        spec = job_spec(self._store, request, self._remote, self._settings.models)
         claim_request(self._store, request)
         create_job(self._store, self._queue, spec, self._remote)
 

@@ -1,13 +1,15 @@
 """Planning in the background: a few threads, a job in each, and a lock so that two replicas plan none twice.
 
 Planning twice would be harmless (the same captions give the same objects), only wasteful, so the lock may be
-as simple as a key that expires. Every gateway looks now and then for jobs that nobody plans any more.
+as simple as a key that expires. Every gateway looks now and then for jobs that nobody plans any more, and
+first whether Redis has lost everything (rebuild.py).
 """
 
 import asyncio
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -20,7 +22,7 @@ from stablerep.errors import StableRepError
 from stablerep.jobs.job import JobState
 from stablerep.jobs.planning import plan
 from stablerep.jobs.queue import Queue
-from stablerep.storage.layout import create_key, planned_key
+from stablerep.jobs.rebuild import ensure_queue, restore_absent
 from stablerep.storage.store import Store
 
 logger = logging.getLogger("stablerep.gateway")
@@ -28,6 +30,8 @@ logger = logging.getLogger("stablerep.gateway")
 LOCK_SECONDS = 8.0
 LOOK_SECONDS = 2.0
 """Between looks for jobs without a planner; those of a gateway that died wait for its lock to run out."""
+STORE_LOOK_SECONDS = 60.0
+"""Between looks for jobs of the store that the queue has not, as their gateway died before it told it."""
 _IF_MINE = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
 _RENEW = _IF_MINE + "return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
 _RELEASE = _IF_MINE + "return redis.call('DEL', KEYS[1])"
@@ -78,28 +82,19 @@ class Planners:
             task.add_done_callback(lambda _: self._planning.pop(dataset, None))
 
     async def _look_for_work(self) -> None:
-        look = self._unplanned_in_store  # at the start the store is asked: the queue may have been lost
+        store_seen = float("-inf")
         while True:
             try:
-                for dataset in await asyncio.to_thread(look):
-                    if dataset not in self._broken:
-                        self.submit(dataset)
-                if look == self._unplanned_in_store:
-                    await asyncio.to_thread(self._queue.begin_epoch)
-                look = self._planning_in_queue
+                if await asyncio.to_thread(ensure_queue, self._store, self._queue, self._stop):
+                    if time.monotonic() - store_seen > STORE_LOOK_SECONDS:
+                        await asyncio.to_thread(restore_absent, self._store, self._queue)
+                        store_seen = time.monotonic()
+                    for dataset in await asyncio.to_thread(self._planning_in_queue):
+                        if dataset not in self._broken:
+                            self.submit(dataset)
             except StableRepError as error:
                 logger.warning("cannot look for jobs to plan: %s", error)
             await asyncio.sleep(LOOK_SECONDS)
-
-    def _unplanned_in_store(self) -> Iterable[str]:
-        begun, planned = set(), set()
-        for info in self._store.list("datasets/"):
-            dataset = info.key.split("/")[1]
-            if info.key == create_key(dataset):
-                begun.add(dataset)
-            elif info.key == planned_key(dataset):
-                planned.add(dataset)
-        return sorted(begun - planned)
 
     def _planning_in_queue(self) -> Iterable[str]:
         return [name for name in self._queue.jobs() if self._queue.state(name) is JobState.PLANNING]

@@ -54,7 +54,7 @@ def create_job(store: Store, queue: Queue, spec: JobSpec, remote: Remote = STORE
     record = _created(store, spec.dataset) or _claim(store, spec, remote)
     _check_same(store, record, spec, remote)
     _write_description(store, record)
-    queue.add_job(spec.dataset, priority=record.spec.priority)
+    queue.add_job(spec.dataset, priority=record.spec.priority, birth=record.birth)
     return record.spec
 
 
@@ -71,7 +71,7 @@ def plan(store: Store, queue: Queue, dataset: str, stop: StopSign, remote: Remot
     """
     record = read_create(store, dataset)
     _write_description(store, record)
-    queue.add_job(dataset, priority=record.spec.priority)
+    queue.add_job(dataset, priority=record.spec.priority, birth=record.birth)
     if _is_over(store, queue, dataset):
         return
     planned = read_planned(store, dataset)

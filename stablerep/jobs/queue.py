@@ -87,8 +87,12 @@ class Queue:
                 retry=Retry(ExponentialBackoff(cap=1, base=0.05), retries=3),
                 retry_on_error=[redis.ConnectionError, redis.TimeoutError],
             )
-        except ValueError as error:
-            raise InvalidInput(f"{error}; expected redis://HOST:PORT/0", field="redis_url") from error
+        except ValueError:
+            # Its text may hold a piece of the password, which a `/` or `#` has cut in two.
+            text = "is no URL of a queue server; write redis://[:PASSWORD@]HOST:PORT/0 (rediss:// for TLS), "
+            raise InvalidInput(
+                f"{text}with / and # in a password as %2F and %23", field="redis_url"
+            ) from None
         self._waiting = waiting
         self._retry_ms = round(retry_seconds * 1000)
         self._scripts = {name: self._redis.register_script(text) for name, text in _script_texts().items()}
@@ -110,9 +114,14 @@ class Queue:
         """
         return str(self.step("begin_epoch", token, secrets.token_hex(8)))
 
-    def add_job(self, dataset: str, *, priority: int = 0) -> bool:
-        """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already."""
-        return bool(self._run("add_job", dataset, priority, secrets.token_hex(4)))
+    def add_job(self, dataset: str, *, priority: int = 0, birth: str = "") -> bool:
+        """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already.
+
+        Args:
+            birth: tells it from others of its name, before and after; empty: a random one. One that the store
+                knows too keeps leases good for `complete` over a rebuild.
+        """
+        return bool(self._run("add_job", dataset, priority, birth or secrets.token_hex(4)))
 
     def extend(self, dataset: str, planned: int) -> JobState:
         """Shards 0..planned-1 may be leased from now on. Returns the state; a final one ignores them."""

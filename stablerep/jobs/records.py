@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -40,6 +40,11 @@ class CreateRecord(BaseModel):
     identity: SourceIdentity
     create_time: datetime
     deleting: bool = False
+
+    @property
+    def birth(self) -> str:
+        """Tells the job from others of its name, in the queue's words."""
+        return self.create_time.isoformat()
 
 
 class PlannedRecord(BaseModel):
@@ -145,10 +150,26 @@ def read_events(store: Store, dataset: str) -> Iterator[Event]:
             yield event
 
 
+def time_of_end(store: Store, dataset: str) -> datetime | None:
+    """When a job was cancelled, or failed by its source; None for one that was not."""
+    for info in store.list(events_prefix(dataset)):
+        if info.key.endswith(("-cancel.json", "-fail.json")):
+            return datetime.fromtimestamp(_time_of(info.key) / 1e9, UTC)
+    return None
+
+
 def write_dead(store: Store, dataset: str, shard: int, error: str) -> None:
     """Keeps a dead shard's error; a shard that is done after all has an index, which counts for more."""
     text = json.dumps({"shard": shard, "error": error}, sort_keys=True)
     store.put(dead_key(dataset, shard), text.encode(), if_absent=True)
+
+
+def read_dead(store: Store, dataset: str, shard: int) -> str | None:
+    """The error of a dead shard; None where there is no such letter, or one that cannot be read."""
+    try:
+        return str(json.loads(store.get(dead_key(dataset, shard)))["error"])
+    except (NotFound, ValueError, TypeError, KeyError):
+        return None
 
 
 def remove_dead(store: Store, dataset: str, shards: Collection[int] = ()) -> None:

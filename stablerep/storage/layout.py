@@ -14,6 +14,7 @@ from stablerep.errors import InvalidInput
 DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 UPLOAD_ID = re.compile(r"[a-z0-9_-]{1,63}")
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+DATASETS = "datasets/"
 MAX_SHARDS = 1_000_000  # six digits in every name
 
 
@@ -36,7 +37,7 @@ def check_upload_id(upload_id: str) -> str:
 
 def dataset_prefix(dataset: str) -> str:
     """Where everything of a dataset lies; also what its URL is the store's URL plus."""
-    return f"datasets/{check_dataset(dataset)}/"
+    return f"{DATASETS}{check_dataset(dataset)}/"
 
 
 def dataset_key(dataset: str) -> str:

@@ -4,7 +4,7 @@ if ARGV[1] ~= '' then
   if redis.call('GET', REBUILD) ~= ARGV[1] then
     return redis.error_reply('REBUILDING is another process by now; this one was too slow')
   end
-  redis.call('DEL', REBUILD, READY)  -- entries of the time before, if any: their shards wait in the cursors now
+  redis.call('DEL', REBUILD, READY, DELAYED)  -- what is left of the time before: its shards wait in the cursors
 end
 ensure_group()
 redis.call('SET', EPOCH, ARGV[2], 'NX')
