@@ -34,6 +34,9 @@ class Totals:
         return Totals(self.groups - other.groups, self.images - other.images, self.skipped - other.skipped)
 
 
+NOTHING = Totals()
+
+
 def totals_of(index: ShardIndex) -> Totals:
     return Totals(len(index.groups), index.images, len(index.skipped))
 
@@ -66,12 +69,17 @@ class ShardBits:
 def shards_below(store: Store, prefix: str, end: int) -> Iterator[int]:
     """Numbers, below `end`, of the shards that have an object with this prefix, in order."""
     for name in store.children(prefix):
-        try:
-            shard = shard_of(prefix + name)
-        except InvalidInput:  # not one of ours
-            continue
-        if shard < end:
+        shard = number_of(prefix + name)
+        if shard is not None and shard < end:
             yield shard
+
+
+def number_of(key: str) -> int | None:
+    """The number of the shard that an object belongs to; None for what others left beside ours."""
+    try:
+        return shard_of(key)
+    except InvalidInput:
+        return None
 
 
 def gapless(shards: Iterable[int]) -> int:

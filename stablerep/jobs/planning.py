@@ -4,7 +4,7 @@ The store is written before the queue, so that a process may die between any two
 to call `plan` goes on: `create.json`, `dataset.json`, batches of caption objects in order, `planned.json`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from stablerep.jobs.records import (
     write_planned,
 )
 from stablerep.jobs.sources import identify_source, open_job_source, source_facts
+from stablerep.storage.captions_file import write_captions
 from stablerep.storage.dataset import DatasetInfo, write_dataset
 from stablerep.storage.layout import MAX_SHARDS, dataset_key
 from stablerep.storage.store import Store
@@ -89,6 +90,24 @@ def plan(store: Store, queue: Queue, dataset: str, stop: StopSign, remote: Remot
     if planned is not None:
         queue.extend(dataset, planned.shards)
         queue.finish_planning(dataset)
+
+
+def rewrite_captions(
+    store: Store, record: CreateRecord, shards: Collection[int], remote: Remote = STORE_ONLY
+) -> list[str]:
+    """Writes captions objects that were lost again, from the source as it was; returns why it could not."""
+    spec, missing = record.spec, set(shards)
+    what = f"captions of {len(missing)} shards are lost, the first {min(missing)}"
+    if problem := _source_problem(store, record, remote):
+        return [f"{what}: {problem}"]
+    report = CaptionReport()
+    for shard, batch in cut(_captions(store, spec.source, report, remote), spec.captions_per_shard):
+        if shard in missing:
+            write_captions(store, spec.dataset, shard, batch)
+            missing.discard(shard)
+        if not missing:
+            return []
+    return [f"captions of {len(missing)} shards are lost and not in the source, the first {min(missing)}"]
 
 
 def _created(store: Store, dataset: str) -> CreateRecord | None:

@@ -53,7 +53,11 @@ def captions_prefix(dataset: str) -> str:
 
 
 def shard_key(dataset: str, shard: int) -> str:
-    return f"{dataset_prefix(dataset)}shards/{_number(shard)}.tar"
+    return f"{shards_prefix(dataset)}{_number(shard)}.tar"
+
+
+def shards_prefix(dataset: str) -> str:
+    return f"{dataset_prefix(dataset)}shards/"
 
 
 def index_key(dataset: str, shard: int) -> str:

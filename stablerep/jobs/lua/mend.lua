@@ -1,0 +1,26 @@
+-- Takes shards back whose objects are no longer there, to be made again, and corrects what the done ones hold.
+-- ARGV: lock, its token, dataset, groups, images and skipped to add, shards. Returns how many were done.
+local ds = ARGV[3]
+if redis.call('GET', ARGV[1]) ~= ARGV[2] then
+  return redis.error_reply('REBUILDING of this job is another process by now; this one was too slow')
+end
+local state = state_of(ds)
+if not state then return 0 end
+for n, name in ipairs({'groups', 'images', 'skipped'}) do redis.call('HINCRBY', job(ds), name, ARGV[3 + n]) end
+if #ARGV > 6 and (state == 'SUCCEEDED' or (state == 'FAILED' and redis.call('HGET', job(ds), 'error') == '')) then
+  redis.call('HSET', job(ds), 'state', 'RUNNING', 'end_time', '')
+end
+local undone = 0
+for n = 7, #ARGV do
+  local shard = ARGV[n]
+  local was_done = redis.call('SETBIT', done(ds), shard, 0) == 1
+  local was_dead = redis.call('HDEL', dead(ds), shard) == 1
+  if was_done then undone = undone + 1 end
+  if was_done or was_dead then
+    forget_failures(ds, shard)
+    redis.call('SADD', retry(ds), shard)
+  end
+end
+enroll(ds)
+settle(ds)
+return undone
