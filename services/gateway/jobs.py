@@ -10,6 +10,7 @@ import grpc
 
 from services.gateway.messages import job_message
 from services.gateway.planners import Planners
+from services.gateway.reconciler import reconcile_jobs
 from services.gateway.request_ids import claim_request, created_before
 from services.gateway.requests import MAX_RETRIED, dataset_of, job_spec, page_size_of
 from services.gateway.shards import list_shards
@@ -138,6 +139,12 @@ class JobsServicer(rpc.GenerationServiceServicer):
         self, request: pb.ListShardsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListShardsResponse:
         return await asyncio.to_thread(list_shards, self._queue, request)
+
+    async def ReconcileJobs(
+        self, request: pb.ReconcileJobsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.ReconcileJobsResponse]:
+        async for message in reconcile_jobs(self._store, self._queue, request, self._remote):
+            yield message
 
     async def _controlled(self, name: str, step: Callable[..., object], *arguments: object) -> pb.Job:
         dataset = dataset_of(name)

@@ -8,7 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from stablerep import __version__
-from stablerep.cli import jobs, local, models, token
+from stablerep.cli import jobs, local, models, reconcile, token
+from stablerep.cli.connection import connected
 from stablerep.doctor import extra_of
 from stablerep.errors import StableRepError
 
@@ -27,6 +28,7 @@ app.command("submit")(jobs.submit)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(token.app, name="token")
 app.command("preview")(jobs.preview)
+app.command("reconcile")(connected(reconcile.reconcile))
 app.command("gallery")(jobs.gallery)
 app.command("train")(models.train)
 app.command("probe")(models.probe)

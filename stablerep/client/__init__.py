@@ -11,6 +11,7 @@ for job in client.watch_job(job.name):
 from stablerep.client.aio import AsyncClient
 from stablerep.client.generator import GeneratorClient, WorkerStatus
 from stablerep.client.job import Counts, Job, Shard
+from stablerep.client.reconciled import Reconciled
 from stablerep.client.sync import Client
 from stablerep.jobs.answers import ShardState
 from stablerep.jobs.job import JobState
@@ -22,6 +23,7 @@ __all__ = [
     "GeneratorClient",
     "Job",
     "JobState",
+    "Reconciled",
     "Shard",
     "ShardState",
     "WorkerStatus",

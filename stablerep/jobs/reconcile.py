@@ -88,8 +88,8 @@ def reconcile_job(
     Workers may go on meanwhile. Killed anywhere, the next call does the rest.
 
     Args:
-        verify: reads every tar and compares it with its index, members and SHA-256; otherwise only the sizes of
-            the tars are compared with their indexes.
+        verify: reads every tar and compares it with its index, members and SHA-256; otherwise only the sizes
+            of the tars are compared with their indexes.
         remote: the URLs besides the store's that lost captions may be read from again.
         stop: ends it with `Unavailable`.
     Raises:
