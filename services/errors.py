@@ -29,6 +29,8 @@ from stablerep.errors import (
 
 logger = logging.getLogger("stablerep.grpc")
 _PACKAGE = "/stablerep."
+_LONGEST_TEXT = 1200
+"""Bytes; it goes three times, and clients take 8 KiB of trailing metadata."""
 _CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (WrongState, grpc.StatusCode.FAILED_PRECONDITION),
     (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
@@ -117,17 +119,24 @@ def to_status(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, 
     """Code, text and trailing metadata of an error that was raised on purpose."""
     if isinstance(error, _QUEUE_AWAY):
         error = Unavailable(f"the queue server does not answer: {error}")
-    code = _code(error)
-    status = status_pb2.Status(code=code.value[0], message=str(error))
+    code, text = _code(error), _bounded(str(error))
+    status = status_pb2.Status(code=code.value[0], message=text)
     field = str(getattr(error, "field", ""))
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=str(error))
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=text)
         _add(status, error_details_pb2.BadRequest(field_violations=[violation]))
     facts = {"field": field} if field else {}
     if isinstance(error, WrongOffset):
         facts["stored"] = str(error.stored)
     _add(status, error_details_pb2.ErrorInfo(reason=code.name, domain="stablerep", metadata=facts))
-    return code, str(error), (("grpc-status-details-bin", status.SerializeToString()),)
+    return code, text, (("grpc-status-details-bin", status.SerializeToString()),)
+
+
+def _bounded(text: str) -> str:
+    """A text that repeats much of a request must not be too large for a client to receive."""
+    if len(text.encode(errors="replace")) <= _LONGEST_TEXT:
+        return text
+    return text.encode(errors="replace")[:_LONGEST_TEXT].decode(errors="ignore") + "..."
 
 
 def _code(error: Exception) -> grpc.StatusCode:

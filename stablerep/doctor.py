@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from stablerep.errors import InvalidInput, StableRepError
 
@@ -96,7 +97,7 @@ def _settings() -> Iterator[Finding]:
     except InvalidInput as error:
         yield Finding("fault", "settings", str(error), "mend the variable or the file it comes from")
         return
-    yield Finding("ok", "settings", f"store {settings.store_url}, queue {settings.redis_url}")
+    yield Finding("ok", "settings", f"store {settings.store_url}, queue {_shown(settings.redis_url)}")
     if importlib.util.find_spec("minio") is None or importlib.util.find_spec("redis") is None:
         return
     yield _store(settings.store_url)
@@ -123,15 +124,25 @@ def _store(url: str) -> Finding:
 def _queue(url: str) -> Finding:
     import redis
 
+    shown = _shown(url)
     try:
         info = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2).info("server")
+    except ValueError:
+        fix = "write redis://[:PASSWORD@]HOST:PORT/0 or rediss://...; / and # in a password as %2F and %23"
+        return Finding("fault", "queue", "STABLEREP_REDIS_URL is no URL of a queue server", fix)
     except redis.RedisError as error:
         fix = "set STABLEREP_REDIS_URL, or use `stablerep up`, which brings its own queue server"
-        return Finding("note", "queue", f"no server at {url} ({error})", fix)
+        return Finding("note", "queue", f"no server at {shown} ({error})", fix)
     version = str(info["redis_version"])
     if int(version.split(".")[0]) < 7:
-        return Finding("fault", "queue", f"{url} is version {version}", "use Redis 7 or later, or Valkey")
-    return Finding("ok", "queue", f"{url} answers, version {version}")
+        return Finding("fault", "queue", f"{shown} is version {version}", "use Redis 7 or later, or Valkey")
+    return Finding("ok", "queue", f"{shown} answers, version {version}")
+
+
+def _shown(url: str) -> str:
+    """A queue server's URL as it may be shown: without user, password and options."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _gateway(address: str) -> Finding:

@@ -135,6 +135,12 @@ class Generator(_Part):
     batch_limit: int = Field(
         default=0, ge=0, description="most images in a batch, for a GPU too small for the recipe's; 0: none"
     )
+    in_flight: int = Field(
+        default=3,
+        ge=1,
+        le=16,
+        description="shards in hand at a time: one drawn, others encoded, uploaded or fetched; 1: one by one",
+    )
     threads: int = Field(default=1, ge=1, description="CPU threads of torch")
     device: str = Field(default="", description="cuda, cuda:0, mps or cpu; empty: the best there is")
     metrics_address: str = Field(
@@ -168,7 +174,11 @@ class Settings(BaseSettings):
     )
 
     store_url: str = Field(default="./data", description="file:///folder, a plain path or s3://bucket/prefix")
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="the queue server")
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        repr=False,  # a password may stand in it
+        description="the queue server; rediss:// for TLS, redis://:PASSWORD@HOST:PORT/0 with a password",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "text"] = Field(
         default="auto", description="auto: text on a terminal, else JSON, an object a line"
