@@ -120,9 +120,11 @@ def _origin(text: str, scheme: str, host: str) -> str:
 def _host(text: str, host: str) -> str:
     if host.startswith("["):
         try:
-            return f"[{ipaddress.IPv6Address(host[1:-1].partition('%')[0] if '%' not in host else '')}]"
+            if host.endswith("]") and "%" not in host:
+                return f"[{ipaddress.IPv6Address(host[1:-1])}]"
         except ValueError:
-            raise _refused(text, "has no IPv6 address in its brackets") from None
+            pass
+        raise _refused(text, "has no IPv6 address in its brackets")
     if not host.isascii():
         raise _refused(text, "has a host that is not ASCII; write it as xn--...")
     if not _LABELS.fullmatch(host):
