@@ -1,4 +1,4 @@
-"""`python -m services.health HOST:PORT`: exit status 0 when the process there says it is ready (HTTP /readyz).
+"""`python -m services.health HOST:PORT`: exit status 0 when the process there is ready (HTTP /readyz).
 
 For the health checks of containers, whose images have no other tool: only the standard library is imported.
 """

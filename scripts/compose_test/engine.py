@@ -1,4 +1,4 @@
-"""A Docker engine with compose for the test: one that runs, else a dockerd of our own in a folder of our own."""
+"""A Docker engine with compose: one that runs, else a dockerd of our own in a folder of its own."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.compose_test.transcript import CommandFailed, run, say
+from transcript import CommandFailed, run, say
 
 COMPOSE_MODULE = "github.com/docker/compose/v5/cmd@v5.0.2"
 """Newer ones want a newer Go than 1.24; those before 5 cannot be had by `go install`."""
@@ -31,7 +31,7 @@ class Engine:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What commands need. Without buildx, as on machines with Docker from a distribution: the old builder."""
+        """What commands need; where buildx is not installed, the builder before it is used."""
         found = {"DOCKER_HOST": self.host} if self.host else {}
         if not _works(["docker", "buildx", "version"]):
             found["DOCKER_BUILDKIT"] = "0"

@@ -1,4 +1,4 @@
-"""What really lies in MinIO: every group of a dataset, read with MinIO's client and `tarfile`, none of our code."""
+"""What really lies in MinIO: every group of a dataset, read with MinIO's client and `tarfile` alone."""
 
 import io
 import json

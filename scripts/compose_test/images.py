@@ -1,4 +1,4 @@
-"""The images that the compose file names: pulled where a registry answers, else made here from Debian's packages."""
+"""The images that the compose file names: pulled, or made from Debian's packages."""
 
 import re
 import shutil
@@ -7,8 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts.compose_test.engine import Engine
-from scripts.compose_test.transcript import CommandFailed, run, say
+from engine import Engine
+from transcript import CommandFailed, run, say
 
 PYTHON = "stablerep-test-python:local"
 SUITE = "bookworm"
@@ -24,14 +24,15 @@ USER redis
 # The package alone: its dependencies are pages of a web console.
 PROMETHEUS = f"""\
 FROM {PYTHON}
-RUN cd /tmp && apt-get update && apt-get download prometheus && dpkg -x prometheus_*.deb / \\
-    && rm -rf /tmp/* /var/lib/apt/lists/* && mkdir /prometheus && chown 65534:65534 /prometheus
+RUN cd /tmp && apt-get update && apt-get download prometheus && dpkg -x prometheus_*.deb x \\
+    && cp x/usr/bin/prom* /usr/local/bin && rm -rf /tmp/* /var/lib/apt/lists/* && mkdir /prometheus && chown 65534:65534 /prometheus
 USER 65534:65534
 ENTRYPOINT ["prometheus"]
 """
 MINIO = f"""\
 FROM {PYTHON}
-RUN apt-get update && apt-get install -y --no-install-recommends wget && rm -rf /var/lib/apt/lists/* && mkdir /data
+RUN apt-get update && apt-get install -y --no-install-recommends wget \\
+    && rm -rf /var/lib/apt/lists/* && mkdir /data
 COPY minio /usr/local/bin/minio
 ENTRYPOINT ["minio"]
 """

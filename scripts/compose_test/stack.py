@@ -1,4 +1,4 @@
-"""The service brought up from docker-compose.yml under a project name, ports and passwords of the test's own."""
+"""The service brought up from docker-compose.yml under a project name, ports and passwords of its own."""
 
 import json
 import os
@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import Engine
 from minio import Minio
+from transcript import run
 
-from scripts.compose_test.engine import Engine
-from scripts.compose_test.transcript import run
 from stablerep.client import GeneratorClient
 from stablerep.errors import StableRepError
 
@@ -53,7 +53,9 @@ class Stack:
             f"127.0.0.1:{self.variables['MINIO_PORT']}", access_key=user, secret_key=password, secure=False
         )
 
-    def compose(self, *arguments: str, log: Path | None = None, timeout: float = 600, show: bool = True) -> str:
+    def compose(
+        self, *arguments: str, log: Path | None = None, timeout: float = 600, show: bool = True
+    ) -> str:
         """What `docker compose ...` printed."""
         return run(
             [*self.engine.compose, "--project-name", self.project, *arguments],

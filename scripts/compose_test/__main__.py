@@ -1,0 +1,259 @@
+"""Brings docker-compose.yml up for real and tries to lose data (`make test-compose`).
+
+Builds the images, submits a job from this machine, scales to three workers, kills one in mid-job, takes the
+whole service down in the middle of a second job and up again, and then counts every group in MinIO. Exit
+status 0 when none is missing, doubled or made twice; 3 where no Docker engine can be had.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from engine import Engine, EngineMissing, docker_engine
+from groups import Stored, compare, read_stored
+from images import ImageMissing, compose_variables
+from stack import BUCKET, ROOT, Stack
+from transcript import CommandFailed, run, say
+
+from stablerep.client import Client, Job
+
+CACHE = ROOT / ".cache" / "compose-test"
+IMAGES_PER_CAPTION = 4
+CAPTIONS_PER_SHARD = 8
+WAIT_SECONDS = 600.0
+
+
+class Lost(Exception):
+    """The service did not do what it promises; the text says what."""
+
+
+def main() -> int:
+    """Runs the whole test; everything it started is stopped again, images stay for the next time."""
+    parser = argparse.ArgumentParser(prog="python scripts/compose_test", description=__doc__)
+    parser.add_argument("--captions", type=int, default=1000, help="captions of each of the two jobs")
+    arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        with docker_engine(CACHE) as engine:
+            test(engine, arguments.captions)
+    except (EngineMissing, ImageMissing) as error:
+        print(f"NOT TESTED: docker-compose.yml ({error})")
+        return 3
+    except (CommandFailed, Lost) as error:
+        say(f"FAILED: {error}")
+        return 1
+    say("passed; images and volumes of this test: see docs/deploy.md for how to remove them")
+    return 0
+
+
+def test(engine: Engine, count: int) -> None:
+    """The scenario; its steps are the lines of the transcript."""
+    stack = Stack.create(engine, images(engine))
+    CACHE.mkdir(parents=True, exist_ok=True)
+    try:
+        build(stack)
+        up(stack)
+        with tempfile.TemporaryDirectory(prefix="stablerep-compose-") as folder:
+            captions = write_captions(Path(folder) / "captions.txt", count)
+            submit(stack, Path(folder) / "captions.txt", "killed")
+            scale(stack)
+            kill_one(stack)
+            watch(stack, "killed")
+            first = check(stack, "killed", captions)
+            submit(stack, Path(folder) / "captions.txt", "restarted")
+            restart(stack)
+            watch(stack, "restarted")
+            check(stack, "restarted", captions)
+        unchanged(first, check(stack, "killed", captions), "the finished dataset")
+        measure(stack)
+    except BaseException:
+        keep_logs(stack)
+        raise
+    finally:
+        stack.down("--volumes", "--remove-orphans")
+
+
+def images(engine: Engine) -> dict[str, str]:
+    """Variables that name images which can be had here."""
+    text = run([*engine.compose, "config", "--format", "json"], environment=engine.environment, folder=ROOT)
+    services: dict[str, Any] = json.loads(text)["services"]
+    servers = {name: services[name]["image"] for name in ("redis", "minio", "prometheus")}
+    return compose_variables(engine, services["gateway"]["build"]["args"]["BASE"], servers)
+
+
+def build(stack: Stack) -> None:
+    """The two images of ours, with their sizes."""
+    start = time.monotonic()
+    stack.compose("build", "gateway", "generator", log=CACHE / "build.log", timeout=3600)
+    say(f"  built in {time.monotonic() - start:.0f} s")
+    for name in ("gateway", "generator"):
+        size = int(
+            stack.engine.docker("image", "inspect", "--format", "{{.Size}}", f"stablerep-{name}:local")
+        )
+        say(f"  stablerep-{name}: {size / 1e6:,.0f} MB")
+
+
+def up(stack: Stack) -> None:
+    """Everything started and healthy."""
+    start = time.monotonic()
+    stack.compose("up", "--detach", "--wait", log=CACHE / "up.log")
+    say(f"  all healthy after {time.monotonic() - start:.0f} s: {', '.join(sorted(stack.memory()))}")
+
+
+def write_captions(path: Path, count: int) -> list[str]:
+    """`count` different lines, as a user would have them in a file."""
+    lines = (ROOT / "stablerep/assets/fashion_captions.txt").read_text(encoding="utf-8").splitlines()
+    captions = [f"{lines[number % len(lines)]}, number {number}" for number in range(count)]
+    path.write_text("\n".join(captions) + "\n", encoding="utf-8")
+    return captions
+
+
+def submit(stack: Stack, path: Path, name: str) -> None:
+    """A job from outside, by the command that a user types."""
+    command = ["submit", path.name, "--name", name, "--preset", "tiny", "--set", "steps=4"]
+    command += ["--captions-per-shard", str(CAPTIONS_PER_SHARD), "--address", stack.gateway]
+    answer = run(
+        [sys.executable, "-m", "stablerep", *command],
+        environment={"PYTHONPATH": str(ROOT)},
+        folder=path.parent,
+        shown="stablerep " + " ".join(command),
+    )
+    say(f"  {' '.join(answer.split())}")
+
+
+def scale(stack: Stack) -> None:
+    """Two workers more while the first one works."""
+    arguments = ("up", "--detach", "--wait", "--no-recreate", "--scale", "generator=3")
+    stack.compose(*arguments, log=CACHE / "scale.log")
+    wait_for(lambda: len(stack.working()) == 3, "three workers with a shard in hand")
+    say(f"  three workers, each with a shard in hand; {counts(job(stack, 'killed'))}")
+
+
+def kill_one(stack: Stack) -> None:
+    """The end of a worker as a machine's end would be: no signal that it could see, its lease left behind."""
+    container, shard = next(iter(stack.working().items()))
+    say(f"$ docker kill {container[:12]}   (it works on {shard})")
+    stack.engine.docker("kill", container)
+    killed = job(stack, "killed")
+    if killed.done:
+        raise Lost("the job had ended before the worker was killed: take more --captions")
+    say(f"  {counts(killed)}")
+
+
+def watch(stack: Stack, name: str) -> None:
+    """Waits for the end of the job, with a line every now and then."""
+    start = time.monotonic()
+    shown = start
+    with Client(stack.gateway) as client:
+        for seen in client.watch_job(name):
+            if time.monotonic() - shown > 15 or seen.done:
+                shown = time.monotonic()
+                say(f"  {name}: {seen.state.value}, {counts(seen)}")
+            if time.monotonic() - start > WAIT_SECONDS:
+                raise Lost(f"{name} has not ended after {WAIT_SECONDS:.0f} s")
+    if seen.state.value != "SUCCEEDED" or seen.counts.dead:
+        raise Lost(f"{name} ended as {seen.state.value}: {seen.error} {counts(seen)}")
+    say(f"  ended {time.monotonic() - start:.0f} s after the watch began")
+
+
+def restart(stack: Stack) -> None:
+    """Down with half a job done, and up again: what was done stays done, what was not goes on."""
+    wait_for(lambda: job(stack, "restarted").counts.done >= 20, "20 shards done")
+    start = time.monotonic()
+    stack.compose("down", log=CACHE / "down.log")
+    say(f"  down in {time.monotonic() - start:.0f} s; the volumes stay")
+    start = time.monotonic()
+    stack.compose("up", "--detach", "--wait", "--scale", "generator=2", log=CACHE / "up-again.log")
+    after = job(stack, "restarted")
+    say(f"  all healthy after {time.monotonic() - start:.0f} s")
+    say(f"  restarted: {after.state.value}, {counts(after)}")
+    if after.counts.done < 20:
+        raise Lost(f"{after.counts.done} shards are done after the restart, 20 were before it")
+    if job(stack, "killed").state.value != "SUCCEEDED":
+        raise Lost("the first job is no longer SUCCEEDED after the restart")
+
+
+def check(stack: Stack, name: str, captions: list[str]) -> Stored:
+    """Every group in the bucket against the captions file, and against what the gateway counts."""
+    stored = read_stored(stack.minio(), BUCKET, name, IMAGES_PER_CAPTION)
+    problems = compare(stored, captions)
+    counted = job(stack, name).counts
+    if (counted.groups, counted.images) != (len(stored.captions), stored.images):
+        problems.append(f"the gateway counts {counted.groups} groups and {counted.images} images")
+    if problems:
+        raise Lost(f"{name}: {'; '.join(problems[:10])}")
+    groups = len(stored.captions)
+    say(f"  {name} in MinIO: {len(stored.shards)} shards, {groups} groups, {stored.images} images;")
+    say("    0 groups missing, 0 doubled, every image decodes, the gateway counts the same")
+    return stored
+
+
+def unchanged(before: Stored, after: Stored, what: str) -> None:
+    """No shard was written again."""
+    if before.shards != after.shards:
+        raise Lost(f"{what} changed: shards were written again")
+    say(f"  {what} is what it was, byte for byte")
+
+
+def measure(stack: Stack) -> None:
+    """Memory of each container, and that Prometheus sees every process."""
+    for name, used in sorted(stack.memory().items()):
+        say(f"  memory of {name}: {used}")
+    wait_for(lambda: set(scraped(stack).values()) == {"1"}, "Prometheus to reach every process")
+    say(f"  Prometheus reaches {', '.join(sorted(scraped(stack)))}")
+
+
+def scraped(stack: Stack) -> dict[str, str]:
+    """Job and instance -> "1" where Prometheus' last look at it went well."""
+    url = f"{stack.prometheus}/api/v1/query?{urllib.parse.urlencode({'query': 'up'})}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        series = json.load(answer)["data"]["result"]
+    return {f"{each['metric']['job']} {each['metric']['instance']}": each["value"][1] for each in series}
+
+
+def keep_logs(stack: Stack) -> None:
+    """The containers' logs, for whoever looks into a failure."""
+    path = CACHE / "failure.log"
+    path.write_text(stack.compose("logs", "--no-color", "--timestamps", show=False))
+    say(f"  the containers' logs are in {path.relative_to(ROOT)}")
+
+
+def job(stack: Stack, name: str) -> Job:
+    """The job now."""
+    with Client(stack.gateway) as client:
+        return client.get_job(name)
+
+
+def counts(job: Job) -> str:
+    """Its shards by state."""
+    now = job.counts
+    return (
+        f"{now.done} of {now.shards} shards done, {now.leased} leased, {now.pending} pending, {now.dead} dead"
+    )
+
+
+def wait_for(ready: Callable[[], bool], what: str) -> None:
+    """Raises Lost when it does not come."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not ready():
+        if time.monotonic() > deadline:
+            raise Lost(f"waited {WAIT_SECONDS:.0f} s in vain for {what}")
+        time.sleep(0.2)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
