@@ -3,16 +3,20 @@
 import hashlib
 import inspect
 import json
+import pkgutil
 import warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
 
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
 from stablerep.jobs.recipe import Recipe
@@ -20,6 +24,8 @@ from stablerep.jobs.recipe import Recipe
 # A broken GPU stays broken for the process: no shard is to blame, and going on would fail them all. (torch
 # before 2.8 has no class for it.)
 BROKEN_DEVICE: type[BaseException] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
+KNOWN_MODULES = frozenset(module.name for module in pkgutil.iter_modules(diffusers.pipelines.__path__))
+"""Modules of diffusers that hold parts of one pipeline alone (`stable_diffusion`: its safety checker)."""
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_FOLDERS = {"builtin:fashion": "fashion_pipeline"}
 
@@ -93,6 +99,7 @@ def load_pipeline(recipe: Recipe, device: torch.device | str | None = None) -> L
     source = resolve_model(recipe.model)
     _check_builtin(recipe)
     config = _read_config(source, recipe)
+    _check_parts(recipe, source, config)
     # The checker replaces images by black ones and takes 1.2 GB; the paper ran without.
     without = {name: None for name in ("safety_checker",) if name in config}
     try:
@@ -112,6 +119,11 @@ def load_pipeline(recipe: Recipe, device: torch.device | str | None = None) -> L
             f"{recipe.model} cannot be loaded: {_first_line(error)} Weights are read from safetensors only: "
             "save a model that has others with `save_pretrained(folder, safe_serialization=True)`",
             field="model",
+        ) from error
+    except (SafetensorError, UnpicklingError) as error:
+        # A list of files may name others; torch takes tensors from them then, and nothing else.
+        raise InvalidInput(
+            f"{recipe.model} cannot be loaded: a file of its weights is not in safetensors", field="model"
         ) from error
     except torch.OutOfMemoryError as error:
         raise StableRepError(f"{recipe.model} does not fit into the memory: {_first_line(error)}") from error
@@ -204,6 +216,35 @@ def _read_config(source: str, recipe: Recipe) -> dict[str, Any]:
         raise InvalidInput(
             f"{recipe.model!r} is no folder, hub id or builtin name: {_first_line(error)}", field="model"
         ) from error
+
+
+def _check_parts(recipe: Recipe, source: str, config: dict[str, Any]) -> None:
+    """Refuses a pipeline that brings code of its own or names a module to import, before anything is loaded.
+
+    diffusers refuses most of them too, depending on its version.
+    """
+    parts = {
+        name: part for name, part in config.items() if name[:1] != "_" and isinstance(part, list | tuple)
+    }
+    foreign = [name for name, part in parts.items() if _is_foreign(source, name, part[0] if part else None)]
+    if not isinstance(config.get("_class_name"), str) or (Path(source) / "None.py").exists():
+        foreign.append("the pipeline itself")
+    if foreign:
+        names = ", ".join(foreign)[:200]
+        raise InvalidInput(
+            f"{recipe.model} brings code of its own ({names}), which is never run; choose a pipeline whose "
+            "classes are those of diffusers and transformers",
+            field="model",
+        )
+
+
+def _is_foreign(source: str, name: str, library: Any) -> bool:
+    """Whether a part's class comes from elsewhere; a file named like the library would be taken for it."""
+    if library is None:
+        return False  # a part left out
+    if not isinstance(library, str) or library not in {"diffusers", "transformers", *KNOWN_MODULES}:
+        return True
+    return (Path(source) / name / f"{library}.py").exists()
 
 
 def _first_line(error: BaseException) -> str:
