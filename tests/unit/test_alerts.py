@@ -1,0 +1,33 @@
+"""Prometheus' configuration and alerts, as its own tool reads them and runs them over given histories."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURATION = ROOT / "deploy/prometheus"
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("no Prometheus server: `promtool` is not on PATH")
+    return program
+
+
+def test_prometheus_takes_the_configuration(promtool: str) -> None:
+    command = [promtool, "check", "config", str(CONFIGURATION / "prometheus.yml")]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "rules found" in checked.stdout
+
+
+def test_alerts_fire_when_they_should_and_not_before(promtool: str, tmp_path: Path) -> None:
+    shutil.copy(CONFIGURATION / "alerts.yml", tmp_path)
+    shutil.copy(Path(__file__).with_name("alerts_test.yml"), tmp_path)
+    command = [promtool, "test", "rules", "alerts_test.yml"]
+    tested = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
