@@ -157,10 +157,13 @@ def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subpro
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
         )
 
 
-def _die_with_parent() -> None:
-    # Without this a `kill -9` of the parent would leave servers behind that hold ports and folders.
+def die_with_parent() -> None:
+    """Run in a child before its program (Linux only): it gets SIGTERM when the parent ends in any way.
+
+    Without this a `kill -9` of the parent would leave servers behind that hold ports and folders.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,5 +1,6 @@
-"""`python -m services.generator [--set key=value ...]`: one worker, until SIGTERM, Ctrl-C or a Drain call.
+"""`python -m services.generator [--workers auto] [--set key=value ...]`: works until SIGTERM or a Drain call.
 
+One worker, or with --workers one a GPU, each in a process of its own (services/generator/supervisor.py).
 Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GENERATOR__DEVICE, ... (stablerep/settings.py).
 """
 
@@ -7,7 +8,9 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 
+from services.generator.supervisor import Supervisor, plan_workers
 from services.logs import set_up_logs
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.settings import Settings, load_settings
@@ -17,9 +20,15 @@ def main() -> int:
     """Exit status: 0 after a drain, 2 for wrong settings, 1 for what else kept it from working."""
     parser = argparse.ArgumentParser(prog="python -m services.generator", description=__doc__)
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="one setting")
+    parser.add_argument(
+        "--workers", default="", metavar="N|auto", help="so many worker processes; auto: one a GPU"
+    )
+    arguments = parser.parse_args()
     try:
-        settings = load_settings(parser.parse_args().set)
+        settings = load_settings(arguments.set)
         set_up_logs(settings)
+        if arguments.workers:
+            return _supervise(arguments.workers, arguments.set, settings)
         _run(settings)
     except InvalidInput as error:
         print(f"generator: {error}", file=sys.stderr)
@@ -28,6 +37,11 @@ def main() -> int:
         print(f"generator: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _supervise(workers: str, overrides: Sequence[str], settings: Settings) -> int:
+    passed_on = [word for override in overrides for word in ("--set", override)]
+    return Supervisor(plan_workers(workers, passed_on, settings.generator)).run()
 
 
 def _run(settings: Settings) -> None:

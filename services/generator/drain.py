@@ -1,37 +1,51 @@
-"""When a worker that was told to stop must let go of the shard in hand, judged by its pace so far."""
+"""When a worker that was told to stop must let go of the shards in hand, judged by its pace so far."""
 
 import threading
 import time
 
+SHORTEST_GRACE = 1.0
+"""Seconds for the orderly way out, however short the grace."""
+
 
 class HandBack(Exception):
-    """The shard in hand would not be done in time: another worker should have it."""
+    """The shard in hand would not be done in time: another worker should have it. The text says why."""
 
 
 class Drain:
     """The order to stop; given once or several times, the shortest grace counts."""
 
     def __init__(self) -> None:
-        self._ordered = threading.Event()
+        self._order = threading.Event()
         self._deadline = float("inf")
+        self._ordered_at = float("inf")
 
     @property
     def ordered(self) -> bool:
-        return self._ordered.is_set()
+        return self._order.is_set()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the grace is over, so that whatever still goes on has to be cut off."""
+        return self.ordered and time.monotonic() > max(self._deadline, self._ordered_at + SHORTEST_GRACE)
 
     def order(self, grace_seconds: float = float("inf")) -> None:
-        """Take no more work; the shard in hand may take `grace_seconds` (without end if not given)."""
-        self._deadline = min(self._deadline, time.monotonic() + grace_seconds)
-        self._ordered.set()
+        """Take no more work; what is in hand may take `grace_seconds` (without end if not given)."""
+        now = time.monotonic()
+        self._deadline = min(self._deadline, now + grace_seconds)
+        self._ordered_at = min(self._ordered_at, now)
+        self._order.set()
 
     def wait(self, seconds: float) -> None:
-        """Sleeps, less long if the order comes."""
-        self._ordered.wait(seconds)
+        """Sleeps, less long if the order comes; a moment at least, for those that go on after it."""
+        if self.ordered:
+            time.sleep(min(seconds, 0.2))
+        else:
+            self._order.wait(seconds)
 
-    def check(self, pace: "Pace") -> None:
-        """Raises HandBack if the order has come and the shard will not be done before the deadline."""
-        if self.ordered and time.monotonic() + pace.seconds_left() > self._deadline:
-            raise HandBack
+    def check(self, seconds_left: float = 0.0) -> None:
+        """Raises HandBack if the order has come and what takes `seconds_left` will not be done in time."""
+        if self.ordered and time.monotonic() + seconds_left > self._deadline:
+            raise HandBack("it would not be done in time")
 
 
 class Pace:
@@ -53,5 +67,6 @@ class Pace:
 
     def seconds_left(self) -> float:
         """Until the shard is done; without end while nothing is done."""
-        share = max(self._done[what] / max(1, self._all[what]) for what in self._all)
+        # Batches made again, of a bad caption or for want of memory, take more steps than were foreseen.
+        share = min(1.0, max(self._done[what] / max(1, self._all[what]) for what in self._all))
         return self.seconds * (1 / share - 1) if share else float("inf")

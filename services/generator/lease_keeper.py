@@ -17,6 +17,10 @@ NOTICE_SECONDS = 2.0
 class LeaseOver(Exception):
     """The shard in hand is another worker's now, or its job is over: what was made of it is dropped."""
 
+    def __init__(self, renewal: Renewal) -> None:
+        super().__init__("lease lost" if renewal is Renewal.LOST else "job cancelled")
+        self.renewal = renewal
+
 
 class LeaseKeeper:
     """A context manager: renews every third of the lease's time, every 2 s at least, until left.
@@ -38,7 +42,7 @@ class LeaseKeeper:
     def check(self) -> None:
         """Raises LeaseOver once a renewal was refused."""
         if self._renewal is not Renewal.HELD:
-            raise LeaseOver("lease lost" if self._renewal is Renewal.LOST else "job cancelled")
+            raise LeaseOver(self._renewal)
 
     def __enter__(self) -> "LeaseKeeper":
         self._thread.start()

@@ -7,35 +7,45 @@ from contextlib import asynccontextmanager
 from services.fresh import Fresh
 from services.generator.worker import Worker
 from services.probes_http import Probes, serve_probes
+from stablerep.errors import Unavailable
 from stablerep.jobs.queue import Queue
 from stablerep.settings import Settings
 
 
+class WorkerChecks:
+    """Whether the worker is alive and ready, for HTTP's probes and for gRPC's health."""
+
+    def __init__(self, worker: Worker, queue: Queue) -> None:
+        self._worker = worker
+        self._queue_answers = Fresh("the queue server", queue.epoch)
+
+    def alive(self) -> str:
+        """What is wrong with it, so that it should be started anew; empty when nothing is."""
+        return "" if self._worker.heartbeat.alive else "the worker's thread is stuck or has ended"
+
+    def ready(self) -> str:
+        """Why nothing should be sent to it; empty when something may."""
+        if self._worker.problem:
+            return self._worker.problem
+        try:
+            self._queue_answers.get()
+        except Unavailable as error:
+            return str(error)
+        return ""
+
+
 @asynccontextmanager
-async def worker_probes(settings: Settings, worker: Worker, queue: Queue) -> AsyncIterator[Probes | None]:
+async def worker_probes(settings: Settings, checks: WorkerChecks) -> AsyncIterator[Probes | None]:
     """Serves them within the block, as `generator.metrics_address` says; without one there are none.
 
     Raises:
         InvalidInput: the address cannot be listened on.
     """
-    queue_answers = Fresh("the queue server", queue.epoch)
-
-    def alive() -> str:
-        return "" if worker.heartbeat.alive else "the worker's thread is stuck or has ended"
-
-    def ready() -> str:
-        status = worker.status
-        if worker.drain.ordered:
-            return "stopping"
-        if status.state == "LOADING":
-            return "the pipeline is being loaded"
-        if settings.generator.preload and not status.recipe_digest:
-            return f"the pipeline of {settings.generator.preload} is not loaded yet"
-        queue_answers.get()
-        return ""
-
     probes = serve_probes(
-        settings.generator.metrics_address, ready=ready, alive=alive, field="generator.metrics_address"
+        settings.generator.metrics_address,
+        ready=checks.ready,
+        alive=checks.alive,
+        field="generator.metrics_address",
     )
     try:
         yield probes

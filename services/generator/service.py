@@ -1,8 +1,11 @@
 """`GeneratorService`: previews, status and drain of one worker, and the process around it."""
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -101,7 +104,9 @@ async def serve(settings: Settings) -> None:
     worker = Worker(store, queue, settings.generator)
     checks = WorkerChecks(worker, queue)
     front = open_front(settings, SERVICE, OPTIONS)
-    rpc.add_GeneratorServiceServicer_to_server(GeneratorServicer(worker), front.server)
+    rpc.add_GeneratorServiceServicer_to_server(
+        GeneratorServicer(worker, settings.gateway.models), front.server
+    )
     address = listen(front, settings, settings.generator.address, field="generator.address")
     await _set_health(front, health_pb2.HealthCheckResponse.NOT_SERVING)
     await front.server.start()
@@ -118,7 +123,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def _work(worker: Worker, checks: WorkerChecks, front: Front) -> None:
-    """Runs the worker in its one thread; health follows its readiness, and is over with the order to drain."""
+    """Runs the worker in its one thread; health follows its readiness until the order to drain."""
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="gpu") as gpu:
         running = loop.run_in_executor(gpu, worker.run)
@@ -152,7 +157,7 @@ async def _set_health(front: Front, state: int) -> None:
 
 
 async def _finish(running: "asyncio.Future[None]", worker: Worker, front: Front) -> None:
-    """Waits for the worker's end, or makes one when its grace is over: what hangs must not keep its leases."""
+    """Waits for the worker's end, or makes one when its grace is over: what hangs must not keep leases."""
     while not running.done():
         if worker.overdue:
             logger.warning("the worker is cut off: it would not end in time")
