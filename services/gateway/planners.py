@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import redis.asyncio
 
+from services.logs import about
 from stablerep.captions.remote import STORE_ONLY, Remote
 from stablerep.errors import StableRepError
 from stablerep.jobs.job import JobState
@@ -77,7 +80,8 @@ class Planners:
     def submit(self, dataset: str) -> None:
         """Plans a job soon, unless this process does so already."""
         if dataset not in self._planning and not self._stop.is_set():
-            task = asyncio.create_task(self._plan(dataset))
+            # In a context of its own: its log lines are not about the call that asked for it.
+            task = asyncio.create_task(self._plan(dataset), context=Context())
             self._planning[dataset] = task
             task.add_done_callback(lambda _: self._planning.pop(dataset, None))
 
@@ -101,15 +105,18 @@ class Planners:
 
     async def _plan(self, dataset: str) -> None:
         async with self._free:
-            if self._stop.is_set():
-                return
-            try:
-                await self._plan_locked(dataset)
-            except (StableRepError, redis.RedisError) as error:
-                logger.warning("planning of %s stopped, to be taken up again: %s", dataset, error)
-            except Exception:
-                self._broken.add(dataset)  # a fault of ours: only CreateJob and a restart try again
-                logger.exception("planning of %s failed", dataset)
+            if not self._stop.is_set():
+                with about(job=dataset):
+                    await self._plan_watched(dataset)
+
+    async def _plan_watched(self, dataset: str) -> None:
+        try:
+            await self._plan_locked(dataset)
+        except (StableRepError, redis.RedisError) as error:
+            logger.warning("planning of %s stopped, to be taken up again: %s", dataset, error)
+        except Exception:
+            self._broken.add(dataset)  # a fault of ours: only CreateJob and a restart try again
+            logger.exception("planning of %s failed", dataset)
 
     async def _plan_locked(self, dataset: str) -> None:
         key = f"sr:planning:{dataset}"
@@ -119,9 +126,10 @@ class Planners:
         renewing = asyncio.create_task(self._renew(key, stop))
         try:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(
-                self._threads, plan, self._store, self._queue, dataset, stop, self._remote
-            )
+            planning = partial(plan, self._store, self._queue, dataset, stop, self._remote)
+            logger.info("planning begins")
+            await loop.run_in_executor(self._threads, copy_context().run, planning)
+            logger.info("planning ended")
         finally:
             renewing.cancel()
             await self._redis.eval(_RELEASE, 1, key, self._token)
