@@ -8,6 +8,7 @@ import grpc
 
 from services.callers import Caller, Callers
 from services.errors import to_status
+from services.logs import from_now_on_about
 from stablerep.errors import PermissionDenied, Unauthenticated
 from stablerep.tokens import Role
 
@@ -64,6 +65,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             check_role(method, caller)
         except (Unauthenticated, PermissionDenied) as error:
             return _refusal(method, error)
+        from_now_on_about(caller=caller.name)
         return _noted(handler, method, caller) if ROLES[method] > Role.READ else handler
 
 

@@ -34,6 +34,11 @@ def about(**names: Any) -> AbstractContextManager[None]:
     return structlog.contextvars.bound_contextvars(**names)
 
 
+def from_now_on_about(**names: Any) -> None:
+    """The same until the task or thread ends, such as that of a gRPC call."""
+    structlog.contextvars.bind_contextvars(**names)
+
+
 def set_up_logs(settings: Settings) -> None:
     """From now on all that is logged goes to standard error, as `log_format` and `log_level` say."""
     # Of gRPC's C core, which writes past every logger; read when its first server or channel is made.
@@ -55,7 +60,7 @@ class CallNames(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        structlog.contextvars.bind_contextvars(method=handler_call_details.method)
+        from_now_on_about(method=handler_call_details.method)
         return await continuation(handler_call_details)
 
 
