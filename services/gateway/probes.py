@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager, suppress
 
 from prometheus_client import REGISTRY
 
-from services.fresh import Fresh
 from services.gateway.queue_metrics import QueueCollector
 from services.heartbeat import Heartbeat
 from services.probes_http import Probes, serve_probes
+from services.timely import Timely
 from stablerep.jobs.queue import Queue
 from stablerep.settings import Settings
 from stablerep.storage.store import Store
@@ -29,8 +29,8 @@ async def gateway_probes(
         InvalidInput: the address cannot be listened on.
     """
     heartbeat = Heartbeat(STUCK_SECONDS)
-    store_answers: Fresh[object] = Fresh("the store", lambda: store.exists(_ANY_KEY))
-    queue_answers = Fresh("the queue server", queue.epoch)
+    store_answers: Timely[object] = Timely("the store", lambda: store.exists(_ANY_KEY))
+    queue_answers = Timely("the queue server", queue.epoch)
 
     def alive() -> str:
         return "" if heartbeat.alive else f"the event loop stood still for {STUCK_SECONDS:g} s"

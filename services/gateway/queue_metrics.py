@@ -11,7 +11,7 @@ import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.fresh import Fresh
+from services.timely import Timely
 from stablerep.errors import StableRepError
 from stablerep.jobs.job import JobState
 from stablerep.jobs.measure import JobBacklog, QueueMeasure
@@ -50,8 +50,8 @@ class QueueCollector(Collector):
         store_answers: what raises unless the store answers.
     """
 
-    def __init__(self, measure: Callable[[], QueueMeasure], store_answers: Fresh[object]) -> None:
-        self._measure = Fresh("the queue server", measure)
+    def __init__(self, measure: Callable[[], QueueMeasure], store_answers: Timely[object]) -> None:
+        self._measure = Timely("the queue server", measure)
         self._store_answers = store_answers
         self._up = True
 
@@ -109,7 +109,7 @@ def _up(value: int) -> Metric:
     return GaugeMetricFamily("stablerep_queue_up", "1 while the queue server answers.", value)
 
 
-def _store_up(store_answers: Fresh[object]) -> Metric:
+def _store_up(store_answers: Timely[object]) -> Metric:
     try:
         store_answers.get()
     except StableRepError:

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.fresh import Fresh
 from services.generator.worker import Worker
 from services.probes_http import Probes, serve_probes
+from services.timely import Timely
 from stablerep.errors import Unavailable
 from stablerep.jobs.queue import Queue
 from stablerep.settings import Settings
@@ -17,7 +17,7 @@ class WorkerChecks:
 
     def __init__(self, worker: Worker, queue: Queue) -> None:
         self._worker = worker
-        self._queue_answers = Fresh("the queue server", queue.epoch)
+        self._queue_answers = Timely("the queue server", queue.epoch)
 
     def alive(self) -> str:
         """What is wrong with it, so that it should be started anew; empty when nothing is."""

@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import services.metrics
 import services.trainer.metrics
-from services.fresh import Fresh
 from services.gateway.queue_metrics import QueueCollector
 from services.gateway.server import SERVICE
 from services.grpc_metrics import MetricsInterceptor
+from services.timely import Timely
 from stablerep.jobs.job import JobState
 from stablerep.jobs.measure import JobBacklog, QueueMeasure
 from tests.promql import Matcher, Reading, grouped_labels, readings
@@ -51,7 +51,7 @@ def exported() -> Series:
         planned=4,
     )
     queue = CollectorRegistry()
-    queue.register(QueueCollector(lambda: measure, Fresh[object]("the store", lambda: True)))
+    queue.register(QueueCollector(lambda: measure, Timely[object]("the store", lambda: True)))
     found: Series = {"up": [{}]}
     for registry in (prometheus_client.REGISTRY, queue):
         for family in text_string_to_metric_families(generate_latest(registry).decode()):
