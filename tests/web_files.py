@@ -19,8 +19,7 @@ class WebFiles:
         self.faults: dict[str, Callable[[Answering], None]] = {}
         self.requests: list[tuple[str, str]] = []  # path and Range
         self.sent = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -47,6 +46,13 @@ class WebFiles:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: clients hang up on what misbehaves."""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from stablerep.errors import InvalidInput
 from stablerep.jobs.answers import ShardState
 from stablerep.v1 import generation_pb2 as pb
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _STORE_KEY = "store:"
 
 
