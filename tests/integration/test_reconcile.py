@@ -1,21 +1,37 @@
-"""The queue rebuilt from the store, on real servers that really lose their data; nothing missing, none twice."""
+"""The queue rebuilt from the store, on servers that really lose their data; nothing missing, none twice."""
 
 import threading
+import time
 
 import pytest
 import redis
 
-from stablerep.errors import Unavailable
-from stablerep.jobs.control import cancel_job, pause_job, record_dead
-from stablerep.jobs.job import CaptionSource, Counts, JobSpec, JobState
-from stablerep.jobs.planning import create_job, plan
+from stablerep.errors import NotFound, Unavailable
+from stablerep.jobs import rebuild
+from stablerep.jobs.control import cancel_job, pause_job, record_dead, resume_job, retry_job
+from stablerep.jobs.job import JobState
+from stablerep.jobs.planning import plan
 from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import load_recipe
-from stablerep.jobs.rebuild import ensure_queue
-from stablerep.storage import Group, build_tar, commit_shard, open_store, read_captions
+from stablerep.jobs.rebuild import ensure_queue, restore_absent
+from stablerep.jobs.records import Event, write_event
+from stablerep.storage import open_store
+from stablerep.storage.layout import create_key, dataset_prefix, index_key, index_prefix
+from tests.reconciling import (
+    NEVER,
+    StopAfter,
+    bury,
+    caption_ids,
+    complete,
+    is_exact,
+    lose_everything,
+    make,
+    submit,
+    work,
+)
 
-NEVER = threading.Event()
 pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])
+LOCAL = pytest.mark.parametrize("store_url", ["local"], indirect=True)
+STATES = ["cancelled", "dead", "failed", "finished", "half", "paused", "running"]
 
 
 @pytest.fixture
@@ -26,61 +42,299 @@ def queue(redis_server):
 
 
 @pytest.fixture
-def raw(redis_server):
-    client = redis.Redis.from_url(redis_server.url, decode_responses=True)
-    yield client
+def store(store_url, queue):
+    store = open_store(store_url)
+    assert ensure_queue(store, queue)  # an empty store's rebuild
+    return store
+
+
+@pytest.fixture
+def wipe(redis_server):
+    return lambda: lose_everything(redis_server)
+
+
+@pytest.fixture
+def flush(redis_server):
+    client = redis.Redis.from_url(redis_server.url)
+    yield client.flushall
     client.close()
 
 
-def submit(store, queue, name, captions=10, per_shard=2, priority=0, stop=NEVER):
-    key = f"sources/{name}.txt"
-    store.put(key, "".join(f"{name} {number}\n" for number in range(captions)).encode())
-    spec = JobSpec(name, load_recipe("tiny"), CaptionSource(uri=key), per_shard, priority=priority)
-    create_job(store, queue, spec)
-    plan(store, queue, name, stop)
-
-
-def make(store, lease, images=3):
-    """Commits a shard as a worker does; the caption after the first is skipped in every third shard."""
-    groups = []
-    for position, caption in enumerate(read_captions(store, lease.dataset, lease.shard)):
-        skip = position == 1 and lease.shard % 3 == 0
-        encoded = () if skip else (b"jpeg",) * images
-        groups.append(Group(caption.id, caption.text, encoded, {"error": "odd"} if skip else {}))
-    return commit_shard(store, lease.dataset, lease.shard, build_tar(groups))
-
-
-def complete(queue, lease, index):
-    return queue.complete(lease, groups=len(index.groups), images=index.images, skipped=len(index.skipped))
-
-
-def work(store, queue, most=10**9):
-    """Makes and completes up to so many shards; returns which, in order."""
-    done = []
-    while len(done) < most and (lease := queue.lease("w", 60)) is not None:
-        complete(queue, lease, make(store, lease))
-        done.append((lease.dataset, lease.shard))
-    return done
-
-
-def test_every_job_is_what_it_was_after_redis_lost_everything(store_url, queue, raw):
-    store = open_store(store_url)
-    assert ensure_queue(store, queue)
-    submit(store, queue, "running", 20, priority=3)
-    before = work(store, queue, 4)
-    assert {name for name, _ in before} == {"running"}
-    submit(store, queue, "finished", 4, priority=9)
+def jobs_in_every_state(store, queue):
+    """Seven jobs, one in each state there is when Redis is lost; a lease of the running one is out."""
+    submit(store, queue, "finished", 5)
+    work(store, queue)
+    submit(store, queue, "dead", 6)
+    bury(queue, "dead", 0, "no memory")
+    record_dead(store, queue, "dead")
+    work(store, queue, 1)
+    pause_job(store, queue, "dead")
+    submit(store, queue, "paused", 10)
     work(store, queue, 2)
-    status = {name: queue.status(name) for name in ("running", "finished")}
-    raw.flushall()
+    pause_job(store, queue, "paused")
+    submit(store, queue, "cancelled", 10)
+    work(store, queue, 2)
+    cancel_job(store, queue, "cancelled")
+    submit(store, queue, "failed", 0)
+    submit(store, queue, "half", 10, stop=StopAfter(3))
+    work(store, queue, 1)
+    submit(store, queue, "running", 40, priority=2)
+    work(store, queue, 5)
+    return queue.lease("in flight", 60)
+
+
+def facts(queue, name):
+    status = queue.status(name)
+    counts = status.counts
+    waiting = counts.pending + counts.leased  # leases are lost with Redis; that is allowed
+    return (
+        status.state, status.priority, status.planned_all, status.error, counts.planned, waiting, counts.done,
+        counts.dead, counts.groups, counts.images, counts.skipped, round(status.create_time.timestamp(), 3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["files deleted", "flushall"])
+def test_every_job_is_what_it_was_after_redis_lost_everything(store, queue, wipe, flush, how):
+    lease = jobs_in_every_state(store, queue)
+    before = {name: queue.status(name) for name in STATES}
+    told = {name: facts(queue, name)[:-1] for name in STATES}
+    dead = queue.dead("dead")
+    (wipe if how == "files deleted" else flush)()
+    assert queue.epoch() is None
     assert queue.lease("w", 60) is None
+    with pytest.raises(Unavailable, match="rebuilt"):
+        queue.status("running")
+
     assert ensure_queue(store, queue)
-    for name, was in status.items():
-        now = queue.status(name)
-        assert (now.state, now.priority, now.counts, now.planned_all) == (
-            was.state,
-            was.priority,
-            was.counts,
-            was.planned_all,
-        )
-    assert len(work(store, queue)) == 6
+    assert {name: facts(queue, name)[:-1] for name in STATES} == told
+    assert [told[name][0].value for name in STATES] == [
+        "CANCELLED", "PAUSED", "FAILED", "SUCCEEDED", "PLANNING", "PAUSED", "RUNNING",
+    ]  # fmt: skip
+    assert queue.dead("dead") == dead
+    assert queue.jobs() == STATES
+    ended = queue.status("cancelled").end_time, before["cancelled"].end_time
+    assert abs((ended[0] - ended[1]).total_seconds()) < 1
+
+    assert complete(queue, lease, make(store, "running", lease.shard)), "a lease of before still counts"
+    resume_job(store, queue, "paused")
+    resume_job(store, queue, "dead")
+    retry_job(store, queue, "dead")
+    plan(store, queue, "half", NEVER)
+    made = work(store, queue)
+    assert len(made) == len(set(made))
+    assert lease.shard not in [shard for name, shard in made if name == "running"]
+    for name, captions in (("running", 40), ("paused", 10), ("half", 10), ("dead", 6), ("finished", 5)):
+        assert queue.state(name) is JobState.SUCCEEDED
+        assert is_exact(store, queue.counts(name), name)
+        assert caption_ids(store, name) == list(range(captions))
+    assert queue.state("cancelled") is JobState.CANCELLED
+    assert queue.counts("cancelled").done == 2
+
+
+class ListsThenWaits:
+    """A store whose listing of a job's indexes is handed on only after `meanwhile()`."""
+
+    def __init__(self, store, dataset, meanwhile):
+        self._store = store
+        self._prefix = index_prefix(dataset)
+        self._meanwhile = meanwhile
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def children(self, prefix=""):
+        names = list(self._store.children(prefix))
+        if prefix == self._prefix:
+            self._meanwhile()
+        return iter(names)
+
+
+@LOCAL
+@pytest.mark.parametrize("index_was_listed", [False, True])
+def test_a_completion_that_races_with_the_rebuild_counts_once(store, queue, flush, index_was_listed):
+    submit(store, queue, "shoes", 20)
+    work(store, queue, 3)
+    lease = queue.lease("late", 60)
+    index = make(store, "shoes", lease.shard) if index_was_listed else None
+    flush()
+    refused = []
+
+    def meanwhile():
+        """The worker commits after the listing and reports while the rebuild is on."""
+        nonlocal index
+        index = index or make(store, "shoes", lease.shard)
+        with pytest.raises(Unavailable, match="REBUILDING"):
+            complete(queue, lease, index)
+        refused.append(lease)
+
+    assert ensure_queue(ListsThenWaits(store, "shoes", meanwhile), queue)
+    assert refused
+    assert complete(queue, lease, index) is not index_was_listed
+    assert not complete(queue, lease, index)
+    assert queue.counts("shoes").done == 4
+    assert is_exact(store, queue.counts("shoes"), "shoes")
+    work(store, queue)
+    assert is_exact(store, queue.counts("shoes"), "shoes")
+    assert queue.state("shoes") is JobState.SUCCEEDED
+
+
+@LOCAL
+def test_a_completion_before_the_rebuild_began_counts_once(store, queue, flush):
+    submit(store, queue, "shoes", 8)
+    lease = queue.lease("late", 60)
+    flush()
+    assert not complete(queue, lease, make(store, "shoes", lease.shard))
+    ensure_queue(store, queue)
+    assert is_exact(store, queue.counts("shoes"), "shoes")
+    assert queue.counts("shoes").done == 1
+
+
+@LOCAL
+def test_steps_that_change_a_job_wait_for_the_rebuild(store, queue, flush):
+    submit(store, queue, "shoes", 8)
+    flush()
+    refused = []
+
+    def meanwhile():
+        for step in (
+            lambda: cancel_job(store, queue, "shoes"),
+            lambda: queue.extend("shoes", 99),
+            lambda: queue.set_state("shoes", JobState.CANCELLED),
+            lambda: queue.add_job("shoes"),
+            lambda: queue.retry("shoes", [0]),
+            lambda: queue.remove("shoes"),
+        ):
+            with pytest.raises(Unavailable):
+                step()
+            refused.append(step)
+        assert queue.lease("w", 60) is None
+
+    ensure_queue(ListsThenWaits(store, "shoes", meanwhile), queue)
+    assert len(refused) == 6
+    assert queue.state("shoes") is JobState.RUNNING
+    assert queue.counts("shoes").planned == 4
+
+
+@LOCAL
+def test_of_many_processes_one_rebuilds(store, queue, redis_server, flush):
+    submit(store, queue, "shoes", 40)
+    work(store, queue, 10)
+    flush()
+    listings = []
+    slow = ListsThenWaits(store, "shoes", lambda: (listings.append(1), time.sleep(0.3)))
+    answers = []
+
+    def ask():
+        own = Queue(redis_server.url)
+        while not ensure_queue(slow, own):
+            assert own.lease("w", 60) is None or own.epoch()
+            time.sleep(0.02)
+        answers.append(own.counts("shoes").done)
+        own.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(listings) == 1
+    assert answers == [10] * 8
+
+
+@LOCAL
+def test_a_rebuild_that_dies_half_way_is_begun_anew(store, queue, flush, monkeypatch):
+    for name in ("a", "b", "c"):
+        submit(store, queue, name, 6)
+    work(store, queue, 4)
+    flush()
+
+    def dies():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ensure_queue(ListsThenWaits(store, "b", dies), queue)
+    assert queue.jobs() == ["a"]
+    assert queue.epoch() is None
+    assert queue.lease("w", 60) is None
+    make(store, "a", 2)  # a late worker's, after "a" was put in place
+    assert ensure_queue(store, queue)
+    assert [is_exact(store, queue.counts(name), name) for name in ("a", "b", "c")] == [True] * 3
+    work(store, queue)
+    assert [queue.state(name).value for name in ("a", "b", "c")] == ["SUCCEEDED"] * 3
+
+
+@LOCAL
+def test_a_rebuilder_that_lost_its_lock_changes_nothing_more(store, queue, redis_server, flush):
+    submit(store, queue, "shoes", 8)
+    flush()
+    client = redis.Redis.from_url(redis_server.url)
+    slow = ListsThenWaits(store, "shoes", lambda: client.set("sr:rebuild", "another's"))
+    with pytest.raises(Unavailable):
+        ensure_queue(slow, queue)
+    assert queue.epoch() is None
+    assert not client.exists("sr:job:shoes")
+    assert client.get("sr:rebuild") == b"another's"
+    assert not ensure_queue(store, queue), "another process is at it"
+    client.delete("sr:rebuild")
+    client.close()
+    assert ensure_queue(store, queue)
+
+
+@LOCAL
+def test_a_deletion_begun_before_is_finished_and_its_job_not_restored(store, queue, flush):
+    submit(store, queue, "gone", 6)
+    submit(store, queue, "stays", 6)
+    work(store, queue)
+    write_event(store, "gone", Event(kind="delete", delete_data=True))
+    store.delete(index_key("gone", 0))
+    flush()
+    assert ensure_queue(store, queue)
+    assert queue.jobs() == ["stays"]
+    assert not list(store.list(dataset_prefix("gone")))
+
+
+@LOCAL
+def test_a_job_that_the_queue_was_never_told_of_is_added(store, queue):
+    submit(store, queue, "known", 4)
+    submit(store, queue, "lost", 6)
+    work(store, queue, 3)
+    queue.remove("lost")
+    store.put("datasets/not-a-job/dataset.json", b"{}")
+    assert restore_absent(store, queue) == ["lost"]
+    assert restore_absent(store, queue) == []
+    assert is_exact(store, queue.counts("lost"), "lost")
+    work(store, queue)
+    assert queue.state("lost") is JobState.SUCCEEDED
+    queue.remove("known")
+    store.delete(create_key("known"))
+    assert restore_absent(store, queue) == []
+    with pytest.raises(NotFound):
+        queue.state("known")
+
+
+@LOCAL
+def test_a_job_of_many_shards_and_dead_letters_is_rebuilt_exactly(store, queue, flush, monkeypatch):
+    monkeypatch.setattr(rebuild, "_DEAD_AT_A_TIME", 7)
+    submit(store, queue, "many", 3000, per_shard=1)
+    work(store, queue, 200)
+    while len(queue.dead("many")) < 20:
+        lease = queue.lease("w", 60)
+        queue.fail(lease, f"shard {lease.shard} is bad")
+    record_dead(store, queue, "many")
+    before = facts(queue, "many")
+    dead = queue.dead("many")
+    flush()
+    ensure_queue(store, queue)
+    assert facts(queue, "many")[:-1] == before[:-1]
+    assert queue.dead("many") == dead
+
+
+def test_everything_is_there_after_a_restart_with_the_append_only_file(store, queue, redis_server):
+    jobs_in_every_state(store, queue)
+    before = {name: facts(queue, name) for name in STATES}
+    epoch = queue.epoch()
+    redis_server.kill()
+    redis_server.start()
+    assert queue.epoch() == epoch
+    assert ensure_queue(store, queue)
+    assert {name: facts(queue, name) for name in STATES} == before
