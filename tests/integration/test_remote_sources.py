@@ -90,7 +90,7 @@ def test_an_allowed_url_is_planned_and_another_refused(
             with pytest.raises(InvalidInput) as caught:
                 client.create_job("refused", url, **SHARDS)
             assert caught.value.field == "source.uri"
-        with pytest.raises(InvalidInput, match="no file") as caught:
+        with pytest.raises(InvalidInput, match="there is no") as caught:
             client.create_job("refused", f"{web.url}/captions/none.txt", **SHARDS)
         assert caught.value.field == "source.uri"
         web.faults["/captions/b.txt"] = lambda answer: answer.redirect("/secret.txt")
