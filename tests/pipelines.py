@@ -84,6 +84,18 @@ def make_random_consistency_pipeline(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def make_failing_pipeline(folder: Path) -> Path:
+    """As `make_random_consistency_pipeline`, but a batch with the word "bag" in a caption raises IndexError.
+
+    Its tokenizer knows one token more than its text encoder, and it is told prompts, not embeddings.
+    """
+    make_random_consistency_pipeline(folder)
+    config = _text_config()
+    config.vocab_size -= 1  # the last token is that of the last of WORDS
+    CLIPTextModel(config).eval().save_pretrained(folder / "text_encoder", safe_serialization=True)
+    return folder
+
+
 def _autoencoder() -> AutoencoderKL:
     return AutoencoderKL(
         in_channels=3,

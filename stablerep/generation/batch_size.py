@@ -20,11 +20,12 @@ class BatchSize:
     def begin(self) -> None:
         """More work begins, a shard say."""
         if self.now == self.full:
+            self._wait = 1
             return
         self._left -= 1
         if self._left <= 0:
             self.now = min(self.full, 2 * self.now)
-            self._left = self._wait
+            self._left = 1
 
     def halve(self) -> bool:
         """Memory did not suffice; False when a batch is one image already."""

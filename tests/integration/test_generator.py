@@ -1,7 +1,9 @@
 """Generation with real (tiny, random) pipelines: same bits in any batch, diffusers' own images, refusals."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 
 from stablerep.captions import Caption
 from stablerep.errors import InvalidInput, NotFound, StableRepError
-from stablerep.generation import Generator, Recipe, load_pipeline
+from stablerep.generation import Generator, LoadedPipeline, Recipe, load_pipeline
 from stablerep.generation.noise import draw_noise, make_generator, noise_seed
 from stablerep.generation.pipeline import make_scheduler
 from stablerep.storage import Group, build_tar, index_tar
@@ -295,6 +297,73 @@ class TestFailures:
         assert [group.caption_id for group in first] == list(range(5))
         assert all(len(group.encoded) == 3 and group.info["batch_images"] == 4 for group in first)
 
+    def test_a_caption_on_which_the_pipeline_fails_is_skipped_and_the_others_are_what_they_were(
+        self, sd: Path
+    ) -> None:
+        recipe = recipe_for(sd)
+        pipeline = load_pipeline(recipe)
+        fails_on(pipeline, "bag")
+        captions = [*CAPTIONS[:4], Caption(50, "a red bag"), *CAPTIONS[4:9], Caption(51, "a dark bag")]
+        groups = list(Generator(recipe, seed=3, pipeline=pipeline).generate(captions))
+        assert [group.caption_id for group in groups] == [caption.id for caption in captions]
+        bad = [group for group in groups if not group.encoded]
+        assert [group.caption_id for group in bad] == [50, 51]
+        assert all("failed on it: RuntimeError: no such token" in group.info["error"] for group in bad)
+        good = [group for group in groups if group.encoded]
+        assert good == list(Generator(recipe, seed=3).generate(CAPTIONS[:9]))
+
+    def test_a_shard_of_bad_captions_alone_is_made_and_all_are_recorded(self, sd: Path) -> None:
+        pipeline = load_pipeline(recipe_for(sd))
+        fails_on(pipeline, "bag")
+        groups = list(Generator(recipe_for(sd), pipeline=pipeline).generate(["a red bag", "a grey bag"]))
+        assert [bool(group.info["error"]) for group in groups] == [True, True]
+
+    def test_a_pipeline_that_fails_whatever_the_caption_is_an_error_after_two_batches(self, sd: Path) -> None:
+        pipeline = load_pipeline(recipe_for(sd))
+        batches: list[int] = []
+        pipeline.pipe.unet.register_forward_pre_hook(lambda module, inputs: batches.append(1))
+        fails_on(pipeline, "a")
+        with pytest.raises(StableRepError, match="failed on a batch: RuntimeError: no such token"):
+            list(Generator(recipe_for(sd), pipeline=pipeline).generate(CAPTIONS))
+        assert len(batches) == 2
+
+    def test_a_failure_that_does_not_come_back_costs_no_caption(self, sd: Path) -> None:
+        pipeline = load_pipeline(recipe_for(sd))
+        left = [1]
+
+        def fail(module: torch.nn.Module, inputs: object) -> None:
+            if left[0]:
+                left[0] -= 1
+                raise RuntimeError("cuDNN had a bad day")
+
+        pipeline.pipe.vae.decoder.register_forward_pre_hook(fail)
+        groups = list(Generator(recipe_for(sd), seed=3, pipeline=pipeline).generate(CAPTIONS[:5]))
+        assert groups == list(Generator(recipe_for(sd), seed=3).generate(CAPTIONS[:5]))
+
+    def test_a_halved_batch_grows_back_with_later_shards(self, sd: Path) -> None:
+        halvings: list[int] = []
+        generator = Generator(recipe_for(sd), seed=3, on_halved=lambda: halvings.append(1))
+        list(generator.generate(CAPTIONS[:2], on_step=out_of_memory(times=2)))
+        assert (generator.batch_images, len(halvings)) == (2, 2)
+        sizes = []
+        while generator.batch_images < 8:
+            groups = list(generator.generate(CAPTIONS[:2]))
+            sizes.append(generator.batch_images)
+        assert sizes == [2, 4, 8]
+        assert groups == list(Generator(recipe_for(sd), seed=3).generate(CAPTIONS[:2]))
+
+    def test_stages_are_timed(self, sd: Path) -> None:
+        stages: list[tuple[str, float]] = []
+        generator = Generator(recipe_for(sd), on_stage=lambda stage, seconds: stages.append((stage, seconds)))
+        before = time.perf_counter()
+        list(generator.generate(CAPTIONS[:4]))  # 12 images in batches of 8
+        assert 0.5 < sum(seconds for _, seconds in stages) / (time.perf_counter() - before) < 1
+        names = [stage for stage, _ in stages]
+        assert {name: names.count(name) for name in names} == {
+            "text": 2, "denoise": 2, "decode": 2, "encode": 4
+        }  # fmt: skip
+        assert all(seconds > 0 for stage, seconds in stages if stage != "text")
+
     def test_memory_for_not_even_one_image_is_an_error(self, sd: Path) -> None:
         with pytest.raises(StableRepError, match="out of memory with one image of 32 pixels"):
             list(Generator(recipe_for(sd)).generate(CAPTIONS[:1], on_step=out_of_memory(times=10)))
@@ -383,6 +452,22 @@ class TestRefusals:
         loaded = load_pipeline(recipe_for(sd))
         with pytest.raises(InvalidInput, match="wants"):
             Generator(recipe_for(sd, dtype="bfloat16"), pipeline=loaded)
+
+
+def fails_on(pipeline: LoadedPipeline, word: str) -> None:
+    """Makes the denoiser raise for a batch with a caption that has the word, as a broken kernel would."""
+    token = pipeline.pipe.tokenizer(word).input_ids[1]
+
+    def mark(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+        if (inputs[0] == token).any():
+            output.last_hidden_state.add_(1000)
+
+    def check(module: torch.nn.Module, inputs: object, named: dict[str, torch.Tensor]) -> None:
+        if (named["encoder_hidden_states"] > 500).any():
+            raise RuntimeError("no such token")
+
+    pipeline.pipe.text_encoder.register_forward_hook(mark)
+    pipeline.pipe.unet.register_forward_pre_hook(check, with_kwargs=True)
 
 
 def out_of_memory(*, times: int) -> Callable[[], None]:
