@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from services.file_versions import Fresh
+from services.file_versions import Reread
 from stablerep.errors import InvalidInput, Unauthenticated
 from stablerep.settings import Auth
 from stablerep.tokens import Role, Token, find_token, read_tokens
@@ -30,7 +30,7 @@ class Caller:
 class Callers:
     """Those who may call; without tokens there is only the anonymous one, and tokens are not looked at."""
 
-    tokens: Fresh[tuple[Token, ...]] | None
+    tokens: Reread[tuple[Token, ...]] | None
     anonymous: Role | None
 
     def identify(self, metadata: Iterable[Any]) -> Caller:
@@ -44,7 +44,7 @@ class Callers:
         if self.tokens is None or not sent:
             return self._anonymous()
         if len(sent) > 1:
-            raise Unauthenticated("the metadata `authorization` came twice; send it once")
+            raise Unauthenticated("two tokens came with the call; send the metadata `authorization` once")
         token = find_token(self.tokens.get(), _bearer(sent[0]))
         if token is None:
             raise Unauthenticated(
@@ -83,7 +83,7 @@ def read_callers(auth: Auth, address: str, *, field: str) -> Callers:
     anonymous = Role[auth.anonymous.upper()] if auth.anonymous else None
     path = auth.tokens_file
     if path is not None:
-        return Callers(Fresh([path], lambda: read_tokens(path)), anonymous)
+        return Callers(Reread([path], lambda: read_tokens(path)), anonymous)
     if anonymous is None and not is_loopback(address):
         raise InvalidInput(
             f"{address} can be reached from other machines, and nothing says who may call: set "

@@ -12,7 +12,7 @@ T = TypeVar("T")
 _Version = tuple[tuple[int, ...] | None, ...]
 
 
-class Fresh(Generic[T]):
+class Reread(Generic[T]):
     """What `read` makes of the files, as they are now.
 
     A new version that cannot be read leaves the value as it was, and is logged as an error once. A Secret
