@@ -59,11 +59,18 @@ def read_index(store: Store, dataset: str, shard: int) -> ShardIndex | None:
 
 def read_group(store: Store, dataset: str, shard: int, group: IndexedGroup) -> Group:
     """One group by one range read. Raises NotFound, and TornObject where tar and index disagree."""
+    key = shard_key(dataset, shard)
     spans = (*group.image_spans, group.json_span)
     first = min(offset for offset, _ in spans)
-    data = store.get_range(shard_key(dataset, shard), first, max(sum(span) for span in spans) - first)
-    *encoded, content = (data[offset - first : offset - first + length] for offset, length in spans)
-    info = parse_group_json(content, group.caption_id)
+    try:
+        data = store.get_range(key, first, max(sum(span) for span in spans) - first)
+        *encoded, content = (data[offset - first : offset - first + length] for offset, length in spans)
+        info = parse_group_json(content, group.caption_id)
+    except TornObject as error:
+        raise TornObject(
+            f"{key} in {store.url} is not what its index says (caption {group.caption_id}): {error}; "
+            "`stablerep reconcile --verify` finds such shards and has them made again"
+        ) from error
     caption = info.pop("caption")
     del info["caption_id"]
     return Group(group.caption_id, caption, tuple(encoded), info)
