@@ -42,6 +42,10 @@ class GatewayProcess:
         self.end(signal.SIGKILL)
 
     @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> str:
         return (self._folder / "gateway.log").read_text(errors="replace")
 

@@ -30,7 +30,7 @@ from stablerep.storage.store import Store
 
 logger = logging.getLogger("stablerep.gateway")
 
-LOCK_SECONDS = 8.0
+LOCK_SECONDS = 5.0
 LOOK_SECONDS = 2.0
 """Between looks for jobs without a planner; those of a gateway that died wait for its lock to run out."""
 STORE_LOOK_SECONDS = 60.0
