@@ -134,7 +134,9 @@ def translate(error: grpc.RpcError) -> StableRepError:
 def _with_advice(text: str) -> str:
     """The text of a connection that failed, with what to do where TLS is the reason."""
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        return f"{text}; the server's certificate is not of the authority in ca_file, or not for this name"
+        return f"{text}; the server's certificate is not of the authority in ca_file, or has expired"
+    if "Hostname Verification" in text:
+        return f"{text}; the server's certificate is for other names than the one in the address"
     if "handshake failed" in text:
         return f"{text}; does the server speak TLS, and does it want a client's certificate?"
     if "Socket closed" in text:
