@@ -64,7 +64,10 @@ class Store(Protocol):
         """Exactly `length` bytes from `offset`. Raises NotFound, and TornObject where it ends before."""
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> bool:
-        """Writes bytes or a file's contents; False only when `if_absent` and the key is taken."""
+        """Writes bytes or a file's contents; False only when `if_absent` and the key is taken.
+
+        On S3 it may be taken by this very call: its first try succeeded and the answer was lost on the way.
+        """
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> int:
         """Writes many small objects, several at a time, each as `put` does; returns how many there were.
@@ -101,7 +104,7 @@ def open_store(url: str | Path, *, s3: S3Access | None = None) -> Store:
     """The store at `file:///folder` or a plain path (made by the first write), or at `s3://bucket/prefix`.
 
     S3 is reached as `s3` says, else by the settings (`STABLEREP_S3__ENDPOINT`, `STABLEREP_S3__ACCESS_KEY`,
-    `STABLEREP_S3__SECRET_KEY`, `STABLEREP_S3__REGION`). Nothing is sent to the server before the first use; a
+    `STABLEREP_S3__SECRET_KEY`, ...: docs/stores.md). Nothing is sent to the server before the first use; a
     missing bucket is made by the first write. Raises InvalidInput for a URL or setting that cannot work.
     """
     text = str(url)

@@ -1,11 +1,13 @@
 """Any S3: private authorities, virtual hosts, temporary credentials, roles, policies, lax servers."""
 
+import base64
 import io
 import json
 import re
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from minio import Minio
 from minio.credentials import AssumeRoleProvider, Credentials, StaticProvider
 from minio.minioadmin import MinioAdmin
@@ -173,19 +177,19 @@ def test_no_credentials_anywhere_are_an_error_that_names_the_places(minio_server
     assert caught.value.field == "s3.access_key"
 
 
-class RoleService:
-    """What a container platform serves on its credentials address; `answer` makes the next answer."""
+class JsonService:
+    """A web service of the platform around a process: `answer` makes the JSON for a path."""
 
-    def __init__(self, answer: Callable[[str], tuple[int, dict[str, Any]]]) -> None:
+    def __init__(self, answer: Callable[[str], dict[str, Any]]) -> None:
         self.asked = 0
         service = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 service.asked += 1
-                status, content = answer(self.path)
-                body = json.dumps(content).encode()
-                self.send_response(status)
+                body = json.dumps(answer(self.path)).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -207,21 +211,91 @@ def test_a_containers_role_is_asked_again_when_its_credentials_are_about_to_expi
 ) -> None:
     lives = iter([5, 3600])  # seconds; what ends within ten is as good as over
 
-    def answer(path: str) -> tuple[int, dict[str, Any]]:
+    def answer(path: str) -> dict[str, Any]:
         found = temporary(minio_server)
         end = datetime.now(UTC) + timedelta(seconds=next(lives))
-        return 200, {
+        return {
             "AccessKeyId": found.access_key,
             "SecretAccessKey": found.secret_key,
             "Token": found.session_token,
             "Expiration": end.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
 
-    service = RoleService(answer)
+    service = JsonService(answer)
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{service.url}/role")
     use(open_store(new_url(), s3=S3(endpoint=minio_server.endpoint)))
     service.close()
     assert service.asked == 2
+
+
+class IdentityProvider:
+    """Signs tokens as the issuer of a cluster's service accounts does, and serves the key to check them."""
+
+    audience = "stablerep"
+
+    def __init__(self) -> None:
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._service = JsonService(self._answer)
+        self.configuration = f"{self._service.url}/.well-known/openid-configuration"
+
+    def token(self, policy: str) -> str:
+        claims = {
+            "iss": self._service.url,
+            "aud": self.audience,
+            "sub": "system:serviceaccount:stablerep:generator",
+            "exp": int(time.time()) + 3600,
+            "policy": policy,
+        }
+        parts = [_encoded(json.dumps(part).encode()) for part in ({"alg": "RS256", "kid": "1"}, claims)]
+        signature = self._key.sign(".".join(parts).encode(), padding.PKCS1v15(), hashes.SHA256())
+        return ".".join([*parts, _encoded(signature)])
+
+    def close(self) -> None:
+        self._service.close()
+
+    def _answer(self, path: str) -> dict[str, Any]:
+        if path != "/keys":
+            return {"issuer": self._service.url, "jwks_uri": f"{self._service.url}/keys"}
+        numbers = self._key.public_key().public_numbers()
+        modulus, exponent = (
+            _encoded(number.to_bytes(-(-number.bit_length() // 8), "big"))
+            for number in (numbers.n, numbers.e)
+        )
+        key = {"kty": "RSA", "kid": "1", "use": "sig", "alg": "RS256", "n": modulus, "e": exponent}
+        return {"keys": [key]}
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def test_a_service_accounts_token_is_changed_for_credentials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As with IRSA, the token service being the store's own."""
+    provider = IdentityProvider()
+
+    class TrustingServer(MinioServer):
+        def _environment(self, domain: str | None) -> dict[str, str]:
+            return super()._environment(domain) | {
+                "MINIO_IDENTITY_OPENID_CONFIG_URL": provider.configuration,
+                "MINIO_IDENTITY_OPENID_CLIENT_ID": provider.audience,
+            }
+
+    server = TrustingServer(find_s3_program("minio"), tmp_path)
+    try:
+        token = tmp_path / "token"
+        token.write_text(provider.token("readwrite"))
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.endpoint)
+        use(open_store(new_url(), s3=S3(endpoint=server.endpoint)))
+        token.write_text(provider.token("readonly"))  # as the platform renews it
+        store = open_store(new_url(), s3=S3(endpoint=server.endpoint))
+        with pytest.raises(StoreRefused, match="AccessDenied"):
+            store.put("a", b"x")
+    finally:
+        server.stop()
+        provider.close()
 
 
 def test_a_role_that_is_refused_is_waited_out_and_its_token_is_not_told(

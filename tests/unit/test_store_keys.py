@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stablerep.errors import InvalidInput, NotFound, StoreError
 from stablerep.settings import S3
 from stablerep.storage import layout, open_store
+from stablerep.storage.s3_access import check_access, connect
 from stablerep.storage.store import check_key
 
 REFUSED = {
@@ -129,8 +130,53 @@ def test_an_endpoint_that_is_no_server_is_refused(endpoint: str) -> None:
     assert caught.value.field == "s3.endpoint"
 
 
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("ca_file", {"ca_file": "/no/such/file.pem"}),
+        ("addressing", {"addressing": "virtual"}),  # there is no name before 127.0.0.1
+        ("addressing", {"addressing": "virtual", "endpoint": "https://[::1]:9000"}),
+    ],
+)
+def test_a_way_to_a_server_that_cannot_work_is_refused(field: str, changes: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        open_store("s3://bucket", s3=access(**changes))
+    assert caught.value.field == f"s3.{field}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "url"),
+    [
+        ({"endpoint": "", "region": "eu-west-1"}, "https://bucket.s3.eu-west-1.amazonaws.com/a"),
+        (
+            {"endpoint": "", "region": "eu-west-1", "addressing": "path"},
+            "https://s3.eu-west-1.amazonaws.com/bucket/a",
+        ),
+        ({"endpoint": "https://rgw:8443", "region": "r"}, "https://rgw:8443/bucket/a"),
+        ({"endpoint": "https://rgw", "region": "r", "addressing": "virtual"}, "https://bucket.rgw/a"),
+    ],
+)
+def test_a_bucket_is_in_the_path_or_in_the_host(changes: dict[str, str], url: str) -> None:
+    client = connect(check_access(access(**changes))).client
+    assert client.get_presigned_url("GET", "bucket", "a").partition("?")[0] == url
+
+
+def test_a_machines_role_is_asked_for_on_aws_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for name in ("ACCESS_KEY_ID", "ACCESS_KEY", "WEB_IDENTITY_TOKEN_FILE", "EC2_METADATA_DISABLED",
+                 "CONTAINER_CREDENTIALS_FULL_URI", "CONTAINER_CREDENTIALS_RELATIVE_URI"):  # fmt: skip
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    without_keys = {"access_key": "", "secret_key": ""}
+    open_store("s3://bucket", s3=access(endpoint="", **without_keys))  # asks nobody yet
+    with pytest.raises(InvalidInput, match="needs credentials"):
+        open_store("s3://bucket", s3=access(endpoint="https://amazonaws.com.example.org", **without_keys))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(InvalidInput, match="needs credentials"):
+        open_store("s3://bucket", s3=access(endpoint="", **without_keys))
+
+
 def test_a_secret_is_not_shown() -> None:
-    store = open_store("s3://bucket", s3=access(secret_key="open sesame"))
+    store = open_store("s3://bucket", s3=access(secret_key="open sesame", session_token="open sesame"))
     assert "sesame" not in repr(store)
     assert "sesame" not in repr(vars(store))
 
