@@ -15,10 +15,12 @@ end
 
 -- The next number at which a shard of the state may be, from the bitmap; planned where there is none.
 local function next_bit(bit, from)
-  if from >= planned then return planned end
-  local found = redis.call('BITPOS', done(ds), bit, from, -1, 'BIT')
-  if found >= 0 then return found end
-  return bit == 1 and planned or math.max(from, redis.call('STRLEN', done(ds)) * 8)
+  local bits = redis.call('STRLEN', done(ds)) * 8
+  if from < bits then  -- past the end, and for no bitmap at all, BITPOS 0 answers with the first bit there is
+    local found = redis.call('BITPOS', done(ds), bit, from, -1, 'BIT')
+    if found >= 0 then return found end
+  end
+  return bit == 1 and planned or math.max(from, bits)
 end
 
 local function state(shard)
