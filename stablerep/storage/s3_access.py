@@ -1,6 +1,7 @@
 """How an S3 server is reached (endpoint, credentials, addressing, certificates) and the client for it."""
 
 import ipaddress
+import logging
 import os
 import ssl
 from dataclasses import dataclass, field
@@ -84,12 +85,34 @@ def check_access(access: S3Access) -> Access:
     return checked
 
 
+class _Tries(urllib3.Retry):
+    """As its base, but what urllib3 logs of it can be told apart."""
+
+
+def _loggable(record: logging.LogRecord) -> bool:
+    """Keeps out of the log what urllib3 says of each try, as the error in the end says it, and signatures."""
+    if isinstance(record.args, tuple):
+        if any(isinstance(argument, _Tries) for argument in record.args):
+            return False
+        record.args = tuple(map(_without_signature, record.args))
+    return True
+
+
+def _without_signature(argument: object) -> object:
+    signed = isinstance(argument, str) and "X-Amz-" in argument
+    return str(argument).partition("?")[0] if signed else argument
+
+
+for _name in ("urllib3.connectionpool", "urllib3.util.retry"):
+    logging.getLogger(_name).addFilter(_loggable)
+
+
 def connect(access: Access) -> Connection:
     """A client of this process. Sends nothing yet."""
     pool = urllib3.PoolManager(
         maxsize=CONNECTIONS,
         timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-        retries=urllib3.Retry(
+        retries=_Tries(
             total=3,
             backoff_factor=0.2,
             status_forcelist=[429, 500, 502, 503, 504],

@@ -1,6 +1,7 @@
 """Stores keep their promises on a local folder and on a two real S3 servers alike."""
 
 import hashlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -410,6 +411,14 @@ def test_writers_to_a_new_bucket_all_succeed(minio_server: MinioServer) -> None:
     assert list(won) == [True] * 6
 
 
+def test_no_signature_is_logged(minio_server: MinioServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    store = open_store(f"s3://test-{secrets.token_hex(6)}", s3=access_to(minio_server))
+    assert store.put("a/b", b"x", if_absent=True) is True
+    assert "/a/b" in caplog.text
+    assert "X-Amz-" not in caplog.text
+
+
 def test_a_wrong_secret_is_an_error_that_says_what_to_check(minio_server: MinioServer) -> None:
     store = open_store("s3://bucket", s3=access_to(minio_server, secret_key="not the secret at all"))
     for call in (
@@ -445,8 +454,9 @@ def silent_endpoint() -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["nobody listens", "hangs up"])
 def test_a_server_that_does_not_answer_is_unavailable_soon_and_by_name(
-    kind: str, silent_endpoint: str
+    kind: str, silent_endpoint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG)
     endpoint = silent_endpoint if kind == "hangs up" else f"http://127.0.0.1:{free_port()}"
     store = open_store(
         "s3://bucket",
@@ -465,3 +475,5 @@ def test_a_server_that_does_not_answer_is_unavailable_soon_and_by_name(
             call()
         assert time.monotonic() - start < 15
         assert "Signature" not in str(caught.value)
+    assert "X-Amz-" not in caplog.text
+    assert "Retrying" not in caplog.text

@@ -117,15 +117,10 @@ def test_a_server_of_an_unknown_authority_is_refused_with_the_setting_to_look_at
     tls_server: S3Server, tmp_path: Path
 ) -> None:
     other = Authority(tmp_path / "other").certificate
-    for access in (access_to(tls_server), access_to(tls_server, ca_file=other)):
-        store = open_store("s3://bucket", s3=access)
-        calls: list[Callable[[], object]] = [
-            lambda store=store: store.get("a"),
-            lambda store=store: store.put("a", b"x", if_absent=True),
-        ]
-        for call in calls:
-            with pytest.raises(Unavailable, match="STABLEREP_S3__CA_FILE"):
-                call()
+    with pytest.raises(Unavailable, match="STABLEREP_S3__CA_FILE"):
+        open_store("s3://bucket", s3=access_to(tls_server)).put("a", b"x", if_absent=True)
+    with pytest.raises(Unavailable, match="STABLEREP_S3__CA_FILE"):
+        open_store("s3://bucket", s3=access_to(tls_server, ca_file=other)).get("a")
 
 
 def temporary(server: MinioServer) -> Credentials:
