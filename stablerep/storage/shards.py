@@ -69,7 +69,7 @@ def read_group(store: Store, dataset: str, shard: int, group: IndexedGroup) -> G
     except TornObject as error:
         raise TornObject(
             f"{key} in {store.url} is not what its index says (caption {group.caption_id}): {error}; "
-            "`stablerep reconcile --verify` finds such shards and has them made again"
+            f"`stablerep reconcile {dataset} --verify` finds such shards and has them made again"
         ) from error
     caption = info.pop("caption")
     del info["caption_id"]
