@@ -6,6 +6,7 @@ from pathlib import Path
 
 import redis
 
+from stablerep.client import Job
 from stablerep.jobs.answers import Lease
 from stablerep.jobs.job import CaptionSource, Counts, JobSpec
 from stablerep.jobs.planning import StopSign, create_job, plan
@@ -84,6 +85,12 @@ def stored_counts(store: Store, dataset: str) -> tuple[int, int, int, int]:
 def is_exact(store: Store, counts: Counts, dataset: str) -> bool:
     """Whether the queue counts what is in the store."""
     return (counts.done, counts.groups, counts.images, counts.skipped) == stored_counts(store, dataset)
+
+
+def is_exact_job(store: Store, job: Job) -> bool:
+    """The same of what the gateway says."""
+    counts = job.counts
+    return (counts.done, counts.groups, counts.images, counts.skipped) == stored_counts(store, job.dataset)
 
 
 def caption_ids(store: Store, dataset: str) -> list[int]:
