@@ -98,7 +98,7 @@ def _stage(item: pytest.Item) -> int:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says in one line each which servers the run had to do without, so that no skip goes unseen."""
+    """Says in one line each what the run had to do without (servers, tools), so that no skip goes unseen."""
     for reason in sorted(_missing_servers(terminalreporter)):
         terminalreporter.write_line(f"NOT TESTED: {reason}", yellow=True, bold=True)
 
@@ -107,7 +107,7 @@ def _missing_servers(reporter: pytest.TerminalReporter) -> set[str]:
     reasons = set()
     for report in reporter.stats.get("skipped", []):
         text = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
-        if text.startswith("Skipped: no ") and " server: " in text:
+        if text.startswith("Skipped: no ") and ": " in text[len("Skipped: ") :]:
             reasons.add(text.removeprefix("Skipped: "))
     return reasons
 

@@ -24,8 +24,9 @@ USER redis
 # The package alone: its dependencies are pages of a web console.
 PROMETHEUS = f"""\
 FROM {PYTHON}
-RUN cd /tmp && apt-get update && apt-get download prometheus && dpkg -x prometheus_*.deb x \\
-    && cp x/usr/bin/prom* /usr/local/bin && rm -rf /tmp/* /var/lib/apt/lists/* && mkdir /prometheus && chown 65534:65534 /prometheus
+RUN cd /tmp && apt-get update && apt-get install -y --no-install-recommends wget \\
+    && apt-get download prometheus && dpkg -x prometheus_*.deb x && cp x/usr/bin/prom* /usr/local/bin \\
+    && rm -rf /tmp/* /var/lib/apt/lists/* && mkdir /prometheus && chown 65534:65534 /prometheus
 USER 65534:65534
 ENTRYPOINT ["prometheus"]
 """
@@ -57,7 +58,7 @@ def compose_variables(engine: Engine, base: str, servers: dict[str, str]) -> dic
         return {}
     say("no registry answers: images are made here from Debian's packages")
     _ensure_python(engine)
-    variables = {"BASE": PYTHON}
+    variables = {"BASE_IMAGE": PYTHON}
     for service in servers:
         image = f"stablerep-test-{service}:local"
         if not _present(engine, image):

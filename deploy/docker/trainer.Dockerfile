@@ -1,0 +1,47 @@
+# The trainer: docker build -f deploy/docker/trainer.Dockerfile -t stablerep-trainer:local .
+# Several GPUs: docker run --gpus all ... stablerep-trainer:local torchrun --nproc-per-node 8 -m services.trainer --config ...
+#
+# BASE is any image with python3 (3.11 or newer) and its venv module. pip is set up by PIP_INDEX_URL and
+# PIP_CERT, or by what the base image carries (/etc/pip.conf, certificates). TORCH_INDEX_URL names another
+# index for torch alone. Up to its stage `torch` the file is the generator's, so that layer is built once.
+ARG BASE=python:3.12-slim-bookworm
+FROM ${BASE} AS torch
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_CERT
+ARG TORCH_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/stablerep
+COPY requirements.lock ./
+RUN /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock \
+    ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch torchvision
+
+FROM torch AS dependencies
+# The project without its code: this layer is built again only when a dependency changes.
+COPY pyproject.toml README.md LICENSE NOTICE ./
+RUN /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[train]' \
+    && /opt/pip/bin/pip --python /opt/stablerep/bin/python uninstall --yes stablerep
+
+FROM dependencies AS code
+COPY stablerep stablerep
+COPY services services
+RUN /opt/pip/bin/pip install --no-deps --target /opt/code .
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="stablerep trainer" \
+      org.opencontainers.image.description="Trains StableRep encoders on groups of images" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV PATH=/opt/stablerep/bin:/opt/code/bin:$PATH \
+    PYTHONPATH=/opt/code \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    OMP_NUM_THREADS=1 \
+    HOME=/tmp \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=dependencies /opt/stablerep /opt/stablerep
+COPY --from=code /opt/code /opt/code
+WORKDIR /tmp
+USER 10001:10001
+EXPOSE 9100
+CMD ["python", "-m", "services.trainer", "--help"]

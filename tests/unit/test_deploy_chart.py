@@ -1,0 +1,217 @@
+"""The Helm chart, rendered with several sets of values: its pods run what the code reads."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.chart_schema import OF_THE_CHART, SCHEMA, renewed
+from stablerep.settings import Settings, load_settings, setting_keys
+from stablerep.tokens import digest, parse_tokens
+from tests.deployment import CHART, dockerfile, helm, rendered
+from tests.kube_types import wrong_fields
+
+VALUES = {"default": [], **{path.stem: ["-f", str(path)] for path in sorted(CHART.glob("ci/*.yaml"))}}
+OURS = ("gateway", "generator")
+CUSTOM = {"ServiceMonitor"}  # known to the Prometheus Operator, not to Kubernetes' client
+every_set = pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+
+
+def of_kind(objects: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+    return [each for each in objects if each["kind"] in kinds]
+
+
+def workloads(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Component -> its pod template's spec."""
+    return {
+        each["metadata"]["labels"]["app.kubernetes.io/component"]: each["spec"]["template"]["spec"]
+        for each in of_kind(objects, "Deployment", "StatefulSet")
+    }
+
+
+def settings_of(
+    objects: list[dict[str, Any]], component: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    """What the process in a pod reads: its settings file and its environment, secrets included."""
+    (config,) = of_kind(objects, "ConfigMap")
+    (folder / "settings.yaml").write_text(config["data"]["settings.yaml"])
+    for each in workloads(objects)[component]["containers"][0]["env"]:
+        if each["name"] == "STABLEREP_CONFIG":
+            assert each["value"] == "/etc/stablerep/settings/settings.yaml"
+            monkeypatch.setenv("STABLEREP_CONFIG", str(folder / "settings.yaml"))
+        elif each["name"].startswith("STABLEREP_"):
+            monkeypatch.setenv(each["name"], each.get("value", "secret"))
+    return load_settings()
+
+
+def test_settings_in_the_values_schema_are_those_of_the_code() -> None:
+    text = SCHEMA.read_text(encoding="utf-8")
+    assert text == renewed(text), "run: python scripts/chart_schema.py"
+    known: list[str] = []
+    for name, part in json.loads(text)["properties"]["settings"]["properties"].items():
+        known += [f"{name}.{key}" for key in part["properties"]] if "properties" in part else [name]
+    left_out = [key for key in setting_keys() if {key, key.split(".")[0]} & OF_THE_CHART]
+    assert sorted(known + left_out) == sorted(setting_keys())
+
+
+@every_set
+def test_the_chart_passes_helms_own_checks(values: list[str]) -> None:
+    done = helm("lint", str(CHART), "--strict", *values)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@every_set
+def test_every_object_is_one_that_kubernetes_takes(values: list[str]) -> None:
+    objects = [each for each in rendered(*values) if each["kind"] not in CUSTOM]
+    assert objects
+    assert [line for each in objects for line in wrong_fields(each)] == []
+    names = [(each["kind"], each["metadata"]["name"]) for each in objects]
+    assert len(set(names)) == len(names)
+
+
+def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
+    (service, *_) = of_kind(rendered(), "Service")
+    service["spec"]["ports"][0]["targetport"] = "grpc"
+    service["spec"]["selector"] = "gateway"
+    assert sorted(wrong_fields(service)) == [
+        "Service.spec.ports[0] has no field targetport",
+        "Service.spec.selector is no mapping",
+    ]
+
+
+@every_set
+def test_pods_run_under_the_restricted_level(values: list[str]) -> None:
+    for name, pod in workloads(rendered(*values)).items():
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["runAsUser"] > 0, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert pod["automountServiceAccountToken"] is False, name
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert container["resources"]["requests"], name
+            assert container["resources"]["limits"]["memory"], name
+            assert any(mount["mountPath"] == "/tmp" for mount in container["volumeMounts"]) or name == "redis"
+
+
+@every_set
+@pytest.mark.parametrize("component", OURS)
+def test_a_pods_settings_are_read_and_its_ports_are_those_it_listens_on(
+    values: list[str], component: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = rendered(*values)
+    settings = settings_of(objects, component, tmp_path, monkeypatch)
+    own = settings.gateway if component == "gateway" else settings.generator
+    pod = workloads(objects)[component]
+    (container,) = pod["containers"]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert own.address == f"0.0.0.0:{ports['grpc']}"
+    assert own.metrics_address == f"0.0.0.0:{ports['metrics']}"
+    assert set(ports.values()) == dockerfile(component).exposed
+    assert container["command"] == dockerfile(component).exec_form("CMD")
+    assert importlib.util.find_spec(container["command"][-1] + ".__main__")
+    for probe, path in (("startup", "/healthz"), ("liveness", "/healthz"), ("readiness", "/readyz")):
+        assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": "metrics"}
+    assert pod["terminationGracePeriodSeconds"] >= own.grace_seconds + 10
+    assert settings.store_url.startswith("s3://")
+    assert settings.redis_url
+
+
+@every_set
+@pytest.mark.parametrize("component", OURS)
+def test_files_that_settings_name_are_mounted(
+    values: list[str], component: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = rendered(*values)
+    settings = settings_of(objects, component, tmp_path, monkeypatch)
+    pod = workloads(objects)[component]
+    mounts = {each["mountPath"]: each["name"] for each in pod["containers"][0]["volumeMounts"]}
+    assert set(mounts.values()) == {each["name"] for each in pod["volumes"]}
+    tls = settings.tls
+    files = (settings.auth.tokens_file, settings.s3.ca_file, tls.cert_file, tls.key_file, tls.client_ca_file)
+    for file in filter(None, files):
+        assert str(file.parent) in mounts
+
+
+@every_set
+def test_services_and_policies_select_pods_that_there_are(values: list[str]) -> None:
+    objects = rendered(*values)
+    pods = [
+        each["spec"]["template"]["metadata"]["labels"]
+        for each in of_kind(objects, "Deployment", "StatefulSet")
+    ]
+    selectors = [each["spec"]["selector"] for each in of_kind(objects, "Service")]
+    selectors += [each["spec"]["podSelector"]["matchLabels"] for each in of_kind(objects, "NetworkPolicy")]
+    for selector in selectors:
+        assert any(selector.items() <= labels.items() for labels in pods), selector
+
+
+def test_every_pod_is_denied_what_no_policy_allows() -> None:
+    policies = of_kind(rendered(), "NetworkPolicy")
+    (deny,) = [each for each in policies if each["metadata"]["name"].endswith("-deny")]
+    assert deny["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in deny["spec"]
+    for pod in of_kind(rendered(), "Deployment", "StatefulSet"):
+        labels = pod["spec"]["template"]["metadata"]["labels"]
+        assert deny["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_first_token_is_an_admins_and_only_its_hash_reaches_the_pods() -> None:
+    objects = rendered()
+    (secret,) = [each for each in of_kind(objects, "Secret") if "tokens.yaml" in each["stringData"]]
+    text = secret["stringData"]["token"]
+    (token,) = parse_tokens(secret["stringData"]["tokens.yaml"].encode(), "tokens.yaml")
+    assert (token.role, token.sha256) == ("admin", digest(text))
+    for pod in workloads(objects).values():
+        for volume in pod.get("volumes", []):
+            if volume.get("secret", {}).get("secretName") == secret["metadata"]["name"]:
+                assert volume["secret"]["items"] == [{"key": "tokens.yaml", "path": "tokens.yaml"}]
+
+
+def test_no_secret_lies_in_the_settings_file() -> None:
+    for values in VALUES.values():
+        (config,) = of_kind(rendered(*values), "ConfigMap")
+        settings = yaml.safe_load(config["data"]["settings.yaml"])
+        assert set(settings["s3"]) <= {"endpoint", "region", "addressing", "ca_file"}
+        assert "redis_url" not in settings
+
+
+def test_workers_keep_their_number_when_it_is_left_to_others() -> None:
+    def replicas(*arguments: str) -> Any:
+        (found,) = [
+            each
+            for each in of_kind(rendered(*arguments), "Deployment")
+            if each["metadata"]["name"].endswith("-generator")
+        ]
+        return found["spec"].get("replicas")
+
+    assert replicas() == 1
+    assert replicas("--set", "generator.replicas=null") is None
+    assert replicas("--set", "generator.replicas=0") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["settings.gateway.planer=3"], "planer"),
+        (["settings.redis_url=redis://x"], "redis_url"),
+        (["gateway.image.repositry=x"], "repositry"),
+        (["auth.anonymous=root"], "anonymous"),
+        (["redis.enabled=false"], "queue.url is missing"),
+        (["minio.enabled=false"], "store.url is missing"),
+        (["queue.url=redis://x:6379/0"], "redis.enabled=false"),
+        (["store.endpoint=http://x"], "minio.enabled=false"),
+        (["tls.clientCertificates=true"], "tls.secret"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_with_what_to_do(arguments: list[str], said: str) -> None:
+    options = [word for each in arguments for word in ("--set", each)]
+    done = helm("template", "try", str(CHART), "--kube-version", "1.31.0", *options)
+    assert done.returncode != 0
+    assert said in done.stderr
