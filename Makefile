@@ -5,10 +5,10 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint format lock proto bench clean
+.PHONY: help setup demo test test-compose lint format lock proto bench clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed  ## the virtual environment .venv (the other commands make it when it is missing)
 
@@ -20,6 +20,9 @@ demo: $(VENV)/.installed  ## captions -> images -> encoder -> probe on this mach
 
 test: $(VENV)/.installed  ## unit, integration and end-to-end tests; ARGS="tests/unit -k loss" runs some
 	@bash scripts/test.sh $(ARGS)
+
+test-compose: $(VENV)/.installed  ## the compose file brought up on a real Docker engine, a worker killed, all restarted
+	@OMP_NUM_THREADS=1 $(BIN)/python scripts/compose_test $(ARGS)
 
 lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
