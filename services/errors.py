@@ -14,6 +14,7 @@ import redis.exceptions
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
+from services.wire import decoded, tolerant
 from stablerep.errors import (
     AlreadyExists,
     InvalidInput,
@@ -69,6 +70,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(_PACKAGE):
             return handler
+        handler = handler._replace(request_deserializer=tolerant(handler.request_deserializer))
         if handler.response_streaming:
             name = "stream_stream" if handler.request_streaming else "unary_stream"
             return handler._replace(**{name: _streaming(getattr(handler, name), method)})
@@ -79,7 +81,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 def _unary(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
         async with _statuses(method, context):
-            return await behaviour(request, context)
+            return await behaviour(decoded(request), context)
 
     return call
 
@@ -89,7 +91,7 @@ def _streaming(
 ) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         async with _statuses(method, context):
-            async for message in behaviour(request, context):
+            async for message in behaviour(decoded(request), context):
                 yield message
 
     return call
