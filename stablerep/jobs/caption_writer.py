@@ -1,6 +1,7 @@
-"""Writes the captions of shards in batches, one while the next is read, and tells the queue what is there."""
+"""Writes the captions of shards in batches while the next are read, and tells the queue what is there."""
 
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -14,6 +15,8 @@ from stablerep.storage.store import Store
 
 BATCH_SHARDS = 512
 BATCH_BYTES = 4 << 20
+BATCHES = 2
+"""Batches in writing: the files of one are made while those of the other are forced to disk."""
 BATCH_SECONDS = 1.0
 """A slow source's shards are handed out so often, however few they are."""
 
@@ -22,7 +25,7 @@ class CaptionWriter:
     """A `with` block around the shards of one job, given in order.
 
     The queue hears of a shard only when its captions and those of all before it are in the store, so a crash
-    at any point leaves a gapless beginning, and after it at most one batch with holes.
+    at any point leaves a gapless beginning, and after it at most BATCHES batches with holes.
     """
 
     def __init__(self, store: Store, queue: Queue, dataset: str) -> None:
@@ -32,8 +35,8 @@ class CaptionWriter:
         self._queue = queue
         self._dataset = dataset
         self._compressor = zstandard.ZstdCompressor()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="caption-writer")
-        self._writing: Future[None] | None = None
+        self._threads = ThreadPoolExecutor(BATCHES, thread_name_prefix="caption-writer")
+        self._writing: deque[Future[int]] = deque()
         self._batch: list[tuple[str, bytes]] = []
         self._end = self._bytes = 0
         self._since = time.monotonic()
@@ -44,7 +47,7 @@ class CaptionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown()
+        self._threads.shutdown()
 
     def add(self, shard: int, captions: list[Caption]) -> None:
         """Takes one more shard. Raises what went wrong with an earlier one: StoreError, Unavailable."""
@@ -62,18 +65,20 @@ class CaptionWriter:
         """Returns once every shard taken is in the store and in the queue. Raises StoreError, Unavailable."""
         if self._batch:
             self._write_behind()
-        self._wait()
+        while self._writing:
+            self._report()
 
     def _write_behind(self) -> None:
-        self._wait()
+        if len(self._writing) == BATCHES:
+            self._report()
         batch, self._batch, self._bytes, self._since = self._batch, [], 0, time.monotonic()
-        self._writing = self._thread.submit(self._write, batch, self._end)
+        self._writing.append(self._threads.submit(self._write, batch, self._end))
 
-    def _write(self, batch: list[tuple[str, bytes]], end: int) -> None:
+    def _write(self, batch: list[tuple[str, bytes]], end: int) -> int:
         self._store.put_many(batch)
-        self.over = self._queue.extend(self._dataset, end).final
+        return end
 
-    def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+    def _report(self) -> None:
+        """Tells the queue of the oldest batch, once it is written."""
+        end = self._writing.popleft().result()
+        self.over = self._queue.extend(self._dataset, end).final
