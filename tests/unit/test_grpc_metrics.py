@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,9 +10,10 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
-from services.serving import open_front
+from services.serving import listen, open_front
 from stablerep.errors import InvalidInput
-from stablerep.settings import Settings
+from stablerep.settings import Auth, Settings
+from stablerep.tokens import add_token, new_token
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 
@@ -23,6 +25,8 @@ WATCH = (SERVICE, "WatchJob", "server_stream")
 UPLOAD = (SERVICE, "UploadCaptions", "client_stream")
 UNKNOWN = ("unknown", "unknown", "unary")
 Method = tuple[str, str, str]
+OPEN = Settings()
+"""Whoever reaches the loopback address may call."""
 
 
 class Servicer(rpc.GenerationServiceServicer):
@@ -73,15 +77,17 @@ def of_method(metric: str, method: Method) -> float:
     return REGISTRY.get_sample_value(metric, labels) or 0.0
 
 
-def call(body: Callable[[grpc.aio.Channel, Servicer], Coroutine[Any, Any, None]]) -> None:
+def call(
+    body: Callable[[grpc.aio.Channel, Servicer], Coroutine[Any, Any, None]], settings: Settings = OPEN
+) -> None:
     async def run() -> None:
-        front = open_front(Settings(), SERVICE, [])
+        front = open_front(settings, SERVICE, [])
         servicer = Servicer()
         rpc.add_GenerationServiceServicer_to_server(servicer, front.server)
-        port = front.server.add_insecure_port("127.0.0.1:0")
+        address = listen(front, settings, "127.0.0.1:0", field="address")
         await front.server.start()
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async with grpc.aio.insecure_channel(address) as channel:
                 await body(channel, servicer)
         finally:
             await front.server.stop(0)
@@ -97,7 +103,12 @@ async def soon(condition: Callable[[], bool]) -> None:
     raise AssertionError("not counted within 5 s")
 
 
-def counts_one(method: Method, code: str, body: Callable[[Any, Servicer], Coroutine[Any, Any, None]]) -> None:
+def counts_one(
+    method: Method,
+    code: str,
+    body: Callable[[Any, Servicer], Coroutine[Any, Any, None]],
+    settings: Settings = OPEN,
+) -> None:
     """`body` makes one call, which must be counted once: begun, ended with `code` and no other, and timed."""
     metrics = ("grpc_server_started_total", "grpc_server_handling_seconds_count")
     names = [each.name for each in grpc.StatusCode]
@@ -108,7 +119,7 @@ def counts_one(method: Method, code: str, body: Callable[[Any, Servicer], Corout
         await body(channel, servicer)
         await soon(lambda: handled(method, code) == codes[code] + 1)
 
-    call(counted)
+    call(counted, settings)
     after = [of_method(metric, method) for metric in metrics]
     if method is UNKNOWN:
         after[1] += 1  # gRPC's own answer is not timed
@@ -191,6 +202,22 @@ def test_health_is_counted_though_its_stream_is_no_generator() -> None:
         watch.cancel()
 
     counts_one((health.SERVICE_NAME, "Watch", "server_stream"), "CANCELLED", body)
+
+
+@pytest.mark.parametrize("method", [JOBS, WATCH])
+def test_a_refused_call_is_counted_under_its_method(method: Method, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    add_token(tokens, new_token("somebody", "read")[1])
+
+    async def body(channel: grpc.aio.Channel, servicer: Servicer) -> None:
+        stub = rpc.GenerationServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError):
+            if method == JOBS:
+                await stub.ListJobs(pb.ListJobsRequest())
+            else:
+                await stub.WatchJob(pb.WatchJobRequest()).read()
+
+    counts_one(method, "UNAUTHENTICATED", body, Settings(auth=Auth(tokens_file=tokens)))
 
 
 def test_names_of_methods_that_do_not_exist_share_one_label() -> None:
