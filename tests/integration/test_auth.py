@@ -179,6 +179,15 @@ def test_table_holds_every_method_and_no_other() -> None:
     assert sorted(" ".join(NEEDED.values()).split()) == sorted(m.name for m in METHODS.values())
 
 
+def test_documentation_lists_every_method_under_its_role() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    rows = {
+        row.split("`")[1]: row for row in page.splitlines() if re.match(r"\| `(read|submit|admin)` \|", row)
+    }
+    for role, verbs in NEEDED.items():
+        assert all(re.search(rf"\b{verb}\b", rows[role]) for verb in verbs.split())
+
+
 def test_a_method_that_is_not_in_the_table_is_closed_to_all(tokens: Tokens) -> None:
     called = []
 
