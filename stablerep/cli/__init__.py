@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stablerep import __version__
-from stablerep.cli import jobs, local, models, reconcile, token
+from stablerep.cli import control, jobs, local, models, reconcile, token
 from stablerep.cli.connection import connected
 from stablerep.doctor import extra_of
 from stablerep.errors import StableRepError
@@ -25,7 +25,7 @@ app.command("demo")(local.demo)
 app.command("up")(local.up)
 app.command("doctor")(local.doctor)
 app.command("submit")(jobs.submit)
-app.add_typer(jobs.app, name="jobs")
+app.add_typer(control.app, name="jobs")
 app.add_typer(token.app, name="token")
 app.command("preview")(jobs.preview)
 app.command("reconcile")(connected(reconcile.reconcile))

@@ -1,4 +1,4 @@
-"""Verbs around generation jobs: submit, jobs list|show|watch|cancel, preview, gallery."""
+"""Verbs around generation jobs: submit, jobs list|show|watch, preview, gallery."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override of a recipe field; may be repeated."),
 ]
 
-app = typer.Typer(no_args_is_help=True, help="List, show, watch and cancel generation jobs.")
+app = typer.Typer(no_args_is_help=True, help="List, watch, steer and delete generation jobs.")
 
 
 def split_overrides(pairs: Sequence[str] | None) -> dict[str, str]:
@@ -150,12 +150,13 @@ def _watch(client: Client, name: str) -> None:
         task = bars.add(job.dataset, total=max(1, job.counts.shards), completed=job.counts.done)
         for job in client.watch_job(name):
             show_job(bars, task, job)
-    console.print(_one_line(job))
+    console.print(one_line(job))
     if job.state.value in ("FAILED", "CANCELLED"):
         raise typer.Exit(2)
 
 
-def _one_line(job: Job) -> str:
+def one_line(job: Job) -> str:
+    """Name, state and counts of a job, and why it failed."""
     counts = job.counts
     text = f"{job.name}: {job.state.value}, {counts.done}/{counts.shards} shards, {counts.images:,} images"
     return text + (f", error: {job.error}" if job.error else "")
@@ -203,17 +204,6 @@ def watch(name: Annotated[str, typer.Argument(help="Name of the job.")], connect
     """
     with connection.client() as client:
         _watch(client, name)
-
-
-@app.command()
-@connected
-def cancel(name: Annotated[str, typer.Argument(help="Name of the job.")], connection: Connection) -> None:
-    """Cancels a job; shards already written stay.
-
-    Example: stablerep jobs cancel shoes
-    """
-    with connection.client() as client:
-        console.print(_one_line(client.cancel_job(name)))
 
 
 @connected_to_worker

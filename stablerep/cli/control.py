@@ -1,0 +1,141 @@
+"""Verbs that steer a job: jobs pause|resume|cancel|retry|delete; jobs shards lists its shards and errors."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from stablerep.cli.connection import Connection, connected
+from stablerep.cli.jobs import app, one_line
+from stablerep.errors import InvalidInput
+from stablerep.progress import console
+
+Name = Annotated[str, typer.Argument(help="Name of the job.")]
+
+
+@app.command()
+@connected
+def pause(name: Name, connection: Connection) -> None:
+    """Hands out no more shards of a job until it is resumed; those in work are finished.
+
+    Example: stablerep jobs pause shoes
+    """
+    with connection.client() as client:
+        console.print(one_line(client.pause_job(name)), markup=False)
+
+
+@app.command()
+@connected
+def resume(name: Name, connection: Connection) -> None:
+    """Goes on with a paused job.
+
+    Example: stablerep jobs resume shoes
+    """
+    with connection.client() as client:
+        console.print(one_line(client.resume_job(name)), markup=False)
+
+
+@app.command()
+@connected
+def cancel(name: Name, connection: Connection) -> None:
+    """Cancels a job; shards already written stay. Workers notice within seconds.
+
+    Example: stablerep jobs cancel shoes
+    """
+    with connection.client() as client:
+        console.print(one_line(client.cancel_job(name)), markup=False)
+
+
+@app.command()
+@connected
+def retry(
+    name: Name,
+    shards: Annotated[
+        str, typer.Option("--shards", help="Numbers of dead shards with commas; none: all that are dead.")
+    ] = "",
+    *,
+    connection: Connection,
+) -> None:
+    """Tries dead shards again; a job that failed by them goes on.
+
+    Examples:
+
+        stablerep jobs shards shoes --state dead
+
+        stablerep jobs retry shoes
+
+        stablerep jobs retry shoes --shards 3,17
+    """
+    numbers = _numbers(shards)
+    with connection.client() as client:
+        before = client.get_job(name).counts.dead
+        job = client.retry_job(name, numbers)
+    console.print(f"{before - job.counts.dead} dead shards are tried again\n{one_line(job)}", markup=False)
+
+
+@app.command()
+@connected
+def delete(
+    name: Name,
+    with_data: Annotated[
+        bool, typer.Option("--with-data", help="Delete the dataset too: every image that the job made.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Cancel the job first when it is not over.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    *,
+    connection: Connection,
+) -> None:
+    """Deletes a job that is over; its dataset stays readable unless --with-data is given.
+
+    Examples:
+
+        stablerep jobs delete shoes
+
+        stablerep jobs delete shoes --with-data --force --yes
+    """
+    with connection.client() as client:
+        if not yes:
+            job = client.get_job(name)
+            what = f"its {job.counts.images:,} images" if with_data else "nothing of its dataset"
+            typer.confirm(f"{one_line(job)}\nDelete the job and {what}?", abort=True)
+        count = client.delete_job(name, delete_data=with_data, force=force)
+    console.print(f"deleted, {count:,} objects" + ("" if with_data else "; the dataset stays"))
+
+
+@app.command()
+@connected
+def shards(
+    name: Name,
+    state: Annotated[str, typer.Option("--state", help="pending, leased, done or dead; empty: all.")] = "",
+    most: Annotated[int, typer.Option("--most", min=1, help="Show at most so many.")] = 100,
+    *,
+    connection: Connection,
+) -> None:
+    """Lists shards with who works on them, what went wrong, and why one is dead.
+
+    Examples:
+
+        stablerep jobs shards shoes --state dead
+
+        stablerep jobs shards shoes --state leased --most 1000
+    """
+    table = Table("shard", "state", "errors", "lost", "worker", "last error", box=None, pad_edge=False)
+    with connection.client() as client:
+        found = list(islice(client.list_shards(name, state or None, page_size=min(most + 1, 1000)), most + 1))
+    for shard in found[:most]:
+        counts = (str(shard.errors), str(shard.lost_leases))
+        table.add_row(str(shard.number), shard.state.value, *counts, shard.worker, escape(shard.error))
+    console.print(table if found else f"no {state.lower() + ' ' if state else ''}shards")
+    if len(found) > most:
+        console.print(f"and more; --most {10 * most} shows them")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InvalidInput(f"{text!r} is not numbers with commas, such as 3,17", field="--shards") from None
