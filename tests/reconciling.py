@@ -11,7 +11,9 @@ from stablerep.jobs.answers import Lease
 from stablerep.jobs.job import CaptionSource, Counts, JobSpec
 from stablerep.jobs.planning import StopSign, create_job, plan
 from stablerep.jobs.queue import Queue
+from stablerep.jobs.rebuild import ensure_queue
 from stablerep.jobs.recipe import load_recipe
+from stablerep.jobs.recount import recount
 from stablerep.storage import Group, ShardIndex, Store, build_tar, commit_shard, read_captions, read_index
 from stablerep.storage.layout import index_prefix, shard_of
 from tests.servers import RedisServer
@@ -35,6 +37,14 @@ def submit(
     spec = JobSpec(name, load_recipe("tiny"), CaptionSource(uri=key), per_shard, priority=priority)
     create_job(store, queue, spec)
     plan(store, queue, name, stop)
+
+
+def rebuilt(store: Store, queue: Queue) -> bool:
+    """Rebuilds the queue if need be, and counts what the finished shards hold."""
+    if not ensure_queue(store, queue):
+        return False
+    recount(store, queue)
+    return True
 
 
 def make(store: Store, dataset: str, shard: int) -> ShardIndex:

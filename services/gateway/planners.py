@@ -26,6 +26,7 @@ from stablerep.jobs.job import JobState
 from stablerep.jobs.planning import plan
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.rebuild import ensure_queue, restore_absent
+from stablerep.jobs.recount import recount
 from stablerep.storage.store import Store
 
 logger = logging.getLogger("stablerep.gateway")
@@ -61,18 +62,21 @@ class Planners:
         self._stop = threading.Event()
         self._planning: dict[str, asyncio.Task[None]] = {}
         self._broken: set[str] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._looking: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Planners":
-        self._looking = asyncio.create_task(self._look_for_work())
+        self._looking = [
+            asyncio.create_task(self._look_for_work()),
+            asyncio.create_task(self._count_again()),
+        ]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        if self._looking is not None:
-            self._looking.cancel()
+        for looking in self._looking:
+            looking.cancel()
         await asyncio.gather(*self._planning.values(), return_exceptions=True)
         await asyncio.to_thread(self._threads.shutdown)
         await self._redis.aclose()
@@ -98,6 +102,15 @@ class Planners:
                             self.submit(dataset)
             except StableRepError as error:
                 logger.warning("cannot look for jobs to plan: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _count_again(self) -> None:
+        """Counts what the finished shards of jobs hold that were restored from the store."""
+        while True:
+            try:
+                await asyncio.to_thread(recount, self._store, self._queue, self._stop)
+            except StableRepError as error:
+                logger.warning("cannot count what shards hold: %s", error)
             await asyncio.sleep(LOOK_SECONDS)
 
     def _planning_in_queue(self) -> Iterable[str]:

@@ -56,7 +56,15 @@ _ERROR_LENGTH = 500  # some failing jobs have a million of them
 _STEPS_AT_ONCE = 10_000  # of a search for shards, so as not to hold the server: some 10 ms
 _REBUILDING = "Redis has lost its data, the queue is being rebuilt from the store; try again in a moment"
 # The steps of a rebuild itself, and those that change nothing without an epoch.
-_UNGUARDED = {"lease.lua", "measure.lua", "lock.lua", "restore.lua", "restore_dead.lua", "begin_epoch.lua"}
+_UNGUARDED = {
+    "lease.lua",
+    "measure.lua",
+    "uncounted.lua",
+    "lock.lua",
+    "restore.lua",
+    "restore_dead.lua",
+    "begin_epoch.lua",
+}
 # Answers of a server that cannot serve just now, as opposed to those to a command that is wrong. They come
 # before a script's first write, so that no step is left half done. redis-py takes the first word off some,
 # and puts words of its own before those to a command in a pipeline.

@@ -3,6 +3,9 @@
 Until the epoch begins nothing is leased, and steps that change a job are refused, so that none is lost
 between what the store said and what is written here. A process that dies half-way leaves its lock to run out,
 and the next one begins anew. Of all processes one rebuilds; the others go on asking.
+
+To know which shards are done takes a listing. How much they hold takes reading every index: that comes later,
+while workers work again (recount.py).
 """
 
 import logging
@@ -15,7 +18,7 @@ from itertools import islice
 
 from stablerep.errors import NotFound, StableRepError, TornObject, Unavailable
 from stablerep.jobs.control import finish_deletion
-from stablerep.jobs.indexes import ShardBits, Totals, gapless, read_each, shards_below, totals_of
+from stablerep.jobs.indexes import ShardBits, gapless, read_each, shards_below
 from stablerep.jobs.job import JobState
 from stablerep.jobs.lock import hold
 from stablerep.jobs.planning import StopSign
@@ -30,7 +33,6 @@ from stablerep.jobs.records import (
     state_of,
     time_of_end,
 )
-from stablerep.storage import read_index, rebuild_index
 from stablerep.storage.layout import (
     DATASET_NAME,
     DATASETS,
@@ -58,7 +60,6 @@ class StoredJob:
     planned: int
     planned_all: bool
     done: ShardBits
-    totals: Totals
     dead: dict[int, str]
     end_time: datetime | None
     """Of a job that was cancelled, or failed by its source; when its last shard ended one is not known."""
@@ -80,8 +81,8 @@ class StoredJob:
 def ensure_queue(store: Store, queue: Queue, stop: StopSign = _NEVER) -> bool:
     """Whether the queue may be used; if Redis lost everything, rebuilds it first, or lets another do so.
 
-    Cheap while there is an epoch. A rebuild reads every index object of the store's jobs: minutes for a
-    million shards.
+    Cheap while there is an epoch. A rebuild lists the index objects of the store's jobs: a minute or two for
+    a million shards. What they hold is to be counted afterwards (`recount`).
 
     Args:
         stop: ends a rebuild soon, to be begun anew by another process.
@@ -153,8 +154,7 @@ def job_names(store: Store) -> Iterator[str]:
 def read_job(store: Store, dataset: str, check: Callable[[], None]) -> StoredJob | None:
     """What the store says of a job; None where there is none. Of one that is being deleted, only that.
 
-    An index that cannot be read counts as none when its tar is not whole either; the worker that leases the
-    shard says what is wrong with it. A job whose records cannot be read is logged and left out.
+    A job whose records cannot be read is logged and left out.
     """
     try:
         record = read_create(store, dataset)
@@ -165,45 +165,26 @@ def read_job(store: Store, dataset: str, check: Callable[[], None]) -> StoredJob
     except TornObject as error:
         logger.error("job %s is left out of the queue: %s", dataset, error)
         return None
-    job = StoredJob(record, control, 0, planned is not None, ShardBits(), Totals(), {}, None)
+    job = StoredJob(record, control, 0, planned is not None, ShardBits(), {}, None)
     if job.deleting:
         return job
     if planned is not None:
         count = planned.shards
     else:
         count = gapless(shards_below(store, captions_prefix(dataset), MAX_SHARDS))
-    done, totals = _read_done(store, dataset, count, check)
+    done = ShardBits()
+    for shard in shards_below(store, index_prefix(dataset), count):
+        done.add(shard)
+    check()
     dead_shards = shards_below(store, dead_prefix(dataset), count)
     dead = dict(read_each(lambda shard: (shard, read_dead(store, dataset, shard)), dead_shards, check))
     return replace(
         job,
         planned=count,
         done=done,
-        totals=totals,
         dead={shard: error for shard, error in dead.items() if shard not in done and error is not None},
         end_time=time_of_end(store, dataset) if control.ended is not None else None,
     )
-
-
-def _read_done(store: Store, dataset: str, count: int, check: Callable[[], None]) -> tuple[ShardBits, Totals]:
-    def read(shard: int) -> tuple[int, Totals] | None:
-        try:
-            index = read_index(store, dataset, shard)
-        except TornObject as error:
-            logger.warning("%s", error)
-            try:
-                index = rebuild_index(store, dataset, shard)
-            except (NotFound, TornObject) as second:
-                logger.warning("%s", second)
-                return None
-        return None if index is None else (shard, totals_of(index))
-
-    done, totals = ShardBits(), Totals()
-    for found in read_each(read, shards_below(store, index_prefix(dataset), count), check):
-        if found is not None:
-            done.add(found[0])
-            totals += found[1]
-    return done, totals
 
 
 def _put(queue: Queue, job: StoredJob, token: str) -> bool:
@@ -213,9 +194,9 @@ def _put(queue: Queue, job: StoredJob, token: str) -> bool:
         "priority": job.record.spec.priority,
         "planned": job.planned,
         "complete": int(job.planned_all),
-        "groups": job.totals.groups,
-        "images": job.totals.images,
-        "skipped": job.totals.skipped,
+        "groups": 0,
+        "images": 0,
+        "skipped": 0,
         "birth": job.record.birth,
         "create_time": f"{job.record.create_time.timestamp():.6f}",
         "end_time": f"{job.end_time.timestamp():.6f}" if job.end_time else "",

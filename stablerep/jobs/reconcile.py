@@ -4,7 +4,7 @@ Shards whose tar is gone or damaged are taken back, to be made again; tars witho
 captions objects are written again from the source. It works on jobs that run and on those that are over.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from stablerep.captions.remote import STORE_ONLY, Remote
@@ -18,6 +18,7 @@ from stablerep.jobs.planning import StopSign, rewrite_captions
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.rebuild import ensure_queue, job_names, restore_absent
 from stablerep.jobs.records import read_create, read_events, read_planned, state_of
+from stablerep.jobs.recount import Snapshot, mend, reconcile_lock, recount, snapshot
 from stablerep.jobs.shard_check import Checked, Verdict, shard_checker
 from stablerep.storage.layout import (
     captions_prefix,
@@ -29,10 +30,9 @@ from stablerep.storage.layout import (
 )
 from stablerep.storage.store import Store
 
-__all__ = ["Reconciled", "ensure_queue", "reconcile_all", "reconcile_job"]
+__all__ = ["Reconciled", "ensure_queue", "reconcile_all", "reconcile_job", "recount"]
 
 MOST_PROBLEMS = 100
-_MENDED_AT_A_TIME = 1000
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,6 @@ class Reconciled:
     torn: int
     indexed: int
     problems: tuple[str, ...]
-
-
-@dataclass
-class _Snapshot:
-    """What the queue said of the job before the store was looked at."""
-
-    planned: int
-    totals: Totals
-    birth: str
-    done: ShardBits
 
 
 @dataclass
@@ -100,7 +90,7 @@ def reconcile_job(
         raise Unavailable("the queue is being rebuilt from the store; try again in a moment")
     record = read_create(store, dataset)
     restore_absent(store, queue, dataset)
-    with hold(queue, f"sr:reconcile:{dataset}") as lock:
+    with hold(queue, reconcile_lock(dataset)) as lock:
         if lock is None:
             raise Unavailable(f"another process reconciles job {dataset}; try again later")
 
@@ -110,7 +100,7 @@ def reconcile_job(
                 raise Unavailable("reconciliation was stopped; call it again")
 
         _follow_records(store, queue, dataset)
-        before = _snapshot(queue, dataset)
+        before = snapshot(queue, dataset)
         found = _look(store, dataset, before, check, verify=verify)
         if found.no_captions:
             found.problems += rewrite_captions(store, record, found.no_captions, remote)
@@ -166,17 +156,8 @@ def _follow_records(store: Store, queue: Queue, dataset: str) -> None:
         queue.set_state(dataset, control.ended, control.error)
 
 
-def _snapshot(queue: Queue, dataset: str) -> _Snapshot:
-    reply = queue.step("snapshot", dataset)
-    if not reply:
-        raise NotFound(f"no job {dataset!r} in the queue")
-    planned, groups, images, skipped, birth, bits = reply
-    totals = Totals(int(groups), int(images), int(skipped))
-    return _Snapshot(int(planned), totals, birth, ShardBits(bytes.fromhex(bits)))
-
-
 def _look(
-    store: Store, dataset: str, before: _Snapshot, check: Callable[[], None], *, verify: bool
+    store: Store, dataset: str, before: Snapshot, check: Callable[[], None], *, verify: bool
 ) -> _Findings:
     """Looks at every shard that has an index or a tar, or is done for the queue."""
     # Indexes first: a worker writes the tar before, so that one listed now is in the later listing of tars.
@@ -195,7 +176,7 @@ def _look(
     return found
 
 
-def _note(found: _Findings, before: _Snapshot, checked: Checked, captions: ShardBits) -> None:
+def _note(found: _Findings, before: Snapshot, checked: Checked, captions: ShardBits) -> None:
     found.verdicts[checked.verdict] += 1
     if checked.no_captions and checked.shard in captions:
         found.no_captions.append(checked.shard)
@@ -214,7 +195,7 @@ def _tar_sizes(store: Store, dataset: str, end: int) -> dict[int, int]:
     return {shard: size for shard, size in found if shard is not None and shard < end}
 
 
-def _mend(store: Store, queue: Queue, lock: Lock, dataset: str, before: _Snapshot, found: _Findings) -> None:
+def _mend(store: Store, queue: Queue, lock: Lock, dataset: str, before: Snapshot, found: _Findings) -> None:
     """Brings queue and store to what was found. What workers complete meanwhile counts for itself."""
     for each in found.unknown:
         lease = Lease(dataset, each.shard, "0-0", "reconciliation", 0.0, before.birth)
@@ -224,22 +205,4 @@ def _mend(store: Store, queue: Queue, lock: Lock, dataset: str, before: _Snapsho
         # The index first: without it the shard is not done, whatever else there is.
         for key in (index_key, shard_key, dead_key):
             store.delete(key(dataset, each.shard))
-    difference = found.kept - before.totals
-    shards = [each.shard for each in found.lost]
-    _take_back(queue, lock, dataset, difference, shards[:_MENDED_AT_A_TIME])
-    for start in range(_MENDED_AT_A_TIME, len(shards), _MENDED_AT_A_TIME):
-        _take_back(queue, lock, dataset, NOTHING, shards[start : start + _MENDED_AT_A_TIME])
-
-
-def _take_back(queue: Queue, lock: Lock, dataset: str, difference: Totals, shards: Sequence[int]) -> None:
-    if shards or difference != NOTHING:
-        queue.step(
-            "mend",
-            lock.name,
-            lock.token,
-            dataset,
-            difference.groups,
-            difference.images,
-            difference.skipped,
-            *shards,
-        )
+    mend(queue, lock, dataset, before, found.kept, [each.shard for each in found.lost])

@@ -13,7 +13,9 @@ from stablerep.jobs.job import JobState
 from stablerep.jobs.planning import plan
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.rebuild import ensure_queue, restore_absent
+from stablerep.jobs.reconcile import reconcile_job
 from stablerep.jobs.records import Event, write_event
+from stablerep.jobs.recount import recount
 from stablerep.storage import open_store
 from stablerep.storage.layout import create_key, dataset_prefix, index_key, index_prefix
 from tests.reconciling import (
@@ -25,6 +27,7 @@ from tests.reconciling import (
     is_exact,
     lose_everything,
     make,
+    rebuilt,
     submit,
     work,
 )
@@ -44,7 +47,7 @@ def queue(redis_server):
 @pytest.fixture
 def store(store_url, queue):
     store = open_store(store_url)
-    assert ensure_queue(store, queue)  # an empty store's rebuild
+    assert rebuilt(store, queue)  # an empty store's rebuild
     return store
 
 
@@ -105,7 +108,7 @@ def test_every_job_is_what_it_was_after_redis_lost_everything(store, queue, wipe
     with pytest.raises(Unavailable, match="rebuilt"):
         queue.status("running")
 
-    assert ensure_queue(store, queue)
+    assert rebuilt(store, queue)
     assert {name: facts(queue, name)[:-1] for name in STATES} == told
     assert [told[name][0].value for name in STATES] == [
         "CANCELLED", "PAUSED", "FAILED", "SUCCEEDED", "PLANNING", "PAUSED", "RUNNING",
@@ -167,7 +170,7 @@ def test_a_completion_that_races_with_the_rebuild_counts_once(store, queue, flus
             complete(queue, lease, index)
         refused.append(lease)
 
-    assert ensure_queue(ListsThenWaits(store, "shoes", meanwhile), queue)
+    assert rebuilt(ListsThenWaits(store, "shoes", meanwhile), queue)
     assert refused
     assert complete(queue, lease, index) is not index_was_listed
     assert not complete(queue, lease, index)
@@ -184,9 +187,45 @@ def test_a_completion_before_the_rebuild_began_counts_once(store, queue, flush):
     lease = queue.lease("late", 60)
     flush()
     assert not complete(queue, lease, make(store, "shoes", lease.shard))
-    ensure_queue(store, queue)
+    rebuilt(store, queue)
     assert is_exact(store, queue.counts("shoes"), "shoes")
     assert queue.counts("shoes").done == 1
+
+
+@LOCAL
+def test_workers_go_on_while_the_finished_shards_are_counted(store, queue, flush):
+    """Shards are leased once the listing is done; what was done before is counted once, whoever dies."""
+    submit(store, queue, "shoes", 60)
+    work(store, queue, 10)
+    flush()
+    assert ensure_queue(store, queue)
+    assert (queue.counts("shoes").done, queue.counts("shoes").groups) == (10, 0)
+    made = []
+
+    class WorkedOnMeanwhile:
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def get(self, key):
+            if not made:
+                made.append(work(store, queue, 5))
+            return store.get(key)
+
+    class Dies(WorkedOnMeanwhile):
+        def get(self, key):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recount(Dies(), queue)
+    assert recount(WorkedOnMeanwhile(), queue) == 1
+    assert queue.counts("shoes").done == 15
+    assert is_exact(store, queue.counts("shoes"), "shoes")
+    assert recount(store, queue) == 0
+    flush()
+    ensure_queue(store, queue)
+    reconcile_job(store, queue, "shoes")
+    assert is_exact(store, queue.counts("shoes"), "shoes")
+    assert recount(store, queue) == 0, "reconciliation has done it"
 
 
 @LOCAL
@@ -209,7 +248,7 @@ def test_steps_that_change_a_job_wait_for_the_rebuild(store, queue, flush):
             refused.append(step)
         assert queue.lease("w", 60) is None
 
-    ensure_queue(ListsThenWaits(store, "shoes", meanwhile), queue)
+    rebuilt(ListsThenWaits(store, "shoes", meanwhile), queue)
     assert len(refused) == 6
     assert queue.state("shoes") is JobState.RUNNING
     assert queue.counts("shoes").planned == 4
@@ -226,7 +265,7 @@ def test_of_many_processes_one_rebuilds(store, queue, redis_server, flush):
 
     def ask():
         own = Queue(redis_server.url)
-        while not ensure_queue(slow, own):
+        while not rebuilt(slow, own):
             assert own.lease("w", 60) is None or own.epoch()
             time.sleep(0.02)
         answers.append(own.counts("shoes").done)
@@ -252,12 +291,12 @@ def test_a_rebuild_that_dies_half_way_is_begun_anew(store, queue, flush, monkeyp
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ensure_queue(ListsThenWaits(store, "b", dies), queue)
+        rebuilt(ListsThenWaits(store, "b", dies), queue)
     assert queue.jobs() == ["a"]
     assert queue.epoch() is None
     assert queue.lease("w", 60) is None
     make(store, "a", 2)  # a late worker's, after "a" was put in place
-    assert ensure_queue(store, queue)
+    assert rebuilt(store, queue)
     assert [is_exact(store, queue.counts(name), name) for name in ("a", "b", "c")] == [True] * 3
     work(store, queue)
     assert [queue.state(name).value for name in ("a", "b", "c")] == ["SUCCEEDED"] * 3
@@ -270,14 +309,14 @@ def test_a_rebuilder_that_lost_its_lock_changes_nothing_more(store, queue, redis
     client = redis.Redis.from_url(redis_server.url)
     slow = ListsThenWaits(store, "shoes", lambda: client.set("sr:rebuild", "another's"))
     with pytest.raises(Unavailable):
-        ensure_queue(slow, queue)
+        rebuilt(slow, queue)
     assert queue.epoch() is None
     assert not client.exists("sr:job:shoes")
     assert client.get("sr:rebuild") == b"another's"
-    assert not ensure_queue(store, queue), "another process is at it"
+    assert not rebuilt(store, queue), "another process is at it"
     client.delete("sr:rebuild")
     client.close()
-    assert ensure_queue(store, queue)
+    assert rebuilt(store, queue)
 
 
 @LOCAL
@@ -288,7 +327,7 @@ def test_a_deletion_begun_before_is_finished_and_its_job_not_restored(store, que
     write_event(store, "gone", Event(kind="delete", delete_data=True))
     store.delete(index_key("gone", 0))
     flush()
-    assert ensure_queue(store, queue)
+    assert rebuilt(store, queue)
     assert queue.jobs() == ["stays"]
     assert not list(store.list(dataset_prefix("gone")))
 
@@ -302,6 +341,7 @@ def test_a_job_that_the_queue_was_never_told_of_is_added(store, queue):
     store.put("datasets/not-a-job/dataset.json", b"{}")
     assert restore_absent(store, queue) == ["lost"]
     assert restore_absent(store, queue) == []
+    recount(store, queue)
     assert is_exact(store, queue.counts("lost"), "lost")
     work(store, queue)
     assert queue.state("lost") is JobState.SUCCEEDED
@@ -324,7 +364,7 @@ def test_a_job_of_many_shards_and_dead_letters_is_rebuilt_exactly(store, queue, 
     before = facts(queue, "many")
     dead = queue.dead("many")
     flush()
-    ensure_queue(store, queue)
+    rebuilt(store, queue)
     assert facts(queue, "many")[:-1] == before[:-1]
     assert queue.dead("many") == dead
 
@@ -336,5 +376,5 @@ def test_everything_is_there_after_a_restart_with_the_append_only_file(store, qu
     redis_server.kill()
     redis_server.start()
     assert queue.epoch() == epoch
-    assert ensure_queue(store, queue)
+    assert rebuilt(store, queue)
     assert {name: facts(queue, name) for name in STATES} == before

@@ -1,6 +1,7 @@
 -- What the queue's scripts share; put in front of each of them (see queue.py, which describes the keys).
 local READY, GROUP = 'sr:ready', 'generators'
 local DELAYED = 'sr:delayed'
+local UNCOUNTED = 'sr:uncounted'  -- set of the restored jobs of which it is not known what the done shards hold
 local REBUILD = 'sr:rebuild'  -- lock of the process that rebuilds everything from the store
 local JOBS, BACKLOG, TURN, EPOCH, STATS = 'sr:jobs', 'sr:backlog', 'sr:turn', 'sr:epoch', 'sr:stats'
 -- Scores in BACKLOG order by priority first, then by turn: turns stay far below 2^44, scores exact below 2^53.

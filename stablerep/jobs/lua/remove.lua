@@ -9,5 +9,6 @@ for _, field in ipairs(redis.call('HKEYS', failures(ds))) do
 end
 redis.call('UNLINK', job(ds), done(ds), dead(ds), leased(ds), retry(ds), failures(ds))
 redis.call('SREM', JOBS, ds)
+redis.call('SREM', UNCOUNTED, ds)
 redis.call('ZREM', BACKLOG, ds)
 return there

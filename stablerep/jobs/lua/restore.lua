@@ -12,7 +12,10 @@ redis.call('DEL', job(ds), done(ds), leased(ds), retry(ds), failures(ds), dead(d
 redis.call('ZREM', BACKLOG, ds)
 redis.call('SADD', JOBS, ds)
 redis.call('HSET', job(ds), 'next', 0, unpack(ARGV, 4))
-if #bits > 0 then redis.call('SET', done(ds), bits) end
+if #bits > 0 then
+  redis.call('SET', done(ds), bits)
+  redis.call('SADD', UNCOUNTED, ds)
+end
 settle(ds)
 enroll(ds)
 return 1
