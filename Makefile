@@ -43,6 +43,7 @@ proto: $(VENV)/.installed  ## renew stablerep/v1 from proto/
 bench: $(VENV)/.installed  ## measurements against what a user would pick instead, into benchmarks/results/
 	$(BIN)/python -m benchmarks.imports
 	$(BIN)/python -m benchmarks.loss
+	$(BIN)/python -m benchmarks.queue
 
 clean:  ## remove the virtual environment, the demo's output and the caches of this checkout
 	rm -rf $(VENV) .cache demo .mypy_cache .ruff_cache .pytest_cache
