@@ -15,13 +15,14 @@ class Drain:
     """The order to stop; given once or several times, the shortest grace counts."""
 
     def __init__(self) -> None:
-        self._order = threading.Event()
+        self.sign = threading.Event()
+        """Set by the order; for those that only want to know."""
         self._deadline = float("inf")
         self._ordered_at = float("inf")
 
     @property
     def ordered(self) -> bool:
-        return self._order.is_set()
+        return self.sign.is_set()
 
     @property
     def overdue(self) -> bool:
@@ -33,14 +34,14 @@ class Drain:
         now = time.monotonic()
         self._deadline = min(self._deadline, now + grace_seconds)
         self._ordered_at = min(self._ordered_at, now)
-        self._order.set()
+        self.sign.set()
 
     def wait(self, seconds: float) -> None:
         """Sleeps, less long if the order comes; a moment at least, for those that go on after it."""
         if self.ordered:
             time.sleep(min(seconds, 0.2))
         else:
-            self._order.wait(seconds)
+            self.sign.wait(seconds)
 
     def check(self, seconds_left: float = 0.0) -> None:
         """Raises HandBack if the order has come and what takes `seconds_left` will not be done in time."""

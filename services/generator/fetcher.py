@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from services.generator.drain import Drain
 from services.generator.in_hand import Hand, ShardInHand, Stage, Task
 from services.generator.readiness import Readiness
-from services.generator.rebuild import rebuild_if_lost
 from services.generator.uploader import Uploader
 from services.metrics import count_retry
 from stablerep.errors import StableRepError, TornObject, Unavailable
 from stablerep.jobs.queue import Lease, Queue
+from stablerep.jobs.rebuild import ensure_queue
 from stablerep.jobs.recipe import Recipe
 from stablerep.settings import Generator as Settings
 from stablerep.storage import (
@@ -84,7 +84,7 @@ class Fetcher:
                 self._worker, self._settings.lease_seconds, on_buried=self._hand.record_dead
             )
             if lease is None:
-                rebuild_if_lost(self._store, self._queue)
+                ensure_queue(self._store, self._queue, self._drain.sign)
         except (StableRepError, OSError) as error:
             self._away(error)
             return

@@ -9,10 +9,10 @@ from typing import TypeVar
 from services.generator.drain import Drain
 from services.generator.in_hand import Hand, ShardInHand, Stage
 from services.generator.readiness import Readiness, pause_after
-from services.generator.rebuild import rebuild_if_lost
 from services.metrics import Server, count_retry, observe_stage
-from stablerep.errors import Unavailable
+from stablerep.errors import StableRepError, Unavailable
 from stablerep.jobs.queue import Queue
+from stablerep.jobs.rebuild import ensure_queue
 from stablerep.storage import ShardIndex, Store, commit_shard
 
 T = TypeVar("T")
@@ -97,6 +97,6 @@ class Uploader:
     def _rebuild(self) -> None:
         """With all it may hold in hand, this worker asks for no lease, and would not notice otherwise."""
         try:
-            rebuild_if_lost(self._store, self._queue)
-        except Unavailable as error:
+            ensure_queue(self._store, self._queue, self._drain.sign)
+        except (StableRepError, OSError) as error:
             logger.warning("%s", error)
