@@ -211,11 +211,12 @@ def test_a_refused_call_is_counted_under_its_method(method: Method, tmp_path: Pa
 
     async def body(channel: grpc.aio.Channel, servicer: Servicer) -> None:
         stub = rpc.GenerationServiceStub(channel)
+        stream = method == WATCH
+        waiting = (
+            stub.WatchJob(pb.WatchJobRequest()).read() if stream else stub.ListJobs(pb.ListJobsRequest())
+        )
         with pytest.raises(grpc.aio.AioRpcError):
-            if method == JOBS:
-                await stub.ListJobs(pb.ListJobsRequest())
-            else:
-                await stub.WatchJob(pb.WatchJobRequest()).read()
+            await waiting
 
     counts_one(method, "UNAUTHENTICATED", body, Settings(auth=Auth(tokens_file=tokens)))
 
