@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 import prometheus_client
 from prometheus_client.exposition import choose_encoder
@@ -55,9 +56,9 @@ def serve_probes(address: str, *, ready: Check, alive: Check, field: str) -> Pro
     """
     if not address:
         return None
-    host, _, port = address.rpartition(":")
+    host, colon, port = address.rpartition(":")
     host = host.strip("[]")
-    if not port.isdecimal() or int(port) > 65535:
+    if not colon or not port.isdecimal() or int(port) > 65535:
         raise InvalidInput(f"{address!r} is not host:port", field=field)
     checks = {"/healthz": alive, "/readyz": ready}
 
@@ -68,6 +69,9 @@ def serve_probes(address: str, *, ready: Check, alive: Check, field: str) -> Pro
         address_family = socket.AF_INET6 if _is_ipv6(host) else socket.AF_INET
         daemon_threads = True
         request_queue_size = 32
+
+        def server_bind(self) -> None:
+            TCPServer.server_bind(self)  # HTTPServer's own asks DNS for a name that nothing here needs
 
     try:
         server = Server((host, int(port)), Handler)
