@@ -16,7 +16,7 @@ pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])
 
 @pytest.fixture
 def queue(redis_server: RedisServer) -> Iterator[Queue]:
-    queue = Queue(redis_server.url)
+    queue = Queue(redis_server.url, retry_seconds=0)
     queue.begin_epoch()
     yield queue
     queue.close()
