@@ -22,7 +22,7 @@ test: $(VENV)/.installed  ## unit, integration and end-to-end tests; ARGS="tests
 	@bash scripts/test.sh $(ARGS)
 
 test-compose: $(VENV)/.installed  ## the compose file brought up on a real Docker engine, a worker killed, all restarted
-	@OMP_NUM_THREADS=1 $(BIN)/python scripts/compose_test $(ARGS)
+	@OMP_NUM_THREADS=1 exec $(BIN)/python scripts/compose_test $(ARGS)
 
 lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -88,15 +88,23 @@ def test(engine: Engine, count: int) -> None:
 
 def images(engine: Engine) -> dict[str, str]:
     """Variables that name images which can be had here."""
-    text = run([*engine.compose, "config", "--format", "json"], environment=engine.environment, folder=ROOT)
-    services: dict[str, Any] = json.loads(text)["services"]
-    servers = {name: services[name]["image"] for name in ("redis", "minio", "prometheus")}
-    return compose_variables(engine, services["gateway"]["build"]["args"]["BASE"], servers)
+    servers = {name: service(engine, {}, name)["image"] for name in ("redis", "minio", "prometheus")}
+    return compose_variables(engine, service(engine, {}, "gateway")["build"]["args"]["BASE"], servers)
+
+
+def service(engine: Engine, variables: Mapping[str, str], name: str) -> dict[str, Any]:
+    """What compose makes of a service of the file."""
+    environment = {**engine.environment, **variables}
+    text = run([*engine.compose, "config", "--format", "json"], environment=environment, folder=ROOT)
+    found: dict[str, Any] = json.loads(text)["services"][name]
+    return found
 
 
 def build(stack: Stack) -> None:
     """The two images of ours, with their sizes."""
     start = time.monotonic()
+    if stack.engine.is_ours:
+        keep_stages(stack)
     stack.compose("build", "gateway", "generator", log=CACHE / "build.log", timeout=3600)
     say(f"  built in {time.monotonic() - start:.0f} s")
     for name in ("gateway", "generator"):
@@ -104,6 +112,18 @@ def build(stack: Stack) -> None:
             stack.engine.docker("image", "inspect", "--format", "{{.Size}}", f"stablerep-{name}:local")
         )
         say(f"  stablerep-{name}: {size / 1e6:,.0f} MB")
+    if stack.engine.is_ours:
+        stack.engine.docker("image", "prune", "--force")
+
+
+def keep_stages(stack: Stack) -> None:
+    """Names the stages with the dependencies, so that those of former runs can be removed."""
+    for name in ("gateway", "generator"):
+        arguments = ["build", "--target", "code", "--tag", f"stablerep-test-{name}-code:local"]
+        arguments += ["--file", str(ROOT / f"deploy/docker/{name}.Dockerfile")]
+        for key, value in service(stack.engine, stack.variables, name)["build"]["args"].items():
+            arguments += ["--build-arg", f"{key}={value}"]
+        stack.engine.docker(*arguments, str(ROOT), log=CACHE / f"build-{name}.log", timeout=3600)
 
 
 def up(stack: Stack) -> None:
@@ -158,6 +178,7 @@ def kill_one(stack: Stack) -> tuple[int, datetime]:
 def redelivered(stack: Stack, shard: int, killed: datetime) -> None:
     """The killed worker's shard was done by another, once its lease was over."""
     found = stack.minio().stat_object(BUCKET, f"datasets/killed/index/{shard:06}.json").last_modified
+    assert found is not None
     seconds = (found - killed).total_seconds()
     say(f"  shard {shard} of the killed worker was committed {seconds:.0f} s after the kill")
     if seconds > MOST_REDELIVERY_SECONDS:

@@ -28,6 +28,8 @@ class Engine:
     host: str
     """What DOCKER_HOST has to be; empty: what it is already."""
     compose: tuple[str, ...]
+    is_ours: bool
+    """Started here, so that nobody else's images are in it."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -57,14 +59,14 @@ def docker_engine(folder: Path) -> Iterator[Engine]:
     compose = _compose(folder)
     if _works(["docker", "info"]):
         say("engine: the one that runs here")
-        yield Engine("", compose)
+        yield Engine("", compose, False)
         return
     if shutil.which("dockerd") is None or os.geteuid() != 0:
         raise EngineMissing("no Docker engine answers, and starting one takes root and `dockerd`")
     host = f"unix://{folder}/docker.sock"
     process = _start(folder, host)
     try:
-        yield Engine(host, compose)
+        yield Engine(host, compose, True)
     finally:
         process.terminate()
         try:

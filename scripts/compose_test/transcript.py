@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,8 @@ def run(
     if shown:
         say(f"$ {shown}")
     try:
-        done = subprocess.run(
+        # A group of its own: when this test is stopped, what the command has started ends with it.
+        process = subprocess.Popen(
             list(command),
             env=os.environ | dict(environment or {}),
             cwd=folder,
@@ -47,16 +49,21 @@ def run(
             stderr=subprocess.STDOUT if log else subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=timeout,
-            check=False,
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         raise CommandFailed(f"{command[0]} is not here: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise CommandFailed(f"{shlex.join(command)} took more than {timeout:.0f} s") from None
+    try:
+        printed, problems = process.communicate(timeout=timeout)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise CommandFailed(f"{shlex.join(command)} took more than {timeout:.0f} s") from None
+        raise
     if log:
-        log.write_text(done.stdout)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout or "").strip()[-2000:]
-        raise CommandFailed(f"{shlex.join(command)} ended with status {done.returncode}:\n{said}")
-    return done.stdout
+        log.write_text(printed)
+    if process.returncode != 0:
+        said = (problems or printed or "").strip()[-2000:]
+        raise CommandFailed(f"{shlex.join(command)} ended with status {process.returncode}:\n{said}")
+    return printed
