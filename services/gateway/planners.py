@@ -22,7 +22,6 @@ import redis.asyncio
 from services.logs import about
 from stablerep.captions.remote import STORE_ONLY, Remote
 from stablerep.errors import StableRepError
-from stablerep.jobs.job import JobState
 from stablerep.jobs.planning import plan
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.rebuild import ensure_queue, restore_absent
@@ -114,7 +113,7 @@ class Planners:
             await asyncio.sleep(LOOK_SECONDS)
 
     def _planning_in_queue(self) -> Iterable[str]:
-        return [name for name in self._queue.jobs() if self._queue.state(name) is JobState.PLANNING]
+        return sorted(self._queue.step("planning"))
 
     async def _plan(self, dataset: str) -> None:
         async with self._free:

@@ -1,6 +1,6 @@
 """Whether a shard's tar and index are there, whole and of each other; what can be mended at once is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,6 +9,8 @@ from stablerep.jobs.indexes import NOTHING, Totals, totals_of
 from stablerep.storage import ShardIndex, index_tar, read_captions, read_index, rebuild_index
 from stablerep.storage.layout import shard_key
 from stablerep.storage.store import Store
+
+NO_TAR = -1  # in place of a size
 
 
 class Verdict(StrEnum):
@@ -38,12 +40,12 @@ class Checked:
 
 
 def shard_checker(
-    store: Store, dataset: str, sizes: Mapping[int, int], *, verify: bool
+    store: Store, dataset: str, sizes: Sequence[int], *, verify: bool
 ) -> Callable[[int], Checked]:
     """A function that checks a shard which has a tar or an index.
 
     Args:
-        sizes: of the tars in the store. Those without an index are indexed, or found torn.
+        sizes: of the tars in the store, by shard. Those without an index are indexed, or found torn.
         verify: reads every tar and its captions; otherwise the tar's size alone is compared with its index.
     """
 
@@ -52,7 +54,7 @@ def shard_checker(
             index = read_index(store, dataset, shard)
         except TornObject:  # no reason to make the shard again: its tar may be whole
             index = None
-        if shard not in sizes:
+        if sizes[shard] == NO_TAR:
             return Checked(shard, Verdict.MISSING)
         if index is None:
             return _indexed(shard)
