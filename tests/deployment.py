@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,13 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def rendered(*arguments: str) -> list[dict[str, Any]]:
-    """The chart's objects. A helm built from source knows no Kubernetes version, so one is named."""
+    """The chart's objects."""
+    return [each for each in yaml.safe_load_all(_template(arguments)) if each]
+
+
+@cache
+def _template(arguments: tuple[str, ...]) -> str:
+    """What helm prints. One that was built from source knows no Kubernetes version, so one is named."""
     done = helm("template", "try", str(CHART), "--kube-version", "1.31.0", *arguments)
     assert done.returncode == 0, done.stderr
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    return done.stdout
