@@ -378,3 +378,23 @@ def test_everything_is_there_after_a_restart_with_the_append_only_file(store, qu
     assert queue.epoch() == epoch
     assert rebuilt(store, queue)
     assert {name: facts(queue, name) for name in STATES} == before
+
+
+@LOCAL
+def test_deleting_the_epoch_alone_rebuilds_over_what_is_there(store, queue, redis_server):
+    submit(store, queue, "shoes", 20)
+    work(store, queue, 3)
+    lease = queue.lease("in flight", 60)
+    client = redis.Redis.from_url(redis_server.url)
+    client.hset("sr:job:shoes", "groups", 999)
+    client.delete("sr:epoch")
+    client.close()
+    assert queue.lease("w", 60) is None
+    assert rebuilt(store, queue)
+    assert is_exact(store, queue.counts("shoes"), "shoes")
+    assert queue.counts("shoes").leased == 0
+    assert complete(queue, lease, make(store, "shoes", lease.shard))
+    made = work(store, queue)
+    assert len(made) == len(set(made)) == 6
+    assert queue.state("shoes") is JobState.SUCCEEDED
+    assert is_exact(store, queue.counts("shoes"), "shoes")
