@@ -43,7 +43,8 @@ def read_parquet(file: BinaryIO, column: str | None) -> Iterator[str | Flaw]:
             yield from map(_caption, values.cast(pa.large_binary()).to_pylist())
     except StableRepError:
         raise
-    except (pa.ArrowException, OSError) as error:  # OSError: what Arrow raises for a damaged footer
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        # OSError: what Arrow raises for a damaged footer; ValueError: names of columns that are no UTF-8
         raise InvalidInput(f"not a whole Parquet file: {error}", field="source") from error
 
 

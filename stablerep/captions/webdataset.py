@@ -21,6 +21,8 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_MEMBER_BYTES = 1 << 40
 _BLOCK = tarfile.BLOCKSIZE
 _SKIP = 1 << 16
+_MOST_ZEROS = 16 << 20
+"""Looked at behind the end; programs pad to a few KiB, and what is packed may be zeros without end."""
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _EMPTY = (
     tarfile.LNKTYPE,
@@ -166,10 +168,13 @@ class _Tar:
 
     def _end(self) -> None:
         """Raises where more than zeros follow: a header lost to zeros must not hide what is behind it."""
-        while rest := self._file.read(_SKIP):
+        for _ in range(_MOST_ZEROS // _SKIP):
+            rest = self._file.read(_SKIP)
             self._position += len(rest)
-            if any(rest):
+            if rest.count(0) < len(rest):
                 raise self._error("it goes on behind its end")
+            if not rest:
+                return
 
     def _pass_over(self) -> None:
         """Goes to the end of the last member; the last byte is read, since a seek goes past a file's end."""
