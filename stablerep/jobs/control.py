@@ -119,26 +119,42 @@ def delete_job(store: Store, queue: Queue, dataset: str, *, delete_data: bool, f
         WrongState: it is not over, and `force` is not given.
         Unavailable: its planner does not stop; try again.
     """
-    record = read_create(store, dataset)
-    deletion = state_of(read_events(store, dataset)).deletion
-    if deletion is None and not record.deleting:
+    if not _is_deleted(store, dataset):
         _end(store, queue, dataset, force=force)
-    if deletion is None or (delete_data and not deletion.delete_data):
-        write_event(store, dataset, Event(kind="delete", delete_data=delete_data))
-    return _carry_out(store, queue, record, delete_data or (deletion is not None and deletion.delete_data))
+    with _planning_stopped(queue, dataset, PLANNER_SECONDS):
+        record = read_create(store, dataset)  # by now another process may have finished it
+        begun = _deletion(store, dataset)
+        if begun is not None:
+            delete_data = delete_data or begun.delete_data
+        if not record.deleting and (begun is None or begun.delete_data != delete_data):
+            write_event(store, dataset, Event(kind="delete", delete_data=delete_data))
+        return _carry_out(store, queue, record, delete_data)
 
 
-def finish_deletion(store: Store, queue: Queue, dataset: str) -> bool:
-    """Carries on a deletion that was begun; False, and nothing is changed, when none was."""
+def finish_deletion(store: Store, queue: Queue, dataset: str, *, patience: float = PLANNER_SECONDS) -> bool:
+    """Carries on a deletion that was begun; False, and nothing is changed, when none was.
+
+    Raises `Unavailable` when another process was at it, or planned the job, for all of `patience` (seconds).
+    """
     try:
-        record = read_create(store, dataset)
-    except NotFound:
+        if not _is_deleted(store, dataset):
+            return False
+        with _planning_stopped(queue, dataset, patience):
+            record, begun = read_create(store, dataset), _deletion(store, dataset)
+            _carry_out(store, queue, record, begun is not None and begun.delete_data)
+    except NotFound:  # there is no such job, or no more
         return False
-    deletion = state_of(read_events(store, dataset)).deletion
-    if deletion is None and not record.deleting:
-        return False
-    _carry_out(store, queue, record, deletion is not None and deletion.delete_data)
     return True
+
+
+def _is_deleted(store: Store, dataset: str) -> bool:
+    """Whether a deletion of the job was begun. Raises `NotFound`."""
+    return read_create(store, dataset).deleting or _deletion(store, dataset) is not None
+
+
+def _deletion(store: Store, dataset: str) -> Event | None:
+    """The event that began it; gone again near its end, when `create.json` itself says so."""
+    return state_of(read_events(store, dataset)).deletion
 
 
 def record_dead(store: Store, queue: Queue, dataset: str, shard: int | None = None) -> None:
@@ -175,24 +191,24 @@ def _carry_out(store: Store, queue: Queue, record: CreateRecord, delete_data: bo
     def keys(prefix: str, *, without: tuple[str, ...] = ()) -> Iterator[str]:
         return (info.key for info in store.list(prefix) if not info.key.startswith(without))
 
-    with _planning_stopped(queue, dataset):
-        queue.remove(dataset)
-        count = store.delete_many(keys(dataset_prefix(dataset), without=(job,))) if delete_data else 0
-        count += store.delete_many(keys(job, without=(create, events)))
-        mark_deleting(store, record)
-        count += store.delete_many(keys(events))
-        store.delete(create)
+    queue.remove(dataset)
+    count = store.delete_many(keys(dataset_prefix(dataset), without=(job,))) if delete_data else 0
+    count += store.delete_many(keys(job, without=(create, events)))
+    mark_deleting(store, record)
+    count += store.delete_many(keys(events))
+    store.delete(create)
     return count + 1
 
 
 @contextmanager
-def _planning_stopped(queue: Queue, dataset: str) -> Iterator[None]:
-    """Keeps planners off the job during the block: what they write would stay behind."""
-    deadline = time.monotonic() + PLANNER_SECONDS
-    while time.monotonic() < deadline:
+def _planning_stopped(queue: Queue, dataset: str, patience: float) -> Iterator[None]:
+    """Keeps planners and other deletions off the job during the block: what they write would stay behind."""
+    deadline = time.monotonic() + patience
+    while True:
         with hold(queue, f"sr:planning:{dataset}") as lock:
             if lock is not None:
                 yield
                 return
+        if time.monotonic() >= deadline:
+            raise Unavailable(f"another process is planning or deleting job {dataset}; try again")
         time.sleep(_LOOK_SECONDS)
-    raise Unavailable(f"job {dataset} is still being planned or deleted by another process; try again")

@@ -215,7 +215,7 @@ def _put(queue: Queue, job: StoredJob, token: str) -> bool:
 def _finish_deletion(store: Store, queue: Queue, dataset: str) -> None:
     """Carries on a deletion that was begun; where that fails, the next rebuild finds it again."""
     try:
-        finish_deletion(store, queue, dataset)
+        finish_deletion(store, queue, dataset, patience=0)
         logger.info("the deletion of job %s is finished", dataset)
     except StableRepError as error:
         logger.warning("the deletion of job %s is not finished: %s", dataset, error)
