@@ -269,6 +269,7 @@ def test_bytes_that_are_no_message_are_refused(world: World) -> None:
         assert world.state() == before
 
     each()
+    assert SENT["bytes"] >= 50
 
 
 def rows(count: int) -> bytes:
@@ -321,8 +322,3 @@ def test_a_bad_caption_file_fails_its_job_and_makes_no_shard(world: World) -> No
         store = open_store(world.store.as_uri())
         assert [info.key for info in store.list("datasets/file") if "/captions/" in info.key] == []
         assert client.get_job("there").state is JobState.RUNNING
-
-
-def test_hundreds_were_sent() -> None:
-    """Runs last; the others count what the gateway really answered."""
-    assert sum(SENT.values()) >= 550, SENT

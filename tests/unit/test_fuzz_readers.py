@@ -12,7 +12,6 @@ import resource
 import tarfile
 import time
 import tracemalloc
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 
@@ -30,7 +29,6 @@ from stablerep.storage.layout import shard_key
 CASE_SECONDS = 3.0  # of the processor: the machine may be busy with other tests
 MEMORY_KIB = 400 << 10
 SEEDS = range(16)
-TRIED: Counter[str] = Counter()
 TEXTS = [f'a caption of number {number}, ü 靴, "quoted"' for number in range(60)]
 
 
@@ -111,16 +109,17 @@ def source(name: str, data: bytes) -> Source:
     return Source(name, len(data), lambda: io.BytesIO(data))
 
 
-def read(name: str, data: bytes, format: str | None = None) -> list[Caption]:
-    """What a reader gives of the data, checked to be captions; [] after an error of ours."""
+def read(name: str, data: bytes, format: str | None = None) -> tuple[list[Caption], str]:
+    """What a reader gives of the data, checked to be captions, and the text of the error that ended it."""
     began = time.process_time()
     found: list[Caption] = []
+    refusal = ""
     report = CaptionReport()
     try:
         for caption in read_captions(source(name, data), format=format, report=report):
             found.append(caption)
     except StableRepError as error:
-        TRIED["refused"] += len(str(error)) > 10
+        refusal = str(error)
     assert time.process_time() - began < CASE_SECONDS
     assert [caption.id for caption in found] == sorted({caption.id for caption in found})
     for _, text in found:
@@ -128,8 +127,7 @@ def read(name: str, data: bytes, format: str | None = None) -> list[Caption]:
         assert text.isascii() or text.encode()
         assert not any(ord(character) < 32 for character in text)
     assert report.captions == len(found)
-    TRIED["files"] += 1
-    return found
+    return found, refusal
 
 
 @pytest.fixture(autouse=True)
@@ -142,11 +140,18 @@ def memory() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", sorted(PACKED))
 def test_a_damaged_caption_file_is_an_error_or_gives_captions(name: str) -> None:
-    whole = read(name, PACKED[name])
+    whole, refusal = read(name, PACKED[name])
     assert len(whole) >= 19
+    assert refusal == ""
+    refused = 0
     for seed in SEEDS:
-        data = damaged(PACKED[name], random.Random(f"{name}{seed}"))
-        read(name, data)
+        refused += bool(read(name, damaged(PACKED[name], random.Random(f"{name}{seed}")))[1])
+    lines = name in ("a.txt", "a.tsv", "a.csv", "a.jsonl")  # where damage costs a line or two, and is counted
+    assert lines or refused > len(SEEDS) / 2
+
+
+def test_three_hundred_damaged_files_are_read_above() -> None:
+    assert len(PACKED) * len(SEEDS) > 300
 
 
 def test_a_parquet_file_with_a_damaged_footer_is_an_error_or_gives_captions() -> None:
@@ -219,7 +224,6 @@ def test_a_file_that_unpacks_or_nests_without_end_takes_little_memory(name: str)
     finally:
         tracemalloc.stop()
     assert peak < 96 << 20
-    TRIED["bombs"] += 1
 
 
 GROUPS = [
@@ -246,7 +250,6 @@ def test_a_damaged_shard_is_torn_or_holds_what_it_says() -> None:
     torn = 0
     for seed in range(500):
         data = damaged(TAR, random.Random(seed))
-        TRIED["shards"] += 1
         try:
             index = index_tar(data)
         except TornObject:
@@ -273,7 +276,6 @@ def test_every_byte_of_a_shard_s_headers_and_padding_is_checked() -> None:
             images.update(range(start, start + length))
     for at in range(0, len(TAR), 7):
         data = TAR[:at] + bytes([TAR[at] ^ 0x20]) + TAR[at + 1 :]
-        TRIED["shards"] += 1
         try:
             index = index_tar(data)
         except TornObject:
@@ -292,7 +294,6 @@ def test_a_damaged_index_is_refused_or_leads_to_torn_groups_never_to_wrong_ones(
     text = INDEX.model_dump_json().encode()
     whole = {group.caption_id: read_group(store, "shoes", 0, group) for group in INDEX.groups}
     for number in range(25):
-        TRIED["indexes"] += 1
         chance = random.Random(f"{seed}/{number}")
         try:
             index = ShardIndex.model_validate_json(damaged(text, chance))
@@ -304,9 +305,3 @@ def test_a_damaged_index_is_refused_or_leads_to_torn_groups_never_to_wrong_ones(
             except (TornObject, InvalidInput):
                 continue
             assert found.caption == whole[group.caption_id].caption
-
-
-def test_hundreds_were_tried() -> None:
-    """Runs last; the others count."""
-    assert sum(TRIED.values()) >= 900, TRIED
-    assert TRIED["refused"] >= 200, TRIED
