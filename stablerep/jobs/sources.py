@@ -110,8 +110,17 @@ def _files(store: Store, uri: str, remote: Remote) -> _Files:
     if first.scheme in ("http", "https"):
         return _in_web(remote, [str(remote.allowed.check(name)) for name in names], is_pattern(uri))
     if first.scheme == "hf":
-        return _in_objects(open_hub(), uri, lambda key: key, "the hub")
-    return _in_bucket(remote, first, uri)
+        return _limited(_in_objects(open_hub(), uri, lambda key: key, "the hub"), remote)
+    return _limited(_in_bucket(remote, first, uri), remote)
+
+
+def _limited(files: _Files, remote: Remote) -> _Files:
+    for info in files.infos:
+        if info.size > remote.size_limit:
+            raise InvalidInput(
+                f"{info.key} has {info.size} bytes; at most {remote.size_limit} are read", field="uri"
+            )
+    return files
 
 
 def _in_bucket(remote: Remote, first: SourceUrl, uri: str) -> _Files:

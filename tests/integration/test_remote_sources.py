@@ -323,6 +323,8 @@ def test_a_file_in_another_bucket_that_is_replaced_is_known(s3_url: str) -> None
     assert before.size == len(TEXT)
     bucket.put("a.txt", TEXT[:-1] + b"!")
     assert identify_source(store, source, remote) != before
+    with pytest.raises(InvalidInput, match="at most 10 are read"):
+        identify_source(store, source, Remote(AllowedUrls([f"s3://{other}"]), size_limit=10))
     bucket.delete("a.txt")
     with pytest.raises(NotFound):
         open_job_source(store, source, remote)
