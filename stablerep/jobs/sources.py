@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,7 +15,7 @@ from stablerep.captions.patterns import expand, is_pattern, matcher
 from stablerep.captions.remote import STORE_ONLY, Remote
 from stablerep.captions.source import READ_AHEAD, TAR_READ_AHEAD, many_sources, object_reader
 from stablerep.captions.urls import SourceUrl, parse_url
-from stablerep.errors import InvalidInput, NotFound, TornObject
+from stablerep.errors import InvalidInput, NotFound, TornObject, Unavailable
 from stablerep.jobs.job import CaptionSource
 from stablerep.storage.layout import upload_key, upload_part_key
 from stablerep.storage.store import ObjectInfo, Store, check_key
@@ -22,6 +23,8 @@ from stablerep.storage.store import ObjectInfo, Store, check_key
 MAX_WEB_FILES = 1000
 """Of one source behind http(s), where each is asked for its size; a bucket lists a thousand at a time."""
 WEB_CALLS = 8
+WEB_SECONDS = 60.0
+"""For asking all files of a source for their sizes."""
 _MANY_STATS = 16
 """So many names of a pattern are looked up one by one; more are taken from a listing."""
 
@@ -179,7 +182,11 @@ def _beginning(names: list[str]) -> str:
 def _in_web(remote: Remote, urls: list[str], many: bool) -> _Files:
     """Files behind http(s) URLs, asked for their sizes a few at a time."""
 
+    deadline = time.monotonic() + WEB_SECONDS
+
     def stat(url: str) -> ObjectInfo:
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{len(urls)} files were not looked up within {WEB_SECONDS:.0f} s; try again")
         with closing(remote.open_web()) as web:
             return _there(url, web.stat(url), "")
 

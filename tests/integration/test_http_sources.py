@@ -17,6 +17,7 @@ from stablerep.captions.http_objects import HttpObjects
 from stablerep.captions.remote import Remote
 from stablerep.captions.urls import AllowedUrls
 from stablerep.errors import InvalidInput, NotFound, TornObject, Unavailable
+from stablerep.jobs import sources
 from stablerep.jobs.job import CaptionSource
 from stablerep.jobs.sources import identify_source, open_job_source
 from stablerep.storage import open_store
@@ -381,6 +382,10 @@ def test_tars_by_a_range_are_one_source(store: Store, web: WebFiles) -> None:
     before = identify_source(store, source, remote(web))
     web.add("/captions/01.txt", b"caption X\n")
     assert identify_source(store, source, remote(web)).etag != before.etag
+    with pytest.MonkeyPatch.context() as hasty:
+        hasty.setattr(sources, "WEB_SECONDS", -1.0)
+        with pytest.raises(Unavailable, match="3 files were not looked up"):
+            identify_source(store, source, remote(web))
     del web.files["/captions/01.txt"]
     with pytest.raises(NotFound, match=r"01\.txt"):
         identify_source(store, source, remote(web))

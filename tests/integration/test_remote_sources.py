@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -351,6 +352,18 @@ def test_the_hub_s_adapter_reads_what_fsspec_holds_and_says_when_it_cannot() -> 
         objects.get_range("hf:///owner/name/a.txt", 0, 5)
     with pytest.raises(Unavailable):  # HF_HUB_OFFLINE is set in tests
         open_hub().stat("hf://datasets/owner/name/a.txt")
+
+
+def test_what_needs_more_packages_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InvalidInput, match=r"pip install 'stablerep\[sources\]'"):
+        open_hub()
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with (
+        pytest.raises(InvalidInput, match=r"pip install 'stablerep\[sources\]'"),
+        choose_captions("https://data.example/a.txt", upload=True),
+    ):
+        pass
 
 
 def test_a_file_url_is_read_by_a_client_only_when_it_uploads(tmp_path: Path) -> None:
