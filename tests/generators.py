@@ -6,10 +6,14 @@ import os
 import signal
 import sys
 import time
+import urllib.request
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
+from stablerep.errors import Unavailable
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.recipe import Recipe
 from stablerep.storage import DatasetInfo, Store, write_captions, write_dataset
@@ -44,12 +48,28 @@ class WorkerProcess:
     @property
     def address(self) -> str:
         """host:port, once it serves. Raises AssertionError with its log when it does not."""
+        return self._announced()["address"]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A number from its /metrics, which `metrics_address` must have asked for; 0 if it is not there."""
+        text = (
+            urllib.request.urlopen(f"http://{self._announced()['metrics_address']}/metrics").read().decode()
+        )
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return sum(
+            sample.value
+            for sample in samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def _announced(self) -> dict[str, str]:
         deadline = time.monotonic() + START_SECONDS
         while not self._announcement.exists():
             assert self._process.is_alive(), self.text()
             assert time.monotonic() < deadline, self.text()
             time.sleep(0.02)
-        return str(json.loads(self._announcement.read_text())["address"])
+        facts: dict[str, str] = json.loads(self._announcement.read_text())
+        return facts
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -100,9 +120,21 @@ def plan_job(
         create_time=datetime.now(UTC),
     )
     write_dataset(store, info)
-    queue.begin_epoch()
-    queue.add_job(dataset)
+    _add_job(queue, dataset)
     for number, captions in enumerate(shards):
         write_captions(store, dataset, number, captions)
     queue.extend(dataset, len(shards))
     queue.finish_planning(dataset)
+
+
+def _add_job(queue: Queue, dataset: str) -> None:
+    """Adds the job; a worker that has just started may be rebuilding the empty queue for a moment."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            queue.begin_epoch()
+            queue.add_job(dataset)
+            return
+        except Unavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

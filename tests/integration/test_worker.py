@@ -4,6 +4,7 @@ import io
 import json
 import signal
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,19 +15,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from services.generator import gpu
 from services.generator.drain import Drain
 from services.generator.in_hand import Hand
 from services.generator.readiness import Readiness
 from services.generator.uploader import Uploader
+from services.generator.worker import Worker
 from stablerep.captions import Caption
 from stablerep.client.generator import GeneratorClient
-from stablerep.generation import Generator, Recipe
+from stablerep.generation import Generator, LoadedPipeline, Recipe, load_pipeline
 from stablerep.jobs.job import JobState
 from stablerep.jobs.queue import MOST_LOST, Queue
+from stablerep.settings import Generator as Settings
 from stablerep.storage import Store, build_tar, commit_shard, index_tar, open_store, read_index
 from stablerep.storage.layout import dataset_key, dead_key, index_key, shard_key
 from tests.generators import WorkerProcess, plan_job
-from tests.pipelines import make_random_pipeline
+from tests.pipelines import make_failing_pipeline, make_random_pipeline
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.timeout(600)
@@ -331,6 +335,87 @@ def test_bad_caption_is_recorded_and_does_not_sink_its_shard(
     assert [(caption.caption_id, "not finite" in caption.error) for caption in index.skipped] == [(12, True)]
     counts = queue.counts("shoes")
     assert (counts.groups, counts.images, counts.skipped) == (2, 6, 1)
+
+
+def test_caption_on_which_the_pipeline_fails_is_recorded_and_does_not_sink_its_shard(
+    start: StartWorker, store: Store, queue: Queue, tmp_path: Path
+) -> None:
+    folder = make_failing_pipeline(tmp_path / "failing")
+    captions = [(id_, f"a {'red bag' if id_ in (3, 11) else 'dark shoe'}") for id_ in range(12)]
+    plan_job(store, queue, "shoes", make_recipe(folder, sampler="pipeline"), [captions])
+    worker = start(metrics_address="127.0.0.1:0")
+    until(lambda: queue.state("shoes").final, worker=worker)
+    index = read_index(store, "shoes", 0)
+    assert index is not None
+    assert [caption.caption_id for caption in index.skipped] == [3, 11]
+    assert all("failed on it: IndexError" in caption.error for caption in index.skipped)
+    assert [group.caption_id for group in index.groups] == [id_ for id_ in range(12) if id_ not in (3, 11)]
+    counts = queue.counts("shoes")
+    assert (counts.done, counts.groups, counts.images, counts.skipped) == (1, 10, 30, 2)
+    assert queue.failures("shoes") == {}
+    assert worker.metric("stablerep_captions_skipped_total") == 2
+    assert worker.metric("stablerep_images_generated_total") == 30
+    assert worker.metric("stablerep_shards_total", outcome="done") == 1
+
+
+def test_batch_too_large_for_memory_is_halved_recorded_and_tried_again_with_the_next_shards(
+    store: Store, queue: Queue, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the worker, whose real pipeline runs out of memory as a GPU does while another has it."""
+    free = threading.Event()
+
+    def load(recipe: Recipe, device: str) -> LoadedPipeline:
+        loaded = load_pipeline(recipe, device)
+
+        def allocate(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if not free.is_set() and inputs[0].shape[0] > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        loaded.pipe.vae.decoder.register_forward_pre_hook(allocate)
+        return loaded
+
+    monkeypatch.setattr(gpu, "load_pipeline", load)
+    shards = make_shards(6, 4)
+    plan_job(store, queue, "shoes", make_recipe(pipeline), shards)
+    settings = Settings(lease_seconds=5, poll_seconds=0.05, device="cpu", in_flight=1)
+    worker = Worker(store, queue, settings)
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        until(lambda: queue.done("shoes", 1))
+        free.set()
+        until(lambda: queue.state("shoes").final)
+    finally:
+        worker.drain.order(0)
+        running.join()
+    assert_whole(store, queue, "shoes", shards, images=3)
+    sizes = [
+        {info.get("batch_images") for info in _infos(store.get(shard_key("shoes", number)))}
+        for number in range(6)
+    ]
+    assert sizes[0] == {2}  # 8, 4, 2
+    assert sizes[1] == {2}
+    assert sizes[5] == {None}, sizes  # the full batch again
+    generator = Generator(make_recipe(pipeline), seed=7, device="cpu")
+    assert store.get(shard_key("shoes", 5)) == build_tar(list(generator.generate(_captions(shards[5]))))
+
+
+@pytest.mark.parametrize(
+    ("field", "settings"),
+    [
+        ("generator.preload", {"preload": "no-such-preset"}),
+        ("generator.device", {"device": "cuda:77"}),
+    ],
+)
+def test_device_or_preset_that_is_not_there_ends_the_worker_before_it_takes_a_lease(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path, field: str, settings: dict[str, str]
+) -> None:
+    plan_job(store, queue, "shoes", make_recipe(pipeline), make_shards(2, 2))
+    worker = start(**settings)
+    assert worker.wait() == 2
+    assert field in worker.text()
+    assert queue.counts("shoes").leased == 0
+    assert queue.failures("shoes") == {}
 
 
 def test_worker_outlives_its_queue(

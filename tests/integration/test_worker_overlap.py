@@ -1,0 +1,154 @@
+"""A worker's stages side by side: a store that is slow for real keeps no GPU waiting; nothing piles up."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.generator import encoder
+from services.generator.drain import Drain
+from services.generator.encoder import Encoder
+from services.generator.in_hand import Hand
+from services.generator.readiness import Readiness
+from services.generator.uploader import Uploader
+from stablerep.captions import Caption
+from stablerep.generation import Generator
+from stablerep.jobs.queue import Queue
+from stablerep.jobs.recipe import Recipe
+from stablerep.storage import build_tar, open_store
+from stablerep.storage.layout import shard_key
+from tests.generators import WorkerProcess, plan_job
+from tests.servers import MinioServer
+from tests.slow_link import SlowLink
+
+pytestmark = pytest.mark.timeout(600)
+SHARDS = 6
+STAGES = ("text", "denoise", "decode", "encode", "upload")
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    queue = Queue(redis_url)
+    yield queue
+    queue.close()
+
+
+def make_shards(shards: int, captions: int) -> list[list[tuple[int, str]]]:
+    return [[(s * captions + i, "dark plain dress") for i in range(captions)] for s in range(shards)]
+
+
+def test_time_of_a_job_is_that_of_its_generation_and_not_the_sum_with_its_uploads(
+    minio_server: MinioServer,
+    s3_url: str,
+    redis_url: str,
+    queue: Queue,
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = tiny_recipe.model_copy(update={"steps": 12, "images_per_caption": 4, "batch_images": 8})
+    shards = make_shards(SHARDS, 6)
+    with SlowLink(
+        minio_server.endpoint.removeprefix("http://"), bytes_a_second=1e9, delay_seconds=0.02
+    ) as link:
+        monkeypatch.setenv("STABLEREP_S3_ENDPOINT", f"http://{link.address}")
+        store = open_store(s3_url)
+        settings = {
+            "device": "cpu",
+            "poll_seconds": 0.05,
+            "preload": "tiny",
+            "metrics_address": "127.0.0.1:0",
+        }
+        worker = WorkerProcess(tmp_path / "worker", store_url=s3_url, redis_url=redis_url, **settings)
+        try:
+            plan_job(store, queue, "warm", recipe, shards[:2])
+            _until_done(queue, "warm", worker)
+            before = {stage: _seconds(worker, stage) for stage in STAGES}
+            made = before["text"] + before["denoise"] + before["decode"]
+            size = len(store.get(shard_key("warm", 0)))
+            link.bytes_a_second = size / (0.5 * made / 2)  # an upload takes about half as long as a shard
+            plan_job(store, queue, "shoes", recipe, shards)
+            began = time.monotonic()
+            _until_done(queue, "shoes", worker)
+            job = time.monotonic() - began
+            spent = {stage: _seconds(worker, stage) - before[stage] for stage in STAGES}
+        finally:
+            worker.end()
+        link.bytes_a_second = 1e9
+        groups = Generator(recipe, seed=7, device="cpu").generate([Caption(*c) for c in shards[3]])
+        assert store.get(shard_key("shoes", 3)) == build_tar(list(groups))
+    generation = spent["text"] + spent["denoise"] + spent["decode"]
+    upload = spent["upload"]
+    longer, shorter = max(generation, upload), min(generation, upload)
+    assert shorter > 0.2 * longer  # else there is nothing to overlap
+    # Besides the longer stage: the first shard's fetching and the last one's upload, or generation.
+    assert job < longer + 2 * shorter / SHARDS + 0.1 * longer + 0.5, (job, spent)
+    assert job < 0.9 * (generation + upload), (job, spent)
+
+
+def test_no_more_shards_are_in_hand_than_allowed_and_pixels_wait_for_a_slow_encoder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, queue: Queue, tiny_recipe: Recipe
+) -> None:
+    """The GPU's thread waits once too many pixels do; with one thread it would wait for ever."""
+
+    store = open_store(tmp_path / "store")
+    plan_job(store, queue, "shoes", tiny_recipe, make_shards(1, 4))
+    readiness = Readiness()
+    hand = Hand(store, queue, readiness, lease_seconds=60)
+    lease = queue.lease("one", 60)
+    assert lease is not None
+    shard = hand.take(lease)
+    encoding = Encoder(hand, Uploader(store, queue, hand, Drain(), readiness))
+    generator = Generator(tiny_recipe, device="cpu")
+    drawn = list(generator.draw(["dark plain dress"] * 4))
+    monkeypatch.setattr(encoder, "MOST_WAITING_BYTES", 2 * drawn[0].size)
+    put: list[int] = []
+
+    def draw() -> None:
+        for number, group in enumerate(drawn):
+            encoding.put(shard, generator, group)
+            put.append(number)
+
+    gpu = threading.Thread(target=draw)
+    gpu.start()
+    time.sleep(0.3)
+    assert put == [0, 1]
+    running = threading.Thread(target=encoding.run)
+    running.start()
+    gpu.join()
+    assert put == [0, 1, 2, 3]
+    encoding.end()
+    running.join()
+    assert [len(group.encoded) for group in shard.groups] == [2, 2, 2, 2]
+    hand.hand_back_all("over")
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_leases_in_hand_are_bounded(
+    tmp_path: Path, redis_url: str, queue: Queue, tiny_recipe: Recipe, in_flight: int
+) -> None:
+    store = open_store(tmp_path / "store")
+    plan_job(store, queue, "shoes", tiny_recipe, make_shards(8, 2))
+    settings = {"device": "cpu", "poll_seconds": 0.05, "in_flight": in_flight}
+    worker = WorkerProcess(tmp_path / "worker", store_url=store.url, redis_url=redis_url, **settings)
+    most = 0
+    try:
+        while not queue.state("shoes").final:
+            most = max(most, queue.counts("shoes").leased)
+    finally:
+        worker.end()
+    assert most == in_flight
+    assert queue.counts("shoes").done == 8
+
+
+def _until_done(queue: Queue, dataset: str, worker: WorkerProcess) -> None:
+    deadline = time.monotonic() + 240
+    while not queue.state(dataset).final:
+        assert time.monotonic() < deadline, worker.text()
+        time.sleep(0.02)
+
+
+def _seconds(worker: WorkerProcess, stage: str) -> float:
+    return worker.metric("stablerep_stage_seconds_sum", stage=stage)
