@@ -24,6 +24,7 @@ COMMANDS = [
     ["jobs", "delete"],
     ["jobs", "shards"],
     ["preview"],
+    ["estimate"],
     ["gallery"],
     ["train"],
     ["probe"],
