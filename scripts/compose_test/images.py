@@ -96,8 +96,8 @@ def _ensure_python(engine: Engine) -> None:
         for path in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf"):
             if Path(path).exists():
                 shutil.copyfile(path, f"{root}{path}")
-        for package in (root / "var/cache/apt/archives").glob("*.deb"):
-            package.unlink()
+        for leftover in (*root.glob("var/cache/apt/archives/*.deb"), *root.glob("var/lib/apt/lists/*_*")):
+            leftover.unlink()
         _import(engine, root)
 
 
