@@ -106,18 +106,20 @@ class TestStorage:
     @pytest.mark.parametrize(("size", "images", "captions", "a_shard"), [(256, 10, 32, 16), (32, 4, 320, 32)])
     def test_it_is_what_shards_of_such_images_take(self, tmp_path, size, images, captions, a_shard):
         store = open_store(tmp_path)
-        encoded = [jpeg(size, seed) for seed in range(images)]
+        made = [jpeg(size, seed, quality=70 + 3 * seed) for seed in range(10)]
+        info = {"recipe_digest": "d" * 64, "seeds": [2**62 + n for n in range(images)]}
+        total = 0
         for shard in range(captions // a_shard):
             ids = range(shard * a_shard, (shard + 1) * a_shard)
-            info = {"recipe_digest": "d" * 64, "seeds": [2**62 + n for n in range(images)]}
-            groups = [Group(n, f"a caption of some words {n}", tuple(encoded), info) for n in ids]
-            write_captions(
-                store, "shoes", shard, [Caption(group.caption_id, group.caption) for group in groups]
-            )
+            texts = [Caption(n, f"a caption of some words {n}") for n in ids]
+            write_captions(store, "shoes", shard, texts)
+            encoded = [tuple(made[(n + index) % 10] for index in range(images)) for n in ids]
+            groups = [Group(c.id, c.text, of, info) for c, of in zip(texts, encoded, strict=True)]
             commit_shard(store, "shoes", shard, build_tar(groups))
+            total += sum(len(image) for of in encoded for image in of)
         taken = sum(info.size for info in store.list("datasets/shoes/"))
         recipe = load_recipe("tiny", {"images_per_caption": str(images)})
-        mean = Figure(sum(map(len, encoded)) / images, "measured")
+        mean = Figure(total / (captions * images), "measured")
         found = estimate_job(captions, Preset(recipe, a_shard), speed=None, image_bytes=mean)
         assert found.storage_bytes.value == pytest.approx(taken, rel=0.1)
 
