@@ -103,7 +103,9 @@ def retry_job(store: Store, queue: Queue, dataset: str, shards: Sequence[int] = 
     if status.state is JobState.FAILED and past.paused:  # paused before its last shard ended it
         write_event(store, dataset, Event(kind="resume"))
     remove_dead(store, dataset, shards)
-    return queue.retry(dataset, shards)
+    state = queue.retry(dataset, shards)
+    remove_dead(store, dataset, shards)  # a worker may have recorded one again in between
+    return state
 
 
 def delete_job(store: Store, queue: Queue, dataset: str, *, delete_data: bool, force: bool = False) -> int:
@@ -119,7 +121,13 @@ def delete_job(store: Store, queue: Queue, dataset: str, *, delete_data: bool, f
         WrongState: it is not over, and `force` is not given.
         Unavailable: its planner does not stop; try again.
     """
-    if not _is_deleted(store, dataset):
+    try:
+        deleted = _is_deleted(store, dataset)
+    except NotFound:
+        if queue.remove(dataset):  # its objects were removed by hand
+            return 0
+        raise
+    if not deleted:
         _end(store, queue, dataset, force=force)
     with _planning_stopped(queue, dataset, PLANNER_SECONDS):
         record = read_create(store, dataset)  # by now another process may have finished it
@@ -173,11 +181,10 @@ def record_dead(store: Store, queue: Queue, dataset: str, shard: int | None = No
 def _end(store: Store, queue: Queue, dataset: str, *, force: bool) -> None:
     """Sees to it that a job is over and no worker has a shard of it in hand, lest it be written after all."""
     state = queue.state(dataset)
-    if state.final:
-        return
-    if not force:
+    if not state.final and not force:
         raise WrongState(f"job {dataset} is {state}, not over; cancel it first, or use force", field="name")
-    cancel_job(store, queue, dataset)
+    if not state.final:
+        cancel_job(store, queue, dataset)
     deadline = time.monotonic() + NOTICE_SECONDS
     while queue.counts(dataset).leased and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
@@ -196,7 +203,9 @@ def _carry_out(store: Store, queue: Queue, record: CreateRecord, delete_data: bo
     count += store.delete_many(keys(job, without=(create, events)))
     mark_deleting(store, record)
     count += store.delete_many(keys(events))
-    store.delete(create)
+    if delete_data:  # what a worker wrote meanwhile that had not heard of the end
+        count += store.delete_many(keys(dataset_prefix(dataset), without=(job,)))
+    store.delete_many([create])  # and the folders that stood for its prefixes
     return count + 1
 
 
