@@ -4,7 +4,10 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
+from typing import TypeVar
 
 import grpc
 
@@ -35,9 +38,12 @@ from stablerep.storage.store import Store
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 
+Result = TypeVar("Result")
 POLL_SECONDS = 0.3
 UPLOADS_AT_ONCE = 16
 """Each holds a part of 8 MiB in memory; others wait for their turn."""
+LONG_CALLS_AT_ONCE = 16
+"""Creations, which wait for hosts of captions, and deletions; apart, so that they keep no other waiting."""
 
 
 class JobsServicer(rpc.GenerationServiceServicer):
@@ -64,6 +70,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
         self._remote = remote
         self._stopping = stopping
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        self._long = ThreadPoolExecutor(LONG_CALLS_AT_ONCE, thread_name_prefix="long")
 
     async def UploadCaptions(
         self, requests: AsyncIterator[pb.UploadCaptionsRequest], context: grpc.aio.ServicerContext
@@ -79,7 +86,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
         return upload.message()
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: grpc.aio.ServicerContext) -> pb.Job:
-        await asyncio.to_thread(self._create, request)
+        await self._run_long(self._create, request)
         self._planners.submit(request.dataset)
         return await asyncio.to_thread(self._message, request.dataset)
 
@@ -132,7 +139,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
         delete = partial(delete_job, delete_data=request.delete_data, force=request.force)
         dataset = dataset_of(request.name)
         return pb.DeleteJobResponse(
-            objects_deleted=await asyncio.to_thread(delete, self._store, self._queue, dataset)
+            objects_deleted=await self._run_long(delete, self._store, self._queue, dataset)
         )
 
     async def ListShards(
@@ -150,6 +157,10 @@ class JobsServicer(rpc.GenerationServiceServicer):
         dataset = dataset_of(name)
         await asyncio.to_thread(step, self._store, self._queue, dataset, *arguments)
         return await asyncio.to_thread(self._message, dataset)
+
+    async def _run_long(self, step: Callable[..., Result], *arguments: object) -> Result:
+        call = partial(copy_context().run, step, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._long, call)
 
     def _create(self, request: pb.CreateJobRequest) -> None:
         finish_deletion(self._store, self._queue, check_dataset_name(request.dataset))

@@ -21,8 +21,9 @@ import redis.asyncio
 
 from services.logs import about
 from stablerep.captions.remote import STORE_ONLY, Remote
-from stablerep.errors import StableRepError
-from stablerep.jobs.planning import plan
+from stablerep.errors import StableRepError, TornObject
+from stablerep.jobs.follow import follow_all
+from stablerep.jobs.planning import fail_planning, plan
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.rebuild import ensure_queue, restore_absent
 from stablerep.jobs.recount import recount
@@ -35,6 +36,8 @@ LOOK_SECONDS = 2.0
 """Between looks for jobs without a planner; those of a gateway that died wait for its lock to run out."""
 STORE_LOOK_SECONDS = 60.0
 """Between looks for jobs of the store that the queue has not, as their gateway died before it told it."""
+MOST_TORN = 5
+"""Attempts in a row at a source that is as it was and yet cannot be read; then the job fails."""
 _IF_MINE = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
 _RENEW = _IF_MINE + "return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
 _RELEASE = _IF_MINE + "return redis.call('DEL', KEYS[1])"
@@ -61,6 +64,7 @@ class Planners:
         self._stop = threading.Event()
         self._planning: dict[str, asyncio.Task[None]] = {}
         self._broken: set[str] = set()
+        self._torn: dict[str, int] = {}
         self._looking: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Planners":
@@ -95,6 +99,7 @@ class Planners:
                 if await asyncio.to_thread(ensure_queue, self._store, self._queue, self._stop):
                     if time.monotonic() - store_seen > STORE_LOOK_SECONDS:
                         await asyncio.to_thread(restore_absent, self._store, self._queue)
+                        await asyncio.to_thread(follow_all, self._store, self._queue)
                         store_seen = time.monotonic()
                     for dataset in await asyncio.to_thread(self._planning_in_queue):
                         if dataset not in self._broken:
@@ -124,11 +129,24 @@ class Planners:
     async def _plan_watched(self, dataset: str) -> None:
         try:
             await self._plan_locked(dataset)
+            self._torn.pop(dataset, None)
+        except TornObject as error:
+            await self._torn_again(dataset, error)
         except (StableRepError, redis.RedisError) as error:
             logger.warning("planning of %s stopped, to be taken up again: %s", dataset, error)
         except Exception:
             self._broken.add(dataset)  # a fault of ours: only CreateJob and a restart try again
             logger.exception("planning of %s failed", dataset)
+
+    async def _torn_again(self, dataset: str, error: TornObject) -> None:
+        self._torn[dataset] = self._torn.get(dataset, 0) + 1
+        logger.warning("planning of %s stopped, to be taken up again: %s", dataset, error)
+        if self._torn[dataset] >= MOST_TORN:
+            del self._torn[dataset]
+            try:
+                await asyncio.to_thread(fail_planning, self._store, self._queue, dataset, str(error))
+            except StableRepError as away:
+                logger.warning("%s could not be failed, to be tried again: %s", dataset, away)
 
     async def _plan_locked(self, dataset: str) -> None:
         key = f"sr:planning:{dataset}"

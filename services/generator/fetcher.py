@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from queue import SimpleQueue
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from services.generator.in_hand import Hand, ShardInHand, Stage, Task
 from services.generator.readiness import Readiness
 from services.generator.uploader import Uploader
 from services.metrics import count_retry
+from stablerep.captions import Caption
 from stablerep.errors import StableRepError, TornObject, Unavailable
 from stablerep.jobs.queue import Lease, Queue
 from stablerep.jobs.rebuild import ensure_queue
@@ -24,7 +26,7 @@ from stablerep.storage import (
     read_index,
     rebuild_index,
 )
-from stablerep.storage.layout import shard_key
+from stablerep.storage.layout import index_key, shard_key
 
 logger = logging.getLogger("stablerep.generator")
 LEAD_SECONDS = 2.0
@@ -125,6 +127,8 @@ class Fetcher:
         index = read_index(self._store, lease.dataset, lease.shard)
         if index is None and self._store.exists(shard_key(lease.dataset, lease.shard)):
             index = rebuild_index(self._store, lease.dataset, lease.shard)
+        if index is not None:
+            _check_captions(index, read_captions(self._store, lease.dataset, lease.shard), lease)
         return index
 
     def _read_task(self, lease: Lease) -> Task:
@@ -139,6 +143,19 @@ class Fetcher:
         if recipe.digest != info.recipe_digest:
             raise TornObject(f"the recipe in {lease.dataset}'s dataset.json is not the one its digest names")
         return Task(recipe, info.job_seed, read_captions(self._store, lease.dataset, lease.shard))
+
+
+def _check_captions(index: ShardIndex, captions: Sequence[Caption], lease: Lease) -> None:
+    """Raises `TornObject` for a shard of other captions: one of a deleted job, written after its deletion."""
+    texts = {caption.id: caption.text for caption in captions}
+    held = {group.caption_id: group.caption for group in index.groups}
+    skipped = {each.caption_id for each in index.skipped}
+    if held.keys() | skipped != texts.keys() or any(texts[id_] != text for id_, text in held.items()):
+        names = f"{shard_key(lease.dataset, lease.shard)} and {index_key(lease.dataset, lease.shard)}"
+        raise TornObject(
+            f"{names} hold other captions than this job's; they were left by an earlier job of its name: "
+            "remove both, then retry the shard"
+        )
 
 
 def _seconds_left(shard: ShardInHand) -> float:

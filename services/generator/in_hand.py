@@ -133,7 +133,7 @@ class Hand:
             count_shard("done" if first else "lost")
 
     def record_dead(self, dataset: str, shard: int | None = None) -> None:
-        """Copies dead letters into the store; if that fails, the next shard to die takes them along."""
+        """Copies dead letters into the store; if that fails, the gateway's next look does it."""
         try:
             record_dead(self._store, self._queue, dataset, shard)
         except (StableRepError, OSError) as error:

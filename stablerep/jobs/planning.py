@@ -55,7 +55,7 @@ def create_job(store: Store, queue: Queue, spec: JobSpec, remote: Remote = STORE
     record = _created(store, spec.dataset) or _claim(store, spec, remote)
     _check_same(store, record, spec, remote)
     _write_description(store, record)
-    queue.add_job(spec.dataset, priority=record.spec.priority, birth=record.birth)
+    _enqueue(store, queue, record)
     return record.spec
 
 
@@ -72,7 +72,7 @@ def plan(store: Store, queue: Queue, dataset: str, stop: StopSign, remote: Remot
     """
     record = read_create(store, dataset)
     _write_description(store, record)
-    queue.add_job(dataset, priority=record.spec.priority, birth=record.birth)
+    _enqueue(store, queue, record)
     if _is_over(store, queue, dataset):
         return
     planned = read_planned(store, dataset)
@@ -108,6 +108,21 @@ def rewrite_captions(
         if not missing:
             return []
     return [f"captions of {len(missing)} shards are lost and not in the source, the first {min(missing)}"]
+
+
+def fail_planning(store: Store, queue: Queue, dataset: str, error: str) -> None:
+    """Gives up a job whose captions cannot be read, though they seem to be those that they were."""
+    _fail(store, queue, dataset, error, CaptionReport())
+
+
+def _enqueue(store: Store, queue: Queue, record: CreateRecord) -> None:
+    """Adds the job to the queue, in place of one of its name whose objects were removed by hand."""
+    dataset, priority = record.spec.dataset, record.spec.priority
+    if queue.add_job(dataset, priority=priority, birth=record.birth) or queue.birth(dataset) == record.birth:
+        return
+    if read_create(store, dataset).birth == record.birth:
+        queue.remove(dataset)
+        queue.add_job(dataset, priority=priority, birth=record.birth)
 
 
 def _created(store: Store, dataset: str) -> CreateRecord | None:

@@ -129,7 +129,13 @@ class Queue:
             birth: tells it from others of its name, before and after; empty: a random one. One that the store
                 knows too keeps leases good for `complete` over a rebuild.
         """
-        return bool(self._run("add_job", dataset, priority, birth or secrets.token_hex(4)))
+        return bool(self._run("add_job", dataset, priority, birth or secrets.token_hex(4)) == 1)
+
+    def birth(self, dataset: str) -> str:
+        """What tells the job from others of its name. Raises `NotFound`."""
+        with self._reaching():
+            birth = self._redis.hget(f"sr:job:{dataset}", "birth")
+        return str(self._found(dataset, birth))
 
     def extend(self, dataset: str, planned: int) -> JobState:
         """Shards 0..planned-1 may be leased from now on. Returns the state; a final one ignores them."""

@@ -12,13 +12,14 @@ from stablerep.captions.remote import STORE_ONLY, Remote
 from stablerep.errors import NotFound, StableRepError, Unavailable
 from stablerep.jobs.answers import Lease
 from stablerep.jobs.control import record_dead
+from stablerep.jobs.follow import follow_records
 from stablerep.jobs.indexes import NOTHING, ShardBits, Totals, number_of, read_each, shards_below
 from stablerep.jobs.job import JobState
 from stablerep.jobs.lock import Lock, hold
 from stablerep.jobs.planning import StopSign, rewrite_captions
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.rebuild import ensure_queue, job_names, restore_absent
-from stablerep.jobs.records import read_create, read_events, read_planned, state_of
+from stablerep.jobs.records import read_create
 from stablerep.jobs.recount import Snapshot, mend, reconcile_lock, recount, snapshot
 from stablerep.jobs.shard_check import NO_TAR, Checked, Verdict, shard_checker
 from stablerep.storage.layout import (
@@ -100,7 +101,7 @@ def reconcile_job(
             if stop is not None and stop.is_set():
                 raise Unavailable("reconciliation was stopped; call it again")
 
-        _follow_records(store, queue, dataset)
+        follow_records(store, queue, dataset)
         before = snapshot(queue, dataset)
         found = _look(store, dataset, before, check, verify=verify)
         if found.no_captions:
@@ -144,17 +145,6 @@ def reconcile_all(
             yield Reconciled(
                 dataset, status.state, counts.planned, counts.done, counts.dead, 0, 0, 0, (str(error),)
             )
-
-
-def _follow_records(store: Store, queue: Queue, dataset: str) -> None:
-    """Tells the queue what it should have heard: that planning is over, or the job."""
-    planned = read_planned(store, dataset)
-    if planned is not None and not queue.status(dataset).planned_all:
-        queue.extend(dataset, planned.shards)
-        queue.finish_planning(dataset)
-    control = state_of(read_events(store, dataset))
-    if control.ended is not None:
-        queue.set_state(dataset, control.ended, control.error)
 
 
 def _look(

@@ -70,7 +70,10 @@ def mend(
     for start in range(0, max(1, len(shards)), _AT_A_TIME):
         totals = (difference.groups, difference.images, difference.skipped)
         chunk = shards[start : start + _AT_A_TIME]
-        queue.step("mend", lock.name, lock.token, dataset, secrets.token_hex(8), *totals, *chunk)
+        done = [shard for shard in chunk if shard in before.done]
+        rest = [shard for shard in chunk if shard not in before.done]
+        once = secrets.token_hex(8)
+        queue.step("mend", lock.name, lock.token, dataset, once, *totals, len(done), *done, *rest)
         difference = NOTHING
 
 

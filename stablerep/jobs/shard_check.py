@@ -75,13 +75,13 @@ def shard_checker(
         if not verify:
             return checked
         try:
-            wanted = sorted(caption.id for caption in read_captions(store, dataset, checked.shard))
+            wanted = {caption.id: caption.text for caption in read_captions(store, dataset, checked.shard)}
         except (NotFound, TornObject):
             return Checked(checked.shard, checked.verdict, checked.totals, no_captions=True)
-        held = sorted(
-            [each.caption_id for each in index.groups] + [each.caption_id for each in index.skipped]
-        )
-        return Checked(checked.shard, checked.verdict, checked.totals, other_captions=held != wanted)
+        held = {each.caption_id: each.caption for each in index.groups}
+        ids = sorted([*held, *(each.caption_id for each in index.skipped)])
+        other = ids != sorted(wanted) or any(wanted[id_] != text for id_, text in held.items())
+        return Checked(checked.shard, checked.verdict, checked.totals, other_captions=other)
 
     return check
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from stablerep.captions import CaptionReport
+from stablerep.jobs.answers import ShardState
 from stablerep.jobs.job import CaptionSource, Counts, JobState
 from stablerep.jobs.queue import JobStatus, Queue
 from stablerep.jobs.recipe import Recipe
@@ -60,8 +61,9 @@ def _report_of_failure(store: Store, status: JobStatus, dataset: str) -> Caption
 
 
 def _error_of_dead(queue: Queue, status: JobStatus, dataset: str) -> str:
-    dead = queue.dead(dataset) if status.state is JobState.FAILED else {}
-    if not dead:
+    if status.state is not JobState.FAILED:
         return ""
-    shard, error = next(iter(dead.items()))
-    return f"{len(dead)} of {status.counts.planned} shards are dead; shard {shard}: {error}"
+    counts, first = status.counts, queue.shards(dataset, 0, 1, ShardState.DEAD)
+    if not first:
+        return ""
+    return f"{counts.dead} of {counts.planned} shards are dead; shard {first[0].number}: {first[0].error}"
