@@ -1,0 +1,128 @@
+"""Where queue and store part ways, the store is right: folders removed by hand, steps lost, locks lost."""
+
+import shutil
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from stablerep.errors import NotFound, TornObject, Unavailable
+from stablerep.jobs.control import delete_job, pause_job, resume_job
+from stablerep.jobs.follow import follow_all
+from stablerep.jobs.job import JobState
+from stablerep.jobs.lock import hold
+from stablerep.jobs.queue import Queue
+from stablerep.jobs.reconcile import reconcile_job
+from stablerep.jobs.records import read_dead
+from stablerep.jobs.recount import mend, reconcile_lock, snapshot
+from stablerep.storage import Group, build_tar, commit_shard, open_store, read_captions
+from tests.reconciling import bury, complete, is_exact, make, rebuilt, submit, work
+
+pytestmark = pytest.mark.parametrize("store_url", ["local"], indirect=True)
+
+
+@pytest.fixture
+def queue(redis_url):
+    queue = Queue(redis_url, retry_seconds=0)
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def store(store_url, queue):
+    store = open_store(store_url)
+    assert rebuilt(store, queue)
+    return store
+
+
+@pytest.fixture
+def server(redis_url):
+    client = redis.Redis.from_url(redis_url, decode_responses=True)
+    yield client
+    client.close()
+
+
+def remove_by_hand(store, dataset):
+    shutil.rmtree(Path(urlsplit(store.url).path) / "datasets" / dataset)
+
+
+def test_a_job_of_a_removed_folders_name_starts_anew(store, queue):
+    submit(store, queue, "shoes", 4)
+    work(store, queue)
+    assert queue.state("shoes") is JobState.SUCCEEDED
+    remove_by_hand(store, "shoes")
+    submit(store, queue, "shoes", 6)
+    assert queue.state("shoes") is JobState.RUNNING
+    assert queue.counts("shoes").done == 0
+    assert work(store, queue) == [("shoes", 0), ("shoes", 1), ("shoes", 2)]
+    assert is_exact(store, queue.counts("shoes"), "shoes")
+
+
+def test_a_job_whose_folder_was_removed_can_be_deleted(store, queue):
+    submit(store, queue, "shoes", 4)
+    remove_by_hand(store, "shoes")
+    assert delete_job(store, queue, "shoes", delete_data=True) == 0
+    assert queue.jobs() == []
+    with pytest.raises(NotFound):
+        delete_job(store, queue, "shoes", delete_data=True)
+
+
+def test_a_pause_that_redis_lost_is_heard_again(store, queue):
+    submit(store, queue, "shoes", 4)
+    pause_job(store, queue, "shoes")
+    queue.set_state("shoes", JobState.RUNNING)  # as a server that lost its last second has it
+    follow_all(store, queue)
+    assert queue.state("shoes") is JobState.PAUSED
+    resume_job(store, queue, "shoes")
+    follow_all(store, queue)
+    assert queue.state("shoes") is JobState.RUNNING
+
+
+def test_a_dead_letter_that_did_not_reach_the_store_does_so_later(store, queue):
+    submit(store, queue, "shoes", 4)
+    bury(queue, "shoes", 1, "no memory")
+    assert read_dead(store, "shoes", 1) is None
+    follow_all(store, queue)
+    assert read_dead(store, "shoes", 1) == "no memory"
+
+
+def test_a_lock_that_was_lost_is_not_had_again(store, queue, server):
+    with hold(queue, "sr:reconcile:shoes", seconds=0.6) as lock:
+        assert lock is not None
+        server.delete("sr:reconcile:shoes")
+        time.sleep(1.5)
+        with pytest.raises(Unavailable):
+            lock.check()
+    assert server.get("sr:reconcile:shoes") is None
+
+
+def test_a_shard_made_while_reconciliation_took_it_back_counts_once(store, queue):
+    submit(store, queue, "shoes", 4)
+    with hold(queue, reconcile_lock("shoes")) as lock:
+        before = snapshot(queue, "shoes")
+        lease = queue.lease("w", 60)
+        assert lease is not None
+        complete(queue, lease, make(store, "shoes", lease.shard))
+        mend(queue, lock, "shoes", before, before.totals, [lease.shard])
+    assert is_exact(store, queue.counts("shoes"), "shoes")
+    work(store, queue)
+    assert is_exact(store, queue.counts("shoes"), "shoes")
+    assert queue.state("shoes") is JobState.SUCCEEDED
+
+
+def test_a_shard_left_by_an_earlier_job_of_the_name_is_not_taken_for_this_ones(store, queue):
+    from services.generator.fetcher import _check_captions
+
+    submit(store, queue, "shoes", 4)
+    late = [Group(caption.id, "another text", (b"x",), {}) for caption in read_captions(store, "shoes", 0)]
+    index = commit_shard(store, "shoes", 0, build_tar(late))
+    lease = queue.lease("w", 60)
+    assert lease is not None
+    with pytest.raises(TornObject, match="earlier job"):
+        _check_captions(index, read_captions(store, "shoes", 0), lease)
+    own = make(store, "shoes", 1)
+    _check_captions(own, read_captions(store, "shoes", 1), lease)
+    found = reconcile_job(store, queue, "shoes", verify=True)
+    assert found.problems == ("shard 0 holds other captions than its captions object",)
