@@ -108,8 +108,9 @@ def plan_job(
     recipe: Recipe,
     shards: Sequence[Sequence[tuple[int, str]]],
     seed: int = 7,
+    planned: int | None = None,
 ) -> None:
-    """A job as the gateway leaves it after planning."""
+    """A job as the gateway leaves it after planning; with `planned`, when it has come so far."""
     info = DatasetInfo(
         name=dataset,
         recipe=recipe.model_dump(),
@@ -123,8 +124,9 @@ def plan_job(
     _add_job(queue, dataset)
     for number, captions in enumerate(shards):
         write_captions(store, dataset, number, captions)
-    queue.extend(dataset, len(shards))
-    queue.finish_planning(dataset)
+    queue.extend(dataset, len(shards) if planned is None else planned)
+    if planned is None:
+        queue.finish_planning(dataset)
 
 
 def _add_job(queue: Queue, dataset: str) -> None:

@@ -24,7 +24,7 @@ from tests.servers import MinioServer
 from tests.slow_link import SlowLink
 
 pytestmark = pytest.mark.timeout(600)
-SHARDS = 6
+SHARDS = 5
 STAGES = ("text", "denoise", "decode", "encode", "upload")
 
 
@@ -48,7 +48,7 @@ def test_time_of_a_job_is_that_of_its_generation_and_not_the_sum_with_its_upload
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recipe = tiny_recipe.model_copy(update={"steps": 12, "images_per_caption": 4, "batch_images": 8})
+    recipe = tiny_recipe.model_copy(update={"steps": 8, "images_per_caption": 4, "batch_images": 8})
     shards = make_shards(SHARDS, 6)
     with SlowLink(
         minio_server.endpoint.removeprefix("http://"), bytes_a_second=1e9, delay_seconds=0.02
