@@ -56,7 +56,12 @@ def estimate(
     ] = "a100",
     worker: Annotated[str, typer.Option("--worker", help="HOST:PORT of a worker to measure on.")] = "",
     measure: Annotated[
-        int, typer.Option("--measure", min=0, help="Images to make for a measurement, here or on the worker.")
+        int,
+        typer.Option(
+            "--measure",
+            min=0,
+            help="Images to make for a measurement, here or on the worker; one batch at least.",
+        ),
     ] = 0,
     format: Annotated[str, typer.Option(help="Format of the captions; told from the name otherwise.")] = "",
     column: Annotated[str, typer.Option(help="Where the caption stands; found by the usual names.")] = "",
@@ -129,8 +134,9 @@ def _opened(captions: str) -> Iterator[Source]:
 def _measure_worker(
     connection: Connection, worker: str, chosen: ChosenRecipe, recipe: Recipe, counted: Counted, images: int
 ) -> _Measured:
-    """Times previews: the first loads the pipeline and does not count."""
-    rounds = max(1, -(-images // recipe.images_per_caption))
+    """Times previews: the first loads the pipeline and does not count. A batch is paid for whole."""
+    of_a_preview = images_in_batches(recipe.images_per_caption, recipe.batch_images)
+    rounds = max(1, -(-images // of_a_preview))
     texts = [counted.first[number % len(counted.first)] for number in range(rounds + 1)]
     with connection.worker(worker) as client, console.status(f"measuring on {worker}"):
         state = client.status().state
@@ -143,11 +149,10 @@ def _measure_worker(
             else:
                 encoded += group
     seconds = time.perf_counter() - began
-    made = rounds * images_in_batches(recipe.images_per_caption, recipe.batch_images)
     where = f"measured on the worker {worker}"
     if state != "IDLE":
         where += f", which was {state} besides: an upper bound"
-    return _measured(seconds, made, encoded, where)
+    return _measured(seconds, rounds * of_a_preview, encoded, where)
 
 
 def _measure_here(recipe: Recipe, counted: Counted, images: int) -> _Measured:

@@ -178,7 +178,7 @@ class TestCommand:
         server.start()
         try:
             where = ("--worker", f"127.0.0.1:{port}")
-            shown = self.run(captions, "--preset", "tiny", *where, "--measure", 8).output
+            shown = self.run(captions, "--preset", "tiny", *where, "--measure", 128).output
         finally:
             server.stop(None)
         assert worker.captions == ["caption 0", "caption 1", "caption 2"]
