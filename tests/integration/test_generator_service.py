@@ -1,5 +1,6 @@
 """GeneratorService over gRPC, on a worker in its own process: previews, refusals, status, health, signals."""
 
+import json
 import os
 import signal
 import subprocess
@@ -224,3 +225,35 @@ def _until(condition: Callable[[], bool], seconds: float = 240.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_several_workers_of_one_command_share_a_job_and_end_together(
+    tmp_path: Path, redis_url: str, pipeline: Path
+) -> None:
+    queue, store = Queue(redis_url), open_store(tmp_path / "store")
+    changes = {key: str(value) for key, value in overrides(pipeline).items()}
+    shards = [[(n * 4 + i, "a red shoe") for i in range(4)] for n in range(12)]
+    plan_job(store, queue, "shared", load_preset("tiny", changes).recipe, shards)
+    environment = {
+        **os.environ,
+        "STABLEREP_STORE_URL": store.url,
+        "STABLEREP_REDIS_URL": redis_url,
+        "STABLEREP_GENERATOR__ANNOUNCE": str(tmp_path / "address.json"),
+        "STABLEREP_GENERATOR__DEVICE": "cpu",
+    }
+    command = [sys.executable, "-m", "services.generator", "--workers", "2", "--set", "generator.in_flight=2"]
+    process = subprocess.Popen(command, env=environment)
+    try:
+        files = [tmp_path / f"address-{number}.json" for number in range(2)]
+        _until(lambda: all(file.exists() for file in files))
+        clients = [GeneratorClient(json.loads(file.read_text())["address"]) for file in files]
+        assert len({client.status().worker for client in clients}) == 2
+        _until(lambda: queue.state("shared").final)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        counts = queue.counts("shared")
+        assert (counts.done, counts.groups, counts.leased) == (12, 48, 0)
+    finally:
+        process.kill()
+        process.wait()
+        queue.close()
