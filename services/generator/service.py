@@ -166,7 +166,8 @@ async def _finish(running: "asyncio.Future[None]", worker: Worker, front: Front)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.to_thread(worker.abandon), HAND_BACK_SECONDS)
             logging.shutdown()
-            os._exit(0)  # a pipeline being loaded, a kernel or a store that hangs cannot be interrupted
+            # A pipeline being loaded, a kernel or a store that hangs cannot be interrupted.
+            os._exit(1 if worker.crashed else 0)
         await asyncio.wait({running}, timeout=0.1)
     await running
 

@@ -59,6 +59,8 @@ class Worker:
         self.drain = Drain()
         self.previews = Previews()
         self.heartbeat = Heartbeat(STUCK_SECONDS)
+        self.crashed = False
+        """Whether it ends by what nobody foresaw."""
         self._queue = queue
         self._settings = settings
         self._preload = _recipe_to_preload(settings.preload)
@@ -141,14 +143,14 @@ class Worker:
             logger.warning("not signed off: %s", error)
 
     def _make_shards(self) -> None:
-        crew = Crew(on_failure=lambda: self.drain.order(0))
+        crew = Crew(on_failure=self._crash)
         crew.start("fetcher", self._fetcher.run)
         crew.start("encoder", self._encoder.run)
         crew.start("uploader", self._uploader.run)
         try:
             self._gpu.run(self._fetcher.ready)
         except BaseException:
-            self.drain.order(0)
+            self._crash()
             raise
         finally:
             crew.join("fetcher")
@@ -157,6 +159,11 @@ class Worker:
             self._uploader.end()
             crew.join("uploader")
         crew.check()
+
+    def _crash(self) -> None:
+        """The shards that the error did not happen to are finished where they can be."""
+        self.crashed = True
+        self.drain.order(self._settings.grace_seconds)
 
 
 def _recipe_to_preload(preset: str) -> Recipe | None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,12 @@ from services.generator.encoder import Encoder
 from services.generator.in_hand import Hand
 from services.generator.readiness import Readiness
 from services.generator.uploader import Uploader
+from services.generator.worker import Worker
 from stablerep.captions import Caption
 from stablerep.generation import Generator
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.recipe import Recipe
+from stablerep.settings import Generator as Settings
 from stablerep.storage import build_tar, open_store
 from stablerep.storage.layout import shard_key
 from tests.generators import WorkerProcess, plan_job
@@ -141,6 +143,52 @@ def test_leases_in_hand_are_bounded(
         worker.end()
     assert most == in_flight
     assert queue.counts("shoes").done == 8
+
+
+@pytest.mark.parametrize("where", ["gpu", "encoder", "uploader", "fetcher"])
+def test_error_that_nobody_foresaw_ends_the_worker_and_costs_no_other_shard(
+    tmp_path: Path, queue: Queue, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class Unforeseen(Exception):
+        pass
+
+    def fail(*_: object, **__: object) -> None:
+        raise Unforeseen(where)
+
+    store = open_store(tmp_path / "store")
+    plan_job(store, queue, "shoes", tiny_recipe, make_shards(40, 2))
+    worker = Worker(store, queue, Settings(poll_seconds=0.05, device="cpu", grace_seconds=10))
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            worker.run()
+        except Unforeseen as error:
+            raised.append(error)
+
+    running = threading.Thread(target=run)
+    running.start()
+    _until(lambda: queue.counts("shoes").done >= 1)
+    monkeypatch.setattr(*{
+        "gpu": (Generator, "draw", fail),
+        "encoder": (Generator, "encode", fail),
+        "uploader": ("services.generator.uploader.commit_shard", fail),
+        "fetcher": ("services.generator.fetcher.read_index", fail),
+    }[where])  # fmt: skip
+    running.join(60)
+    assert [str(error) for error in raised] == [where]
+    assert worker.crashed
+    assert queue.failures("shoes") == {}
+    counts = queue.counts("shoes")
+    assert counts.leased == 1  # the one that it happened to: its lease runs out
+    assert counts.done + counts.pending == 39
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def _until_done(queue: Queue, dataset: str, worker: WorkerProcess) -> None:
