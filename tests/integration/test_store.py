@@ -210,7 +210,7 @@ def test_nothing_is_there_to_remove_in_a_new_store(store: Store) -> None:
     assert store.delete_many(["a", "b/c"]) == 2
 
 
-# versitygw, which keeps folders behind its objects, now and then answers ExistingObjectIsDirectory in this race.
+# versitygw keeps folders behind its objects; in this race it now and then answers ExistingObjectIsDirectory.
 @pytest.mark.parametrize("store", ["local", "minio"], indirect=True)
 def test_a_folder_emptied_while_others_write_into_it_loses_nothing(store: Store) -> None:
     def write(number: int) -> None:
