@@ -60,7 +60,7 @@ def estimate(
         typer.Option(
             "--measure",
             min=0,
-            help="Images to make for a measurement, here or on the worker; one batch at least.",
+            help="Images to make for a measurement, here or on the worker.",
         ),
     ] = 0,
     format: Annotated[str, typer.Option(help="Format of the captions; told from the name otherwise.")] = "",

@@ -63,7 +63,7 @@ def check_for(keeper, seconds):
         time.sleep(0.05)
 
 
-@BOTH
+@ONE
 class TestPause:
     def test_shards_in_work_are_finished_and_no_more_are_handed_out(self, client, create, store, queue):
         create()
@@ -110,7 +110,7 @@ class TestPause:
         assert not state_of(read_events(store, "shoes")).paused
 
 
-@BOTH
+@ONE
 class TestCancel:
     def test_a_worker_notices_within_seconds_though_its_lease_is_long(self, client, create, queue):
         create()

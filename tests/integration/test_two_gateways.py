@@ -13,9 +13,8 @@ from stablerep.storage.layout import captions_prefix
 from tests.gateways import GatewayProcess, caption_file, planned, planned_captions, wait_for
 from tests.working import work
 
-pytestmark = pytest.mark.parametrize(
-    ("store_url", "redis_kind"), [("local", "redis"), ("s3", "valkey")], indirect=["store_url"]
-)
+S3 = pytest.mark.parametrize(("store_url", "redis_kind"), [("s3", "valkey")], indirect=["store_url"])
+LOCAL = pytest.mark.parametrize(("store_url", "redis_kind"), [("local", "redis")], indirect=["store_url"])
 
 
 @pytest.fixture
@@ -38,6 +37,7 @@ def clients(gateways):
         yield one, two
 
 
+@S3
 def test_a_job_is_created_on_one_steered_on_the_other_and_watched_on_both(
     clients, tmp_path, store_url, redis_url
 ):
@@ -70,6 +70,7 @@ def test_a_job_is_created_on_one_steered_on_the_other_and_watched_on_both(
     queue.close()
 
 
+@S3
 def test_one_request_sent_to_both_at_once_gives_one_job(clients, tmp_path, store_url):
     path = caption_file(tmp_path, 60)
     start = threading.Barrier(8)
@@ -98,6 +99,7 @@ def test_one_request_sent_to_both_at_once_gives_one_job(clients, tmp_path, store
     assert [text for shard in shards for _, text in shard] == path.read_text().splitlines()
 
 
+@LOCAL
 def test_different_requests_for_one_name_at_once_have_one_winner(clients, tmp_path):
     path = caption_file(tmp_path, 10)
     start = threading.Barrier(6)
@@ -120,6 +122,7 @@ def test_different_requests_for_one_name_at_once_have_one_winner(clients, tmp_pa
     assert clients[0].get_job("shoes").seed == clients[1].get_job("shoes").seed == won[0]
 
 
+@LOCAL
 def test_when_one_dies_the_other_plans_on_and_clients_go_on_there(clients, gateways, tmp_path, store_url):
     one, two = clients
     one.create_job("shoes", caption_file(tmp_path, 3000), preset="tiny", captions_per_shard=2)
