@@ -69,7 +69,8 @@ _UNGUARDED = {
 # before a script's first write, so that no step is left half done. redis-py takes the first word off some,
 # and puts words of its own before those to a command in a pipeline.
 _REFUSALS = re.compile(
-    r"(^|caused error: )(OOM|MISCONF|READONLY|LOADING|BUSY|NOREPLICAS|MASTERDOWN|REBUILDING)\b"
+    r"(^|caused error: )(OOM|MISCONF|READONLY|LOADING|BUSY|NOREPLICAS|MASTERDOWN|REBUILDING"
+    r"|DENIED|NOAUTH|NOPERM)\b"
 )
 
 
