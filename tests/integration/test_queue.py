@@ -195,12 +195,12 @@ def test_a_renewed_lease_is_not_reclaimed(queue):
 
 def test_a_lease_is_handed_on_however_many_renewed_ones_were_taken_before_it(queue):
     add(queue, "a", 60)
-    held = [queue.lease(f"w{number}", 1.0) for number in range(59)]
-    lost = queue.lease("lost", 1.0)
-    time.sleep(0.6)
+    held = [queue.lease(f"w{number}", 3.0) for number in range(59)]
+    lost = queue.lease("lost", 3.0)
+    time.sleep(1.6)
     assert {queue.renew(lease) for lease in held} == {Renewal.HELD}
-    time.sleep(0.5)
-    again = queue.lease("other", 1.0)
+    time.sleep(1.5)
+    again = queue.lease("other", 3.0)
     assert (again.shard, again.worker) == (lost.shard, "other")
 
 
