@@ -3,9 +3,9 @@
     python -m benchmarks.worker          # writes benchmarks/results/worker.json, about 5 minutes
 
 A real worker makes a job of a tiny pipeline on a CPU and writes it to a real MinIO server behind a line of so
-many bytes a second, so that a shard's upload takes a third of, as long as, or three times as long as its
-generation. `in_flight=1` is the worker of one shard at a time; 3 is the default. A job's time is compared
-with the times of its own stages: best is the longer of generation and upload of all shards, worst their sum.
+many bytes a second, chosen so that a shard's upload takes about a third of its generation's time, as long, or
+three times as long. `in_flight=1` is the worker of one shard at a time; 3 is the default. A job's time is
+compared with the times of its own stages: best is the longer of generation and upload, worst is their sum.
 """
 
 import json
@@ -135,6 +135,7 @@ def compare(folder: Path, minio: MinioServer) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    before = round(os.getloadavg()[1], 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         minio = MinioServer(s3_program("minio"), folder)
@@ -152,6 +153,7 @@ def main() -> None:
         "captions_a_shard": CAPTIONS,
         "images_a_caption": RECIPE.images_per_caption,
         "device": "cpu, one thread",
+        "load_average": {"before": before, "after": round(os.getloadavg()[1], 1)},
         "jobs": rows,
     }
     RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -45,12 +45,12 @@ class SlowLink:
                 server = socket.create_connection(self._target)
             except OSError:
                 continue  # closed, or the server behind is away: the client is hung up on
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for source, sink, delay in ((client, server, 0.0), (server, client, self._delay_seconds)):
                 threading.Thread(target=self._relay, args=(source, sink, delay), daemon=True).start()
 
     def _relay(self, source: socket.socket, sink: socket.socket, delay: float) -> None:
-        # Little is taken in ahead: what the sender has handed over has nearly arrived.
-        source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)
         try:
             while data := source.recv(CHUNK):
                 self._wait_for_turn(len(data))

@@ -253,14 +253,18 @@ def test_two_living_workers_handed_the_same_shard_leave_one_tar(
     start: StartWorker, store: Store, queue: Queue, pipeline: Path
 ) -> None:
     """The second takes every lease that was not renewed for half a second, and the first renews each 2 s."""
-    shards = make_shards(2, 12)
-    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=60), shards)
+    shards = make_shards(1, 12)
     first = start(lease_seconds=600, poll_seconds=0.05, device="cpu")
-    until(generating(first), first)
     second = start(lease_seconds=0.5, poll_seconds=0.05, device="cpu", batch_limit=3)
-    until(lambda: "dropped: lease lost" in first.text(), first, second)
+    assert second.address
+    second.send(signal.SIGSTOP)
+    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=150), shards)
+    until(generating(first), first)
+    second.send(signal.SIGCONT)
     until(lambda: queue.state("shoes").final, first, second)
+    assert "dropped: lease lost" in first.text(), "the first was done before it could lose its lease"
     assert_whole(store, queue, "shoes", shards)
+    assert GeneratorClient(second.address).status().shards_done == 1
 
 
 def test_queue_server_killed_and_restarted_in_mid_shard_costs_time_and_no_shard(
