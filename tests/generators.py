@@ -93,6 +93,9 @@ class WorkerProcess:
 def _run(arguments: Sequence[str], environment: dict[str, str], log: str) -> None:
     from services.generator.__main__ import main
 
+    # The process forked from has the environment of the test that first started a worker.
+    for name in [name for name in os.environ if name.startswith("STABLEREP_")]:
+        del os.environ[name]
     os.environ.update(environment)
     with open(log, "ab", buffering=0) as file:  # noqa: PTH123
         os.dup2(file.fileno(), 1)
