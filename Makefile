@@ -45,7 +45,6 @@ bench: $(VENV)/.installed  ## measurements against what a user would pick instea
 	$(BIN)/python -m benchmarks.loss
 	$(BIN)/python -m benchmarks.queue
 	$(BIN)/python -m benchmarks.worker
-	$(BIN)/python -m benchmarks.queue
 
 clean:  ## remove the virtual environment, the demo's output and the caches of this checkout
 	rm -rf $(VENV) .cache demo .mypy_cache .ruff_cache .pytest_cache
