@@ -264,6 +264,18 @@ def _encoded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
+def _wait_until_trusted(server: MinioServer) -> None:
+    """The server is healthy a moment before it has read whom it trusts."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            open_store(new_url(), s3=S3(endpoint=server.endpoint)).put("a", b"x")
+            return
+        except StoreRefused:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
 def test_a_service_accounts_token_is_changed_for_credentials(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -283,6 +295,7 @@ def test_a_service_accounts_token_is_changed_for_credentials(
         token.write_text(provider.token("readwrite"))
         monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.endpoint)
+        _wait_until_trusted(server)
         use(open_store(new_url(), s3=S3(endpoint=server.endpoint)))
         token.write_text(provider.token("readonly"))  # as the platform renews it
         store = open_store(new_url(), s3=S3(endpoint=server.endpoint))
