@@ -35,10 +35,6 @@ class Upload:
     complete: bool = False
     file_name: str = ""
 
-    @property
-    def part_keys(self) -> list[str]:
-        return [upload_part_key(self.upload_id, part) for part in range(self.parts)]
-
     def message(self) -> pb.Upload:
         return pb.Upload(
             upload_id=self.upload_id, size=self.size, complete=self.complete, file_name=self.file_name

@@ -128,7 +128,7 @@ class Fetcher:
         if index is None and self._store.exists(shard_key(lease.dataset, lease.shard)):
             index = rebuild_index(self._store, lease.dataset, lease.shard)
         if index is not None:
-            _check_captions(index, read_captions(self._store, lease.dataset, lease.shard), lease)
+            check_captions(index, read_captions(self._store, lease.dataset, lease.shard), lease)
         return index
 
     def _read_task(self, lease: Lease) -> Task:
@@ -145,7 +145,7 @@ class Fetcher:
         return Task(recipe, info.job_seed, read_captions(self._store, lease.dataset, lease.shard))
 
 
-def _check_captions(index: ShardIndex, captions: Sequence[Caption], lease: Lease) -> None:
+def check_captions(index: ShardIndex, captions: Sequence[Caption], lease: Lease) -> None:
     """Raises `TornObject` for a shard of other captions: one of a deleted job, written after its deletion."""
     texts = {caption.id: caption.text for caption in captions}
     held = {group.caption_id: group.caption for group in index.groups}

@@ -120,6 +120,8 @@ class Gpu:
         for drawn in generator.draw(task.captions, on_step=on_step):
             pace.count("groups")
             self._encoder.put(shard, generator, drawn)
+            if shard.over:  # another stage failed it; the rest would be drawn for nothing
+                return
             check()
             self._serve_previews(loaded_only=True)
         shard.draw_seconds = pace.seconds

@@ -27,16 +27,6 @@ def augment(images: Tensor, parameters: ViewParameters, config: AugmentConfig, s
     return views.sub_(mean).div_(std)
 
 
-def evaluation_view(images: Tensor, config: AugmentConfig, size: int) -> Tensor:
-    """The whole image, resized and normalised: what the encoder sees when its features are used."""
-    n, _, height, width = images.shape
-    whole = np.tile([0, 0, height, width], (n, 1))
-    no, zero = np.zeros(n, dtype=bool), np.zeros(n)
-    order = np.full((n, 4), -1)
-    nothing = ViewParameters(whole, no, np.ones((n, 4)), order, no, zero, zero.astype(np.int64))
-    return augment(images, nothing, config, size)
-
-
 def resample(pixels: Tensor, parameters: ViewParameters, size: int) -> Tensor:
     """Crops, resized with antialiasing and flipped where drawn: [n 3 H W] -> [n 3 size size]."""
     n, channels, height, width = pixels.shape

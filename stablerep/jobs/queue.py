@@ -14,6 +14,8 @@ short stream from the jobs' cursors, highest priority first, in turns among equa
     sr:retry:<dataset>  set of shards handed back
     sr:delayed          sorted set: shards that failed, of all jobs, by when they are to be tried again
     sr:failures:<dataset>, sr:dead:<dataset>   hashes with a field for each shard that failed
+    sr:rebuild          lock of the process that rebuilds all this from the store
+    sr:uncounted        set: rebuilt jobs of which it is not yet known what the done shards hold
     sr:stats            hash of events counted for monitoring: errors, lost, buried, planned
 
 Scripts build key names from datasets' names, and those share no hash tag: Redis Cluster is not supported.
@@ -130,7 +132,7 @@ class Queue:
             birth: tells it from others of its name, before and after; empty: a random one. One that the store
                 knows too keeps leases good for `complete` over a rebuild.
         """
-        return bool(self._run("add_job", dataset, priority, birth or secrets.token_hex(4)) == 1)
+        return self._run("add_job", dataset, priority, birth or secrets.token_hex(4)) == 1
 
     def birth(self, dataset: str) -> str:
         """What tells the job from others of its name. Raises `NotFound`."""
@@ -202,11 +204,6 @@ class Queue:
         """Names of all jobs, sorted."""
         with self._reaching():
             return sorted(self._redis.smembers("sr:jobs"))
-
-    def done(self, dataset: str, shard: int) -> bool:
-        """Whether a shard is recorded as done."""
-        with self._reaching():
-            return bool(self._redis.getbit(f"sr:done:{dataset}", shard))
 
     def failures(self, dataset: str) -> dict[int, Failures]:
         """Shards not yet done that have failed or lost a lease, and how often."""

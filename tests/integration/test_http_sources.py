@@ -3,7 +3,6 @@
 import random
 import socket
 import ssl
-import subprocess
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from stablerep.jobs.job import CaptionSource
 from stablerep.jobs.sources import identify_source, open_job_source
 from stablerep.storage import open_store
 from stablerep.storage.store import Store
+from tests.certificates import Authority
 from tests.web_files import Answering, WebFiles, web_files
 
 TEXT = "".join(f"caption {number}, ü\n" for number in range(100_000)).encode()
@@ -392,23 +392,19 @@ def test_tars_by_a_range_are_one_source(store: Store, web: WebFiles) -> None:
 
 
 def test_a_server_whose_certificate_nobody_vouches_for_is_refused(store: Store, tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    authority = Authority(tmp_path, "authority")
+    identity = authority.issue("server", hosts=("localhost",))
     with web_files() as web:
         web.add("/captions/a.txt", TEXT)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(identity.cert_file, identity.key_file)
         web.wrap(context)
         url = f"https://localhost:{web.port}/captions/a.txt"
         allowed = Remote(AllowedUrls([f"https://localhost:{web.port}"]), private_networks=True)
         with pytest.raises(InvalidInput, match="certificate"):
             identify_source(store, CaptionSource(uri=url), allowed)
         with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("SSL_CERT_FILE", str(certificate))
+            environment.setenv("SSL_CERT_FILE", str(authority.ca_file))
             found = open_job_source(store, CaptionSource(uri=url), allowed)
             assert list(read_captions(found)) == CAPTIONS
 

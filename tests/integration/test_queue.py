@@ -11,9 +11,9 @@ import redis
 from stablerep.errors import InvalidInput, NotFound, Unavailable
 from stablerep.jobs.job import Counts, JobState
 from stablerep.jobs.queue import MOST_LOST, Failure, Failures, Lease, Queue, Renewal
+from tests.queueing import LONG, add, drain, finish
 
 pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])
-LONG = 60.0
 SHORT = 0.02
 
 
@@ -31,25 +31,6 @@ def raw(redis_url):
     client = redis.Redis.from_url(redis_url, decode_responses=True)
     yield client
     client.close()
-
-
-def add(queue, dataset, shards, **options):
-    queue.add_job(dataset, **options)
-    queue.extend(dataset, shards)
-    queue.finish_planning(dataset)
-
-
-def finish(queue, lease):
-    return queue.complete(lease, groups=2, images=8, skipped=1)
-
-
-def drain(queue, worker="w"):
-    """Leases and completes until nothing is left; returns what was leased, in order."""
-    taken = []
-    while lease := queue.lease(worker, LONG):
-        taken.append((lease.dataset, lease.shard))
-        assert finish(queue, lease)
-    return taken
 
 
 def assert_nothing_left(raw):

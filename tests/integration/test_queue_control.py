@@ -10,9 +10,9 @@ from stablerep.errors import NotFound
 from stablerep.jobs.answers import Failure, Failures, Renewal, ShardState, ShardStatus
 from stablerep.jobs.job import JobState
 from stablerep.jobs.queue import MOST_ERRORS, Queue
+from tests.queueing import LONG, add, drain, finish
 
 pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])
-LONG = 60.0
 MILLION = 1_000_000
 
 
@@ -29,24 +29,6 @@ def raw(redis_url):
     client = redis.Redis.from_url(redis_url, decode_responses=True)
     yield client
     client.close()
-
-
-def add(queue, dataset, shards, **options):
-    queue.add_job(dataset, **options)
-    queue.extend(dataset, shards)
-    queue.finish_planning(dataset)
-
-
-def finish(queue, lease):
-    return queue.complete(lease, groups=2, images=8, skipped=0)
-
-
-def drain(queue, worker="w"):
-    taken = []
-    while lease := queue.lease(worker, LONG):
-        taken.append((lease.dataset, lease.shard))
-        assert finish(queue, lease)
-    return taken
 
 
 def kill_shards(queue, dataset, shards, error="boom"):

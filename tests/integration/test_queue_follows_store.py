@@ -1,5 +1,7 @@
 """Where queue and store part ways, the store is right: folders removed by hand, steps lost, locks lost."""
 
+import asyncio
+import json
 import shutil
 import time
 from pathlib import Path
@@ -8,16 +10,21 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
+from services.gateway import planners
+from services.generator.fetcher import check_captions
 from stablerep.errors import NotFound, TornObject, Unavailable
 from stablerep.jobs.control import delete_job, pause_job, resume_job
 from stablerep.jobs.follow import follow_all
-from stablerep.jobs.job import JobState
+from stablerep.jobs.job import CaptionSource, JobSpec, JobState
 from stablerep.jobs.lock import hold
+from stablerep.jobs.planning import create_job
 from stablerep.jobs.queue import Queue
+from stablerep.jobs.recipe import load_recipe
 from stablerep.jobs.reconcile import reconcile_job
 from stablerep.jobs.records import read_dead
 from stablerep.jobs.recount import mend, reconcile_lock, snapshot
 from stablerep.storage import Group, build_tar, commit_shard, open_store, read_captions
+from stablerep.storage.layout import upload_key, upload_part_key
 from tests.reconciling import bury, complete, is_exact, make, rebuilt, submit, work
 
 pytestmark = pytest.mark.parametrize("store_url", ["local"], indirect=True)
@@ -113,16 +120,36 @@ def test_a_shard_made_while_reconciliation_took_it_back_counts_once(store, queue
 
 
 def test_a_shard_left_by_an_earlier_job_of_the_name_is_not_taken_for_this_ones(store, queue):
-    from services.generator.fetcher import _check_captions
-
     submit(store, queue, "shoes", 4)
     late = [Group(caption.id, "another text", (b"x",), {}) for caption in read_captions(store, "shoes", 0)]
     index = commit_shard(store, "shoes", 0, build_tar(late))
     lease = queue.lease("w", 60)
     assert lease is not None
     with pytest.raises(TornObject, match="earlier job"):
-        _check_captions(index, read_captions(store, "shoes", 0), lease)
+        check_captions(index, read_captions(store, "shoes", 0), lease)
     own = make(store, "shoes", 1)
-    _check_captions(own, read_captions(store, "shoes", 1), lease)
+    check_captions(own, read_captions(store, "shoes", 1), lease)
     found = reconcile_job(store, queue, "shoes", verify=True)
     assert found.problems == ("shard 0 holds other captions than its captions object",)
+
+
+def test_a_job_whose_captions_cannot_be_read_fails_in_the_end(store, queue, redis_url, monkeypatch):
+    """Nothing says that they have changed, so that it is tried again first."""
+    monkeypatch.setattr(planners, "LOOK_SECONDS", 0.05)
+    store.put(upload_part_key("u", 0), b"a shoe\n")
+    facts = {"file_name": "captions.txt", "parts": 1, "size": 7}
+    store.put(upload_key("u"), json.dumps(facts).encode())
+    create_job(store, queue, JobSpec("shoes", load_recipe("tiny"), CaptionSource(upload_id="u"), 2))
+    store.put(upload_key("u"), b"torn")
+
+    async def plan_until_over():
+        async with planners.Planners(store, queue, redis_url, threads=1):
+            for _ in range(400):
+                if queue.state("shoes").final:
+                    return
+                await asyncio.sleep(0.05)
+
+    asyncio.run(plan_until_over())
+    status = queue.status("shoes")
+    assert status.state is JobState.FAILED
+    assert "upload.json" in status.error

@@ -9,6 +9,7 @@ import redis
 from stablerep.jobs.job import JobState
 from stablerep.jobs.measure import SEEN_SECONDS, JobBacklog, read_measure
 from stablerep.jobs.queue import MOST_ERRORS, Failure, Queue
+from tests.queueing import add
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])
@@ -20,12 +21,6 @@ def queue(redis_server: RedisServer) -> Iterator[Queue]:
     queue.begin_epoch()
     yield queue
     queue.close()
-
-
-def add(queue: Queue, dataset: str, shards: int) -> None:
-    queue.add_job(dataset)
-    queue.extend(dataset, shards)
-    queue.finish_planning(dataset)
 
 
 def test_an_empty_queue_measures_nothing(queue: Queue) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import secrets
+import shutil
 import socket
 import threading
 import time
@@ -24,7 +25,7 @@ from minio.minioadmin import MinioAdmin
 from stablerep.errors import InvalidInput, StoreRefused, Unavailable
 from stablerep.settings import S3
 from stablerep.storage import Store, open_store
-from tests.authority import Authority
+from tests.certificates import Authority
 from tests.conftest import find_s3_program
 from tests.proxies import S3Proxy
 from tests.servers import MinioServer, S3Server, VersityServer
@@ -44,7 +45,7 @@ def no_credentials_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
+    return Authority(tmp_path_factory.mktemp("authority"), "authority")
 
 
 @pytest.fixture(scope="module", params=["minio", "versitygw"])
@@ -53,7 +54,11 @@ def tls_server(
 ) -> Iterator[S3Server]:
     """A server of either make that speaks TLS alone and knows buckets by host name."""
     folder = tmp_path_factory.mktemp(f"{request.param}-tls")
-    certificates = authority.issue(folder / "certificates", DOMAIN, f"*.{DOMAIN}", "127.0.0.1")
+    identity = authority.issue("server", hosts=(DOMAIN, f"*.{DOMAIN}", "127.0.0.1"))
+    certificates = folder / "certificates"
+    certificates.mkdir()
+    shutil.copy(identity.cert_file, certificates / "public.crt")  # names that MinIO looks for
+    shutil.copy(identity.key_file, certificates / "private.key")
     kind = {"minio": MinioServer, "versitygw": VersityServer}[request.param]
     server = kind(find_s3_program(request.param), folder, tls=certificates, domain=DOMAIN)
     yield server
@@ -106,7 +111,7 @@ def test_a_store_works_over_tls_with_a_private_authority(
     tls_server: S3Server, authority: Authority, resolved: set[str], addressing: str
 ) -> None:
     endpoint = tls_server.endpoint.replace("127.0.0.1", DOMAIN)
-    access = access_to(tls_server, endpoint=endpoint, addressing=addressing, ca_file=authority.certificate)
+    access = access_to(tls_server, endpoint=endpoint, addressing=addressing, ca_file=authority.ca_file)
     url = new_url()
     use(open_store(url, s3=access))
     bucket = f"{url.split('/')[2]}.{DOMAIN}"
@@ -116,7 +121,7 @@ def test_a_store_works_over_tls_with_a_private_authority(
 def test_a_server_of_an_unknown_authority_is_refused_with_the_setting_to_look_at(
     tls_server: S3Server, tmp_path: Path
 ) -> None:
-    other = Authority(tmp_path / "other").certificate
+    other = Authority(tmp_path / "other", "other").ca_file
     with pytest.raises(Unavailable, match="STABLEREP_S3__CA_FILE"):
         open_store("s3://bucket", s3=access_to(tls_server)).put("a", b"x", if_absent=True)
     with pytest.raises(Unavailable, match="STABLEREP_S3__CA_FILE"):

@@ -24,7 +24,6 @@ from PIL import Image
 from stablerep.client.generator import GeneratorClient
 from stablerep.data import GroupDataset
 from stablerep.errors import NotFound, StoreRefused, TornObject
-from stablerep.jobs.job import JobState
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.recipe import Recipe
 from stablerep.settings import S3
@@ -36,14 +35,13 @@ from stablerep.storage import (
     index_tar,
     open_store,
     read_group,
-    read_index,
 )
 from stablerep.storage.layout import index_key, shard_key
 from stablerep.training import load_train_config
 from stablerep.training.distributed import Ranks
 from stablerep.training.loop import train
 from tests.conftest import find_s3_program
-from tests.generators import WorkerProcess, plan_job
+from tests.generators import WorkerProcess, assert_whole, plan_job, until
 from tests.pipelines import make_random_pipeline
 from tests.proxies import S3Proxy
 from tests.servers import MinioServer
@@ -108,27 +106,10 @@ def access_to(server: MinioServer, monkeypatch: pytest.MonkeyPatch, **changes: s
     return S3.model_validate(values)
 
 
-def until(condition: Callable[[], bool], worker: WorkerProcess, seconds: float = 240.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, worker.text()
-        time.sleep(0.05)
-
-
-def assert_whole(store: Store, queue: Queue, shards: list[list[tuple[int, str]]] = SHARDS) -> None:
-    """Every shard is there once, its index is its tar's, each caption counts once; nothing was a failure."""
-    for number, captions in enumerate(shards):
-        index = read_index(store, "shoes", number)
-        assert index is not None
-        assert index == index_tar(store.get(shard_key("shoes", number)))
-        assert [(group.caption_id, group.caption) for group in index.groups] == captions
-        assert index.images == IMAGES * len(captions)
-    everything = sum(map(len, shards))
-    counts = queue.counts("shoes")
-    assert (counts.done, counts.leased, counts.dead) == (len(shards), 0, 0)
-    assert (counts.groups, counts.images, counts.skipped) == (everything, IMAGES * everything, 0)
+def assert_unharmed(store: Store, queue: Queue, shards: list[list[tuple[int, str]]] = SHARDS) -> None:
+    """All is whole, and nothing was a failure of a shard's or left behind half written."""
+    assert_whole(store, queue, "shoes", shards, IMAGES)
     assert queue.failures("shoes") == {}
-    assert queue.state("shoes") is JobState.SUCCEEDED
     assert not [info.key for info in store.list() if ".tmp-" in info.key]
 
 
@@ -152,7 +133,7 @@ def test_a_server_stopped_for_a_while_costs_time_alone(
         assert not queue.state("shoes").final
         server.start()
         until(lambda: queue.state("shoes").final, worker)
-        assert_whole(store, queue)
+        assert_unharmed(store, queue)
     finally:
         server.stop()
 
@@ -176,7 +157,7 @@ def test_a_busy_server_is_left_alone_for_a_while_and_costs_time_alone(
         until(lambda: queue.state("shoes").final, worker)
         assert time.monotonic() - cleared < 45  # the server had asked for a minute of peace
         assert proxy.statuses[503] > 4
-        assert_whole(direct, queue)
+        assert_unharmed(direct, queue)
 
 
 def test_keys_that_are_refused_for_a_while_cost_time_alone(
@@ -200,7 +181,7 @@ def test_keys_that_are_refused_for_a_while_cost_time_alone(
     assert secret not in worker.text()
     admin.user_enable(user)
     until(lambda: queue.state("shoes").final, worker)
-    assert_whole(direct, queue)
+    assert_unharmed(direct, queue)
 
 
 @pytest.fixture
@@ -239,7 +220,7 @@ def test_a_full_disk_costs_time_alone_and_is_named(
     assert not queue.state("shoes").final
     filler.unlink()
     until(lambda: queue.state("shoes").final, worker)
-    assert_whole(store, queue)
+    assert_unharmed(store, queue)
     assert not list(small_disk.rglob(".tmp-*"))
 
 
@@ -274,7 +255,7 @@ def test_two_workers_with_other_batch_shapes_on_one_shard_leave_one_tar_on_s3(
     first.send(signal.SIGCONT)
     until(lambda: "dropped: lease lost" in first.text(), first)
     assert store.get(shard_key("shoes", 0)) == tar
-    assert_whole(store, queue, shards)
+    assert_unharmed(store, queue, shards)
     groups = [read_group(store, "shoes", 0, group) for group in index_tar(tar).groups]
     assert {group.info["batch_images"] for group in groups} == {3}
 

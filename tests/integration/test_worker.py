@@ -27,14 +27,21 @@ from stablerep.generation import Generator, LoadedPipeline, Recipe, load_pipelin
 from stablerep.jobs.job import JobState
 from stablerep.jobs.queue import MOST_LOST, Queue
 from stablerep.settings import Generator as Settings
-from stablerep.storage import Store, build_tar, commit_shard, index_tar, open_store, read_index
+from stablerep.storage import Group, Store, build_tar, commit_shard, open_store, read_index
 from stablerep.storage.layout import dataset_key, dead_key, index_key, shard_key
-from tests.generators import WorkerProcess, plan_job
+from tests.generators import (
+    WorkerProcess,
+    assert_whole,
+    generating,
+    make_recipe,
+    make_shards,
+    plan_job,
+    until,
+)
 from tests.pipelines import make_failing_pipeline, make_random_pipeline
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.timeout(600)
-WORDS = ("red shoe", "grey boot", "dark shirt", "light dress", "grey bag", "red dress")
 StartWorker = Callable[..., WorkerProcess]
 
 
@@ -72,70 +79,13 @@ def start(tmp_path: Path, store: Store, redis_url: str) -> Iterator[StartWorker]
         worker.end()
 
 
-def make_recipe(pipeline: Path, **changes: object) -> Recipe:
-    fields = {
-        "model": str(pipeline),
-        "sampler": "ddim",
-        "steps": 4,
-        "guidance_scale": 2.0,
-        "image_size": 32,
-        "save_size": 32,
-        "images_per_caption": 3,
-        "batch_images": 8,
-        "jpeg_quality": 95,
-        "dtype": "float32",
-    }
-    return Recipe.model_validate(fields | changes)
-
-
-def make_shards(shards: int, captions: int) -> list[list[tuple[int, str]]]:
-    return [
-        [
-            (shard * captions + index, f"a photo of the {WORDS[(shard + index) % 6]}")
-            for index in range(captions)
-        ]
-        for shard in range(shards)
-    ]
-
-
-def until(
-    condition: Callable[[], bool], seconds: float = 240.0, *, worker: WorkerProcess | None = None
-) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, worker.text() if worker else "it did not happen in time"
-        time.sleep(0.05)
-
-
-def generating(worker: WorkerProcess) -> Callable[[], bool]:
-    client = GeneratorClient(worker.address)
-    return lambda: client.status().state == "GENERATING"
-
-
-def assert_whole(
-    store: Store, queue: Queue, dataset: str, shards: list[list[tuple[int, str]]], images: int
-) -> None:
-    """Every shard is there once, its index is its tar's, and the job counts each caption once."""
-    for number, captions in enumerate(shards):
-        index = read_index(store, dataset, number)
-        assert index is not None
-        assert index == index_tar(store.get(shard_key(dataset, number)))
-        assert [(group.caption_id, group.caption) for group in index.groups] == captions
-        assert index.images == images * len(captions)
-    everything = sum(map(len, shards))
-    counts = queue.counts(dataset)
-    assert (counts.done, counts.leased, counts.dead) == (len(shards), 0, 0)
-    assert (counts.groups, counts.images, counts.skipped) == (everything, images * everything, 0)
-    assert queue.state(dataset) is JobState.SUCCEEDED
-
-
 def test_two_workers_make_a_job_as_the_library_would(
     start: StartWorker, store: Store, queue: Queue, pipeline: Path
 ) -> None:
     recipe, shards = make_recipe(pipeline), make_shards(6, 4)
     plan_job(store, queue, "shoes", recipe, shards, seed=7)
     workers = [start(), start()]
-    until(lambda: queue.state("shoes").final, worker=workers[0])
+    until(lambda: queue.state("shoes").final, workers[0])
     assert_whole(store, queue, "shoes", shards, images=3)
     generator = Generator(recipe, seed=7, device="cpu")
     for number in (0, 5):
@@ -149,13 +99,13 @@ def test_killed_worker_leaves_nothing_missing_and_nothing_counted_twice(
     shards = make_shards(3, 6)
     plan_job(store, queue, "shoes", make_recipe(pipeline, steps=60), shards)
     first = start()
-    until(lambda: queue.counts("shoes").done == 1, worker=first)
+    until(lambda: queue.counts("shoes").done == 1, first)
     until(generating(first))
     first.send(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
     assert queue.counts("shoes").leased >= 1
     second = start()
-    until(lambda: queue.state("shoes").final, worker=second)
+    until(lambda: queue.state("shoes").final, second)
     assert_whole(store, queue, "shoes", shards, images=3)
 
 
@@ -168,10 +118,10 @@ def test_suspended_worker_and_its_replacement_with_another_batch_shape_agree(
     until(generating(first))
     first.send(signal.SIGSTOP)
     second = start(lease_seconds=1, batch_limit=3)
-    until(lambda: queue.state("shoes").final, worker=second)
+    until(lambda: queue.state("shoes").final, second)
     tar = store.get(shard_key("shoes", 0))
     first.send(signal.SIGCONT)
-    until(lambda: "dropped: lease lost" in first.text(), worker=first)
+    until(lambda: "dropped: lease lost" in first.text(), first)
     assert store.get(shard_key("shoes", 0)) == tar
     assert_whole(store, queue, "shoes", shards, images=3)
     assert {info["batch_images"] for info in _infos(tar)} == {3}
@@ -220,7 +170,7 @@ def test_committed_shard_is_reported_without_making_it_again(
     for number in (0, 1):
         store.put(shard_key("shoes", number), build_tar(list(generator.generate(_captions(shards[number])))))
     worker = start()  # both have a tar, neither an index: their worker died in between
-    until(lambda: queue.state("shoes").final, worker=worker)
+    until(lambda: queue.state("shoes").final, worker)
     assert_whole(store, queue, "shoes", shards, images=3)
     assert {info["batch_images"] for info in _infos(store.get(shard_key("shoes", 1)))} == {2}
     assert "images/s" not in worker.text()
@@ -278,7 +228,7 @@ def test_cancelled_job_is_dropped_between_steps(
     queue.set_state("long", JobState.CANCELLED)
     shards = make_shards(1, 2)
     plan_job(store, queue, "short", make_recipe(pipeline), shards)
-    until(lambda: queue.state("short").final, worker=worker)
+    until(lambda: queue.state("short").final, worker)
     assert "dropped: job cancelled" in worker.text()
     assert not store.exists(index_key("long", 0))
     assert_whole(store, queue, "short", shards, images=3)
@@ -291,14 +241,14 @@ def test_error_of_a_shard_is_reported_and_the_worker_goes_on(
     plan_job(store, queue, "shoes", make_recipe(pipeline), shards := make_shards(1, 2))
     store.delete(dataset_key("shoes"))  # then one that will be put right
     worker = start()
-    until(lambda: queue.state("nothing") is JobState.FAILED and queue.failures("shoes") != {}, worker=worker)
+    until(lambda: queue.state("nothing") is JobState.FAILED and queue.failures("shoes") != {}, worker)
     assert "/nowhere/to/be/found" in queue.dead("nothing")[0]
-    until(lambda: 0 in queue.dead("shoes"), worker=worker)
+    until(lambda: 0 in queue.dead("shoes"), worker)
     assert "no dataset shoes" in queue.dead("shoes")[0]
-    until(lambda: store.exists(dead_key("shoes", 0)), worker=worker)
+    until(lambda: store.exists(dead_key("shoes", 0)), worker)
     assert "no dataset shoes" in store.get(dead_key("shoes", 0)).decode()
     plan_job(store, queue, "boots", make_recipe(pipeline), shards)
-    until(lambda: queue.state("boots").final, worker=worker)
+    until(lambda: queue.state("boots").final, worker)
     assert_whole(store, queue, "boots", shards, images=3)
 
 
@@ -310,7 +260,7 @@ def test_shard_that_workers_died_of_is_recorded_in_the_store(
         assert queue.lease("dies of it", 0.001) is not None
         time.sleep(0.005)
     worker = start(lease_seconds=1)
-    until(lambda: store.exists(dead_key("deadly", 0)), worker=worker)
+    until(lambda: store.exists(dead_key("deadly", 0)), worker)
     assert "21 workers died" in store.get(dead_key("deadly", 0)).decode()
     assert queue.state("deadly") is JobState.FAILED
 
@@ -328,13 +278,26 @@ def test_bad_caption_is_recorded_and_does_not_sink_its_shard(
     captions = [(10, "a red shoe"), (12, "a red bag"), (13, "a grey boot")]
     plan_job(store, queue, "shoes", make_recipe(folder), [captions])
     worker = start()
-    until(lambda: queue.state("shoes").final, worker=worker)
+    until(lambda: queue.state("shoes").final, worker)
     index = read_index(store, "shoes", 0)
     assert index is not None
     assert [group.caption_id for group in index.groups] == [10, 13]
     assert [(caption.caption_id, "not finite" in caption.error) for caption in index.skipped] == [(12, True)]
     counts = queue.counts("shoes")
     assert (counts.groups, counts.images, counts.skipped) == (2, 6, 1)
+
+
+def test_shard_left_by_a_deleted_job_of_the_name_is_not_taken_for_this_jobs(
+    start: StartWorker, store: Store, queue: Queue, pipeline: Path
+) -> None:
+    """As a worker leaves it that writes after the deletion; the images would be those of other captions."""
+    ((caption_id, _),) = captions = make_shards(1, 1)[0]
+    commit_shard(store, "shoes", 0, build_tar([Group(caption_id, "of the deleted job", (b"jpeg",), {})]))
+    plan_job(store, queue, "shoes", make_recipe(pipeline), [captions])
+    worker = start()
+    until(lambda: queue.state("shoes").final, worker)
+    assert queue.state("shoes") is JobState.FAILED
+    assert "left by an earlier job of its name" in queue.dead("shoes")[0]
 
 
 def test_caption_on_which_the_pipeline_fails_is_recorded_and_does_not_sink_its_shard(
@@ -344,7 +307,7 @@ def test_caption_on_which_the_pipeline_fails_is_recorded_and_does_not_sink_its_s
     captions = [(id_, f"a {'red bag' if id_ in (3, 11) else 'dark shoe'}") for id_ in range(12)]
     plan_job(store, queue, "shoes", make_recipe(folder, sampler="pipeline"), [captions])
     worker = start(metrics_address="127.0.0.1:0")
-    until(lambda: queue.state("shoes").final, worker=worker)
+    until(lambda: queue.state("shoes").final, worker)
     index = read_index(store, "shoes", 0)
     assert index is not None
     assert [caption.caption_id for caption in index.skipped] == [3, 11]
@@ -382,7 +345,7 @@ def test_batch_too_large_for_memory_is_halved_recorded_and_tried_again_with_the_
     running = threading.Thread(target=worker.run)
     running.start()
     try:
-        until(lambda: queue.done("shoes", 1))
+        until(lambda: queue.shards("shoes", 1, 1)[0].state == "DONE")
         free.set()
         until(lambda: queue.state("shoes").final)
     finally:
@@ -424,12 +387,12 @@ def test_worker_outlives_its_queue(
     shards = make_shards(3, 6)
     plan_job(store, queue, "shoes", make_recipe(pipeline, steps=30), shards)
     worker = start(lease_seconds=60)
-    until(lambda: queue.counts("shoes").done == 1, worker=worker)
+    until(lambda: queue.counts("shoes").done == 1, worker)
     time.sleep(1.5)  # the server forces its file to disk every second
     redis_server.kill()
-    until(lambda: "cannot reach Redis" in worker.text(), worker=worker)
+    until(lambda: "cannot reach Redis" in worker.text(), worker)
     redis_server.restart()
-    until(lambda: queue.state("shoes").final, worker=worker)
+    until(lambda: queue.state("shoes").final, worker)
     assert_whole(store, queue, "shoes", shards, images=3)
 
 
@@ -441,7 +404,7 @@ def test_job_runs_on_s3(
     plan_job(store, queue, "shoes", make_recipe(pipeline), shards)
     worker = WorkerProcess(tmp_path / "s3", store_url=s3_url, redis_url=redis_url, device="cpu")
     try:
-        until(lambda: queue.state("shoes").final, worker=worker)
+        until(lambda: queue.state("shoes").final, worker)
     finally:
         worker.end()
     assert_whole(store, queue, "shoes", shards, images=3)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,9 +21,17 @@ from stablerep.jobs.control import cancel_job
 from stablerep.jobs.job import JobState
 from stablerep.jobs.queue import Queue
 from stablerep.jobs.recipe import Recipe
-from stablerep.storage import Store, index_tar, open_store, read_index
-from stablerep.storage.layout import index_key, shard_key
-from tests.generators import WorkerProcess, plan_job
+from stablerep.storage import Store, open_store
+from stablerep.storage.layout import index_key
+from tests.generators import (
+    WorkerProcess,
+    assert_whole,
+    generating,
+    make_recipe,
+    make_shards,
+    plan_job,
+    until,
+)
 from tests.pipelines import make_random_pipeline
 from tests.servers import RedisServer, free_port, redis_program
 
@@ -56,7 +63,7 @@ def hubless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubless]:
     folder = tmp_path_factory.mktemp("hubless")
     server = RedisServer(redis_program("valkey"), folder)
     store, queue = open_store(folder / "store"), Queue(server.url)
-    plan_job(store, queue, "shoes", make_recipe(Path("nobody-here/no-such-model")), make_shards(2, 2))
+    plan_job(store, queue, "shoes", small_recipe(Path("nobody-here/no-such-model")), make_shards(2, 2))
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "0",
@@ -112,63 +119,8 @@ def start(tmp_path: Path, store: Store, redis_url: str) -> Iterator[StartWorker]
         worker.end()
 
 
-def make_recipe(pipeline: Path, **changes: object) -> Recipe:
-    fields = {
-        "model": str(pipeline),
-        "sampler": "ddim",
-        "steps": 4,
-        "guidance_scale": 2.0,
-        "image_size": 32,
-        "save_size": 32,
-        "images_per_caption": IMAGES,
-        "batch_images": 4,
-        "jpeg_quality": 95,
-        "dtype": "float32",
-    }
-    return Recipe.model_validate(fields | changes)
-
-
-def make_shards(shards: int, captions: int) -> Shards:
-    return [
-        [(shard * captions + i, f"a photo of the red shoe {i}") for i in range(captions)]
-        for shard in range(shards)
-    ]
-
-
-def until(condition: Callable[[], object], *workers: WorkerProcess, seconds: float = 120.0) -> float:
-    """Seconds until it holds."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "\n".join(worker.text()[-3000:] for worker in workers)
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
-def generating(worker: WorkerProcess) -> Callable[[], bool]:
-    client = GeneratorClient(worker.address)
-    return lambda: client.status().state == "GENERATING"
-
-
-def assert_whole(store: Store, queue: Queue, dataset: str, shards: Shards) -> None:
-    """Reads every tar and index: each caption once, each with its images; the queue counts the same."""
-    seen: Counter[int] = Counter()
-    images = 0
-    for number, captions in enumerate(shards):
-        index = read_index(store, dataset, number)
-        assert index is not None
-        assert index == index_tar(store.get(shard_key(dataset, number)))
-        assert [(group.caption_id, group.caption) for group in index.groups] == captions
-        seen.update(group.caption_id for group in index.groups)
-        images += index.images
-    assert len(list(store.list(f"datasets/{dataset}/shards/"))) == len(shards)
-    wanted = sum(map(len, shards))
-    assert (len(seen), set(seen.values()), images) == (wanted, {1}, IMAGES * wanted)
-    counts = queue.counts(dataset)
-    assert (counts.planned, counts.done, counts.pending, counts.leased, counts.dead) == (
-        len(shards), len(shards), 0, 0, 0
-    )  # fmt: skip
-    assert (counts.groups, counts.images, counts.skipped) == (wanted, IMAGES * wanted, 0)
-    assert queue.state(dataset) is JobState.SUCCEEDED
+def small_recipe(pipeline: Path, **changes: object) -> Recipe:
+    return make_recipe(pipeline, **({"images_per_caption": IMAGES, "batch_images": 4} | changes))
 
 
 def measure_redelivery(folder: Path, pipeline: Path) -> float:
@@ -176,7 +128,7 @@ def measure_redelivery(folder: Path, pipeline: Path) -> float:
     server = RedisServer(redis_program("valkey"), folder)
     store, queue = open_store(folder / "store"), Queue(server.url)
     shards = make_shards(1, 12)
-    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=40), shards)
+    plan_job(store, queue, "shoes", small_recipe(pipeline, steps=40), shards)
     urls = {"store_url": store.url, "redis_url": server.url}
     workers = [WorkerProcess(folder / f"worker-{n}", device="cpu", **urls) for n in range(2)]
     try:
@@ -186,7 +138,7 @@ def measure_redelivery(folder: Path, pipeline: Path) -> float:
         workers[holding].send(signal.SIGKILL)
         seconds = until(lambda: clients[1 - holding].status().shard, *workers, seconds=95)
         until(lambda: queue.state("shoes").final, *workers)
-        assert_whole(store, queue, "shoes", shards)
+        assert_whole(store, queue, "shoes", shards, IMAGES)
     finally:
         for worker in workers:
             worker.end()
@@ -201,7 +153,7 @@ def test_workers_killed_twenty_times_in_one_job_lose_and_double_nothing(
     chance = random.Random(4)
     shards = make_shards(1000, 6)
     planned = 20
-    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=8), shards, planned=planned)
+    plan_job(store, queue, "shoes", small_recipe(pipeline, steps=8), shards, planned=planned)
     alive = [start(), start()]
     for _ in range(KILLS):
         assert alive[0].address  # it serves: what is killed is at work, not on its way up
@@ -215,14 +167,14 @@ def test_workers_killed_twenty_times_in_one_job_lose_and_double_nothing(
         queue.extend("shoes", planned)
     assert queue.finish_planning("shoes") is JobState.RUNNING
     until(lambda: queue.state("shoes").final, *alive)
-    assert_whole(store, queue, "shoes", shards[:planned])
+    assert_whole(store, queue, "shoes", shards[:planned], IMAGES)
 
 
 def test_term_in_mid_shard_hands_all_leases_back_and_another_worker_goes_on_at_once(
     start: StartWorker, store: Store, queue: Queue, pipeline: Path
 ) -> None:
     shards = make_shards(4, 12)
-    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=30), shards)
+    plan_job(store, queue, "shoes", small_recipe(pipeline, steps=30), shards)
     first = start(lease_seconds=600, grace_seconds=0.2, poll_seconds=0.05, device="cpu")
     until(lambda: queue.counts("shoes").leased >= 2, first)  # one on the GPU, one fetched or uploaded
     first.send(signal.SIGTERM)
@@ -233,13 +185,13 @@ def test_term_in_mid_shard_hands_all_leases_back_and_another_worker_goes_on_at_o
     assert queue.failures("shoes") == {}
     second = start(lease_seconds=600, poll_seconds=0.05, device="cpu")
     until(lambda: queue.state("shoes").final, second)  # well within the first worker's leases
-    assert_whole(store, queue, "shoes", shards)
+    assert_whole(store, queue, "shoes", shards, IMAGES)
 
 
 def test_cancel_is_noticed_in_mid_shard_within_seconds_with_default_settings(
     start: StartWorker, store: Store, queue: Queue, pipeline: Path
 ) -> None:
-    plan_job(store, queue, "long", make_recipe(pipeline, steps=1000), make_shards(2, 50))
+    plan_job(store, queue, "long", small_recipe(pipeline, steps=1000), make_shards(2, 50))
     worker = start(device="cpu")
     until(generating(worker), worker)
     cancel_job(store, queue, "long")
@@ -258,12 +210,12 @@ def test_two_living_workers_handed_the_same_shard_leave_one_tar(
     second = start(lease_seconds=0.5, poll_seconds=0.05, device="cpu", batch_limit=3)
     assert second.address
     second.send(signal.SIGSTOP)
-    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=150), shards)
+    plan_job(store, queue, "shoes", small_recipe(pipeline, steps=150), shards)
     until(generating(first), first)
     second.send(signal.SIGCONT)
     until(lambda: queue.state("shoes").final, first, second)
     assert "dropped: lease lost" in first.text(), "the first was done before it could lose its lease"
-    assert_whole(store, queue, "shoes", shards)
+    assert_whole(store, queue, "shoes", shards, IMAGES)
     assert GeneratorClient(second.address).status().shards_done == 1
 
 
@@ -271,7 +223,7 @@ def test_queue_server_killed_and_restarted_in_mid_shard_costs_time_and_no_shard(
     start: StartWorker, store: Store, queue: Queue, pipeline: Path, redis_server: RedisServer
 ) -> None:
     shards = make_shards(6, 8)
-    plan_job(store, queue, "shoes", make_recipe(pipeline, steps=20), shards)
+    plan_job(store, queue, "shoes", small_recipe(pipeline, steps=20), shards)
     workers = [start(), start()]
     until(lambda: queue.counts("shoes").done >= 1, *workers)
     time.sleep(1.2)  # the server forces its file to disk every second
@@ -281,7 +233,7 @@ def test_queue_server_killed_and_restarted_in_mid_shard_costs_time_and_no_shard(
         redis_server.restart()
         time.sleep(1.2)
     until(lambda: queue.state("shoes").final, *workers)
-    assert_whole(store, queue, "shoes", shards)
+    assert_whole(store, queue, "shoes", shards, IMAGES)
     assert queue.dead("shoes") == {}
 
 

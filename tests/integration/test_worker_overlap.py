@@ -21,7 +21,7 @@ from stablerep.jobs.recipe import Recipe
 from stablerep.settings import Generator as Settings
 from stablerep.storage import build_tar, open_store
 from stablerep.storage.layout import shard_key
-from tests.generators import WorkerProcess, plan_job
+from tests.generators import WorkerProcess, make_shards, plan_job
 from tests.servers import MinioServer
 from tests.slow_link import SlowLink
 
@@ -35,10 +35,6 @@ def queue(redis_url: str) -> Iterator[Queue]:
     queue = Queue(redis_url)
     yield queue
     queue.close()
-
-
-def make_shards(shards: int, captions: int) -> list[list[tuple[int, str]]]:
-    return [[(s * captions + i, "dark plain dress") for i in range(captions)] for s in range(shards)]
 
 
 def test_time_of_a_job_is_that_of_its_generation_and_not_the_sum_with_its_uploads(

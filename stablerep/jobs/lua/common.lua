@@ -14,7 +14,7 @@ local function leased(ds) return 'sr:leased:' .. ds end
 local function retry(ds) return 'sr:retry:' .. ds end
 local function failures(ds) return 'sr:failures:' .. ds end
 
--- '' for a job restored from the store: there is no older one of its name in this Redis.
+-- What tells a job from others of its name, before and after it.
 local function birth(ds) return redis.call('HGET', job(ds), 'birth') or '' end
 
 local function now()
