@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as EtaColumn
 
-# Lines are never folded: tables and paths stay whole in logs and narrow terminals.
-console = Console(highlight=False, soft_wrap=True)
+# Lines are never folded: tables and paths stay whole in logs and narrow terminals. No markup: captions, errors
+# and names of extras have brackets of their own.
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 class Bars:
@@ -22,14 +23,14 @@ class Bars:
     def __init__(self, *, line_seconds: float = 15.0) -> None:
         self._live = sys.stdout.isatty()
         self._progress = Progress(
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("elapsed"),
             TimeElapsedColumn(),
             TextColumn("left"),
             EtaColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not self._live,
         )

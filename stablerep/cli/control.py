@@ -25,7 +25,7 @@ def pause(name: Name, connection: Connection) -> None:
     Example: stablerep jobs pause shoes
     """
     with connection.client() as client:
-        console.print(one_line(client.pause_job(name)), markup=False)
+        console.print(one_line(client.pause_job(name)))
 
 
 @app.command()
@@ -36,7 +36,7 @@ def resume(name: Name, connection: Connection) -> None:
     Example: stablerep jobs resume shoes
     """
     with connection.client() as client:
-        console.print(one_line(client.resume_job(name)), markup=False)
+        console.print(one_line(client.resume_job(name)))
 
 
 @app.command()
@@ -47,7 +47,7 @@ def cancel(name: Name, connection: Connection) -> None:
     Example: stablerep jobs cancel shoes
     """
     with connection.client() as client:
-        console.print(one_line(client.cancel_job(name)), markup=False)
+        console.print(one_line(client.cancel_job(name)))
 
 
 @app.command()
@@ -74,7 +74,7 @@ def retry(
     with connection.client() as client:
         before = client.get_job(name).counts.dead
         job = client.retry_job(name, numbers)
-    console.print(f"{before - job.counts.dead} dead shards are tried again\n{one_line(job)}", markup=False)
+    console.print(f"{before - job.counts.dead} dead shards are tried again\n{one_line(job)}")
 
 
 @app.command()

@@ -207,7 +207,7 @@ def _show(found: Estimate, preset: Preset, speed: Figure | None, *, measured: bo
         ("queue memory", _bytes(found.redis_bytes), f"of Redis: a bit a shard, and {LEASES} leases"),
     )
     for name, value, source in rows:
-        console.print(f"{name:<13} {value:<12} {source}".rstrip(), markup=False)
+        console.print(f"{name:<13} {value:<12} {source}".rstrip())
 
 
 def _bytes(number: float) -> str:

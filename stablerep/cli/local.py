@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from stablerep.progress import console
 
@@ -91,11 +92,9 @@ def doctor(
 
     worst = 0
     for finding in check_machine(address):
-        mark = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "fault": "[red]fault[/]  "}[
-            finding.level
-        ]
-        console.print(f"{mark}{finding.subject}: {finding.text}")
+        colour = {"ok": "green", "note": "yellow", "fault": "red"}[finding.level]
+        console.print(Text(f"{finding.level:<7}", colour), f"{finding.subject}: {finding.text}", sep="")
         if finding.fix:
-            console.print(f"       fix: {finding.fix}", markup=False)
+            console.print(f"       fix: {finding.fix}")
         worst = max(worst, finding.level == "fault")
     raise typer.Exit(worst)

@@ -96,7 +96,7 @@ def reading(report: Mapping[str, Any]) -> list[str]:
             "in the differences above their standard error."
             if seeds > 1
             else "One seed: differences of a point can be chance, and at this length StableRep need not pass "
-            "raw pixels; `stablerep demo --seeds 3` runs the longer study."
+            "raw pixels; the command stablerep demo --seeds 3 runs the longer study."
         )
     )
     lines.append(

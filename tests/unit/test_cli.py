@@ -23,6 +23,9 @@ COMMANDS = [
     ["jobs", "retry"],
     ["jobs", "delete"],
     ["jobs", "shards"],
+    ["reconcile"],
+    ["token", "new"],
+    ["token", "list"],
     ["preview"],
     ["estimate"],
     ["gallery"],
@@ -121,3 +124,7 @@ def test_a_recipe_file_is_sent_whole(tmp_path: Path) -> None:
     assert (chosen.preset, chosen.captions_per_shard) == ("", 5)
     recipe = load_recipe("sd15", chosen.overrides)
     assert (recipe.model, recipe.steps, recipe.guidance_scale) == ("builtin:fashion", 7, 3.0)
+
+
+def test_brackets_are_shown_and_not_taken_for_markup() -> None:
+    assert "extra [serve] is complete" in run("doctor").stdout
