@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as EtaColumn
 
-# Lines are never folded: tables and paths stay whole in logs and narrow terminals. No markup: captions, errors
-# and names of extras have brackets of their own.
+# Lines are never folded: tables and paths stay whole in logs and narrow terminals. No markup: captions and
+# errors have brackets of their own.
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 

@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from stablerep.cli.connection import Connection, connected
@@ -128,7 +127,7 @@ def shards(
         found = list(islice(client.list_shards(name, state or None, page_size=min(most + 1, 1000)), most + 1))
     for shard in found[:most]:
         counts = (str(shard.errors), str(shard.lost_leases))
-        table.add_row(str(shard.number), shard.state.value, *counts, shard.worker, escape(shard.error))
+        table.add_row(str(shard.number), shard.state.value, *counts, shard.worker, shard.error)
     console.print(table if found else f"no {state.lower() + ' ' if state else ''}shards")
     if len(found) > most:
         console.print(f"and more; --most {10 * most} shows them")
