@@ -23,13 +23,14 @@ from benchmarks.imports import hardware
 from benchmarks.queue_contenders import CONTENDERS
 from benchmarks.queue_load import measure_queue
 from stablerep.client import Client, JobState
-from stablerep.jobs.embedded import EmbeddedServer
-from stablerep.jobs.indexes import Totals
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.rebuild import ensure_queue
-from stablerep.jobs.recount import recount
-from stablerep.storage import IndexedGroup, ShardIndex, Store, open_store
-from stablerep.storage.layout import index_key
+from stablerep.jobs.recovery.backfill import recount
+from stablerep.jobs.recovery.indexes import Totals
+from stablerep.jobs.recovery.rebuild import ensure_queue
+from stablerep.local.queue_server import EmbeddedServer
+from stablerep.queue.client import Queue
+from stablerep.shards import IndexedGroup, ShardIndex
+from stablerep.shards.layout import index_key
+from stablerep.storage import Store, open_store
 from tests.gateways import GatewayProcess
 
 RESULT = Path(__file__).parent / "results" / "queue.json"
@@ -140,10 +141,10 @@ def rebuild(shards: int, folder: Path) -> dict[str, Any]:
 def _write_job(store: Store, shards: int) -> None:
     """The records of a planned job, without its captions, which a rebuild does not read."""
     from stablerep.captions import CaptionReport
+    from stablerep.config.recipe import load_recipe
     from stablerep.jobs.job import CaptionSource, JobSpec
-    from stablerep.jobs.recipe import load_recipe
+    from stablerep.jobs.planning.sources import SourceIdentity
     from stablerep.jobs.records import CreateRecord, PlannedRecord, write_create, write_planned
-    from stablerep.jobs.sources import SourceIdentity
 
     identity = SourceIdentity(1, "etag")
     spec = JobSpec("made", load_recipe("sd15"), CaptionSource(uri="sources/x.txt"), 16)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import redis
 
-from stablerep.jobs.queue import Queue
+from stablerep.queue.client import Queue
 
 LEASE_SECONDS = 60.0
 

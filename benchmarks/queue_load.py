@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from benchmarks.queue_contenders import CONTENDERS
-from stablerep.jobs.embedded import EmbeddedServer
+from stablerep.local.queue_server import EmbeddedServer
 
 PROCESSES = 2
 THREADS_A_CLIENT = 50  # a client of redis-py has at most 100 connections

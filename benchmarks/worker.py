@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.imports import hardware
-from stablerep.jobs.embedded import EmbeddedServer
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import Recipe
+from stablerep.config.recipe import Recipe
+from stablerep.local.queue_server import EmbeddedServer
+from stablerep.queue.client import Queue
 from stablerep.storage import open_store
 from tests.generators import WorkerProcess, plan_job
 from tests.servers import MinioServer, s3_program

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stablerep.settings import Settings
+from stablerep.config.settings import Settings
 
 SCHEMA = Path(__file__).parents[1] / "deploy/helm/stablerep/values.schema.json"
 OF_THE_CHART = {

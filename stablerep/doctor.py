@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from stablerep.demo.settings import DEMO_BYTES
 from stablerep.errors import InvalidInput, StableRepError
 
 EXTRAS = {
@@ -19,8 +20,6 @@ EXTRAS = {
     "generate": ("numpy", "PIL", "torch", "diffusers", "transformers", "safetensors", "accelerate"),
     "train": ("numpy", "torch", "torchvision", "timm", "sklearn", "tensorboard", "jaxtyping", "safetensors"),
 }
-DEMO_BYTES = 300 * 2**20
-"""What a demo may write, the study of three seeds included."""
 
 
 def extra_of(module: str) -> str | None:
@@ -90,7 +89,7 @@ def _compute() -> Finding:
 
 
 def _settings() -> Iterator[Finding]:
-    from stablerep.settings import load_settings
+    from stablerep.config.settings import load_settings
 
     try:
         settings = load_settings()
@@ -146,10 +145,10 @@ def _shown(url: str) -> str:
 
 
 def _gateway(address: str) -> Finding:
-    from stablerep.cli.connection import connection_from_environment
+    from stablerep.client.environment import client_from_environment
 
     try:
-        with connection_from_environment(address).client() as client:
+        with client_from_environment(address) as client:
             count = len(list(client.list_jobs()))
     except StableRepError as error:
         return Finding("fault", "gateway", str(error), "start one with `stablerep up`, or correct --address")

@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from stablerep.captions import FORMATS
-from stablerep.jobs.recipe import Recipe, preset_names
-from stablerep.storage.layout import DATASET_NAME, REQUEST_ID, UPLOAD_ID
+from stablerep.config.names import DATASET_NAME, REQUEST_ID, UPLOAD_ID
+from stablerep.config.recipe import Recipe, preset_names
 from stablerep.v1 import generation_pb2 as pb
 
 TEXTS = st.characters(exclude_categories=("Cs",))

@@ -28,7 +28,7 @@ from tests.servers import (
 )
 
 if TYPE_CHECKING:
-    from stablerep.jobs.recipe import Recipe
+    from stablerep.config.recipe import Recipe
 
 STAGES = ("unit", "integration", "e2e")
 BUILD_SECONDS = 2400  # the first test that needs the server may have to wait for its build
@@ -180,7 +180,7 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture
 def tiny_recipe() -> "Recipe":
     """Two images of two steps a caption, from the pipeline in the package: seconds, not minutes."""
-    from stablerep.jobs.recipe import Recipe
+    from stablerep.config.recipe import Recipe
 
     return Recipe(
         model="builtin:fashion",

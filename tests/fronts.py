@@ -14,9 +14,9 @@ from services.gateway.server import serve as serve_gateway
 from services.generator.service import SERVICE as WORKER_SERVICE
 from services.generator.service import GeneratorServicer
 from services.generator.worker import Worker
-from services.serving import listen, open_front
-from stablerep.jobs.queue import Queue
-from stablerep.settings import Auth, Gateway, Generator, Settings, Tls
+from services.rpc.server import listen, open_front
+from stablerep.config.settings import Auth, Gateway, Generator, Settings, Tls
+from stablerep.queue.client import Queue
 from stablerep.storage import open_store
 from stablerep.v1 import generator_pb2_grpc as rpc
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import TracebackType
 
 from stablerep.client import Client, Job, JobState
-from stablerep.jobs.queue import Queue
-from stablerep.storage import open_store, read_captions
-from stablerep.storage.layout import captions_prefix, shard_of
+from stablerep.queue.client import Queue
+from stablerep.shards import read_captions
+from stablerep.shards.layout import captions_prefix, shard_of
+from stablerep.storage import open_store
 
 START_SECONDS = 60.0
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from stablerep.client.generator import GeneratorClient
+from stablerep.config.recipe import Recipe
 from stablerep.errors import Unavailable
-from stablerep.jobs.job import JobState
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import Recipe
-from stablerep.storage import DatasetInfo, Store, index_tar, read_index, write_captions, write_dataset
-from stablerep.storage.layout import shard_key
+from stablerep.queue.client import Queue
+from stablerep.queue.states import JobState
+from stablerep.shards import DatasetInfo, index_tar, read_index, write_captions, write_dataset
+from stablerep.shards.layout import shard_key
+from stablerep.storage import Store
 
 WORDS = ("red shoe", "grey boot", "dark shirt", "light dress", "grey bag", "red dress")
 START_SECONDS = 240.0  # the first one imports torch and diffusers, on a busy machine

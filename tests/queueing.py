@@ -1,7 +1,7 @@
 """What tests of the queue share: jobs without objects in a store, planned and worked off."""
 
-from stablerep.jobs.answers import Lease
-from stablerep.jobs.queue import Queue
+from stablerep.queue.client import Queue
+from stablerep.queue.leases import Lease
 
 LONG = 60.0
 """A lease that no test outlasts, in seconds."""

@@ -7,15 +7,17 @@ from pathlib import Path
 import redis
 
 from stablerep.client import Job
-from stablerep.jobs.answers import Lease
-from stablerep.jobs.job import CaptionSource, Counts, JobSpec
-from stablerep.jobs.planning import StopSign, create_job, plan
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.rebuild import ensure_queue
-from stablerep.jobs.recipe import load_recipe
-from stablerep.jobs.recount import recount
-from stablerep.storage import Group, ShardIndex, Store, build_tar, commit_shard, read_captions, read_index
-from stablerep.storage.layout import index_prefix, shard_of
+from stablerep.config.recipe import load_recipe
+from stablerep.jobs.job import CaptionSource, JobSpec
+from stablerep.jobs.planning.plan import StopSign, create_job, plan
+from stablerep.jobs.recovery.backfill import recount
+from stablerep.jobs.recovery.rebuild import ensure_queue
+from stablerep.queue.client import Queue
+from stablerep.queue.leases import Lease
+from stablerep.queue.states import Counts
+from stablerep.shards import Group, ShardIndex, build_tar, commit_shard, read_captions, read_index
+from stablerep.shards.layout import index_prefix, shard_of
+from stablerep.storage import Store
 from tests.servers import RedisServer
 
 NEVER = threading.Event()

@@ -5,8 +5,9 @@ from collections.abc import Callable, Collection
 
 from PIL import Image
 
-from stablerep.jobs.queue import Lease, Queue
-from stablerep.storage import Group, Store, build_tar, commit_shard, read_captions
+from stablerep.queue.client import Lease, Queue
+from stablerep.shards import Group, build_tar, commit_shard, read_captions
+from stablerep.storage import Store
 
 
 def make_shard(store: Store, lease: Lease) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """`python -m services.gateway [--set key=value ...]`: runs the gateway until SIGTERM or Ctrl-C.
 
-Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GATEWAY__ADDRESS, ... (stablerep/settings.py).
+Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GATEWAY__ADDRESS, ... (docs/operations.md).
 """
 
 import argparse
@@ -9,9 +9,9 @@ import signal
 import sys
 
 from services.gateway.server import serve
-from services.logs import set_up_logs
+from services.process.logs import set_up_logs
+from stablerep.config.settings import Settings, load_settings
 from stablerep.errors import InvalidInput, StableRepError
-from stablerep.settings import Settings, load_settings
 
 
 def main() -> int:

@@ -11,14 +11,16 @@ from typing import TypeVar
 
 import grpc
 
+from services.gateway.background import Planners
 from services.gateway.messages import job_message
-from services.gateway.planners import Planners
-from services.gateway.reconciler import reconcile_jobs
+from services.gateway.reconcile_rpc import reconcile_jobs
 from services.gateway.request_ids import claim_request, created_before
 from services.gateway.requests import MAX_RETRIED, dataset_of, job_spec, page_size_of
 from services.gateway.shards import list_shards
 from services.gateway.uploads import find_upload, receive_upload
-from stablerep.captions.remote import STORE_ONLY, Remote
+from stablerep.captions.remote.access import STORE_ONLY, Remote
+from stablerep.config.names import check_dataset
+from stablerep.config.settings import Gateway
 from stablerep.errors import InvalidInput, NotFound, Unavailable
 from stablerep.jobs.control import (
     cancel_job,
@@ -28,13 +30,11 @@ from stablerep.jobs.control import (
     resume_job,
     retry_job,
 )
-from stablerep.jobs.job import check_dataset_name
-from stablerep.jobs.planning import create_job
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.rebuild import restore_absent
+from stablerep.jobs.planning.plan import create_job
+from stablerep.jobs.recovery.rebuild import restore_absent
 from stablerep.jobs.view import job_view
-from stablerep.settings import Gateway
-from stablerep.storage.store import Store
+from stablerep.queue.client import Queue
+from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 
@@ -163,7 +163,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._long, call)
 
     def _create(self, request: pb.CreateJobRequest) -> None:
-        finish_deletion(self._store, self._queue, check_dataset_name(request.dataset))
+        finish_deletion(self._store, self._queue, check_dataset(request.dataset))
         record = created_before(self._store, request)
         if record is not None:
             restore_absent(self._store, self._queue, record.spec.dataset)  # the gateway may have died before
@@ -199,7 +199,7 @@ def _read_token(token: str) -> str:
     if not token:
         return ""
     try:
-        return check_dataset_name(base64.b64decode(token.encode(), b"-_", validate=True).decode())
+        return check_dataset(base64.b64decode(token.encode(), b"-_", validate=True).decode())
     except (binascii.Error, UnicodeError, InvalidInput):
         raise InvalidInput(
             "is none that ListJobs returned; leave it out for the first page", field="page_token"

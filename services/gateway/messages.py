@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from stablerep.jobs.view import JobView
-from stablerep.storage.layout import dataset_prefix
+from stablerep.shards.layout import dataset_prefix
 from stablerep.v1 import generation_pb2 as pb
 
 

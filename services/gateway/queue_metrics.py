@@ -11,10 +11,10 @@ import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.timely import Timely
+from services.health.single_flight import Timely
 from stablerep.errors import StableRepError
-from stablerep.jobs.job import JobState
-from stablerep.jobs.measure import JobBacklog, QueueMeasure
+from stablerep.queue.states import JobState
+from stablerep.queue.stats import JobBacklog, QueueMeasure
 
 logger = logging.getLogger("stablerep.gateway")
 

@@ -11,8 +11,8 @@ from google.protobuf.json_format import MessageToDict
 
 from stablerep.errors import AlreadyExists, NotFound
 from stablerep.jobs.records import CreateRecord, read_create
-from stablerep.storage.layout import request_key
-from stablerep.storage.store import Store
+from stablerep.shards.layout import request_key
+from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
 
 

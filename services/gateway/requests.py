@@ -5,15 +5,16 @@ from contextlib import contextmanager
 
 from services.gateway.source_urls import source_uri
 from services.gateway.uploads import complete_upload
-from services.recipes import MAX_TEXT, named_preset, requested_recipe
+from services.rpc.recipes import MAX_TEXT, named_preset, requested_recipe
 from stablerep.captions import check_format
 from stablerep.captions.patterns import is_pattern
-from stablerep.captions.remote import STORE_ONLY, Remote
+from stablerep.captions.remote.access import STORE_ONLY, Remote
+from stablerep.config.names import check_dataset
+from stablerep.config.settings import DEFAULT_MODELS
 from stablerep.errors import InvalidInput, NotFound
-from stablerep.jobs.job import CaptionSource, JobSpec, check_dataset_name
-from stablerep.jobs.sources import identify_source
-from stablerep.settings import DEFAULT_MODELS
-from stablerep.storage.store import Store
+from stablerep.jobs.job import CaptionSource, JobSpec
+from stablerep.jobs.planning.sources import identify_source
+from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
 
 MAX_PAGE = 1000
@@ -35,7 +36,7 @@ def dataset_of(name: str, *, field: str = "name") -> str:
     prefix, _, dataset = name.partition("/")
     try:
         if prefix == "jobs":
-            return check_dataset_name(dataset)
+            return check_dataset(dataset)
     except InvalidInput:
         pass
     raise InvalidInput(f"{name[:80]!r} does not look like jobs/my-dataset", field=field)
@@ -56,7 +57,7 @@ def job_spec(
         InvalidInput: the field that is wrong.
         NotFound: an upload that does not exist.
     """
-    check_dataset_name(request.dataset)
+    check_dataset(request.dataset)
     preset = named_preset(request.preset)
     with _below("recipe"):
         recipe = requested_recipe(request.preset, request.recipe, models)

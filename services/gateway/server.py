@@ -4,15 +4,15 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
-from services.announce import announce
+from services.gateway.background import Planners
+from services.gateway.health import gateway_probes
 from services.gateway.jobs import JobsServicer
-from services.gateway.planners import Planners
-from services.gateway.probes import gateway_probes
 from services.gateway.source_urls import remote_sources
-from services.serving import listen, open_front
-from stablerep.jobs.queue import Queue
-from stablerep.settings import Settings
-from stablerep.storage.store import open_store
+from services.process.address_file import announce
+from services.rpc.server import listen, open_front
+from stablerep.config.settings import Settings
+from stablerep.queue.client import Queue
+from stablerep.storage.open import open_store
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 

@@ -5,9 +5,9 @@ import binascii
 
 from services.gateway.requests import dataset_of, page_size_of
 from stablerep.errors import InvalidInput
-from stablerep.jobs.answers import ShardState, ShardStatus
-from stablerep.jobs.queue import Queue
-from stablerep.storage.layout import MAX_SHARDS
+from stablerep.queue.client import Queue
+from stablerep.queue.leases import ShardState, ShardStatus
+from stablerep.shards.layout import MAX_SHARDS
 from stablerep.v1 import generation_pb2 as pb
 
 

@@ -2,12 +2,12 @@
 
 from urllib.parse import unquote
 
-from stablerep.captions.remote import Remote
-from stablerep.captions.urls import AllowedUrls
+from stablerep.captions.remote.access import Remote
+from stablerep.captions.remote.urls import AllowedUrls
+from stablerep.config.settings import Settings
 from stablerep.errors import InvalidInput
-from stablerep.jobs.sources import check_source_uri
-from stablerep.settings import Settings
-from stablerep.storage.store import Store
+from stablerep.jobs.planning.sources import check_source_uri
+from stablerep.storage.interface import Store
 
 MAX_URI = 2000
 

@@ -10,10 +10,11 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from services.errors import NotReady, WrongOffset
+from services.rpc.errors import NotReady, WrongOffset
+from stablerep.config.names import check_upload_id
 from stablerep.errors import InvalidInput, NotFound, TornObject
-from stablerep.storage.layout import check_upload_id, upload_key, upload_part_key, upload_prefix
-from stablerep.storage.store import Store
+from stablerep.shards.layout import upload_key, upload_part_key, upload_prefix
+from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
 
 MAX_MESSAGE_BYTES = 2 << 20

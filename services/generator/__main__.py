@@ -1,7 +1,7 @@
 """`python -m services.generator [--workers auto] [--set key=value ...]`: works until SIGTERM or a Drain call.
 
 One worker, or with --workers one a GPU, each in a process of its own (services/generator/supervisor.py).
-Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GENERATOR__DEVICE, ... (stablerep/settings.py).
+Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GENERATOR__DEVICE, ... (docs/operations.md).
 """
 
 import argparse
@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from services.generator.supervisor import Supervisor, plan_workers
-from services.logs import set_up_logs
+from services.process.logs import set_up_logs
+from stablerep.config.settings import Settings, load_settings
 from stablerep.errors import InvalidInput, StableRepError
-from stablerep.settings import Settings, load_settings
 
 
 def main() -> int:

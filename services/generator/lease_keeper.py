@@ -6,7 +6,7 @@ from contextvars import copy_context
 from types import TracebackType
 
 from stablerep.errors import Unavailable
-from stablerep.jobs.queue import Lease, Queue, Renewal
+from stablerep.queue.client import Lease, Queue, Renewal
 
 logger = logging.getLogger("stablerep.generator")
 RENEWALS_A_LEASE = 3

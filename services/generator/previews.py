@@ -6,9 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from stablerep.config.recipe import Recipe
 from stablerep.errors import Unavailable
-from stablerep.jobs.recipe import Recipe
-from stablerep.storage.group import Group
+from stablerep.shards.group import Group
 
 MOST_WAITING = 8
 

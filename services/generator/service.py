@@ -12,15 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health, health_pb2
 
-from services.announce import announce
+from services.generator.health import WorkerChecks, worker_probes
 from services.generator.previews import Preview
-from services.generator.probes import WorkerChecks, worker_probes
 from services.generator.worker import Worker
-from services.recipes import requested_recipe
-from services.serving import Front, listen, open_front
+from services.process.address_file import announce
+from services.rpc.recipes import requested_recipe
+from services.rpc.server import Front, listen, open_front
+from stablerep.config.settings import Settings
 from stablerep.errors import InvalidInput
-from stablerep.jobs.queue import Queue
-from stablerep.settings import Settings
+from stablerep.queue.client import Queue
 from stablerep.storage import open_store
 from stablerep.v1 import generator_pb2 as pb
 from stablerep.v1 import generator_pb2_grpc as rpc

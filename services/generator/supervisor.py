@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
+from stablerep.config.settings import Generator as Settings
 from stablerep.errors import InvalidInput
-from stablerep.processes import die_with_parent
-from stablerep.settings import Generator as Settings
+from stablerep.local.processes import die_with_parent
 
 logger = logging.getLogger("stablerep.generator")
 LOOK_SECONDS = 0.1

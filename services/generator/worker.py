@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 import torch
 
-from services.generator.crew import Crew
 from services.generator.drain import Drain
-from services.generator.encoder import Encoder
-from services.generator.fetcher import Fetcher
-from services.generator.gpu import Gpu
-from services.generator.in_hand import Hand, Stage
+from services.generator.leased_shards import Hand, Stage
 from services.generator.previews import Previews
 from services.generator.readiness import Readiness
-from services.generator.uploader import Uploader
-from services.heartbeat import Heartbeat
+from services.generator.stages.encode import Encoder
+from services.generator.stages.fetch import Fetcher
+from services.generator.stages.gpu import Gpu
+from services.generator.stages.upload import Uploader
+from services.generator.thread_group import Crew
+from services.health.heartbeat import Heartbeat
+from stablerep.config.recipe import Recipe, load_preset
+from stablerep.config.settings import Generator as Settings
 from stablerep.errors import InvalidInput, Unavailable
 from stablerep.generation import check_device
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import Recipe, load_preset
-from stablerep.settings import Generator as Settings
+from stablerep.queue.client import Queue
 from stablerep.storage import Store
 
 logger = logging.getLogger("stablerep.generator")

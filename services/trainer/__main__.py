@@ -14,11 +14,11 @@ import threading
 from contextlib import ExitStack
 from types import FrameType
 
-from services.logs import set_up_logs
+from services.process.logs import set_up_logs
 from services.trainer.metrics import training_probes
+from stablerep.config.settings import load_settings
+from stablerep.config.training import TrainConfig, load_train_config, parse_train_config
 from stablerep.errors import InvalidInput, StableRepError
-from stablerep.settings import load_settings
-from stablerep.training.config import TrainConfig, load_train_config, parse_train_config
 from stablerep.training.distributed import ranks_from_environment
 from stablerep.training.loop import train
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 
-from services.heartbeat import Heartbeat
-from services.probes_http import serve_probes
+from services.health.heartbeat import Heartbeat
+from services.health.http import serve_probes
 
 STUCK_SECONDS = 3600.0
 """A run that did no step for so long is stuck; before the first one it reads all captions."""
@@ -29,7 +29,7 @@ _checkpoint = Histogram(
 
 
 class PrometheusWatch:
-    """Keeps this process's metrics; see stablerep/training/watch.py."""
+    """Keeps this process's metrics; see stablerep/training/callbacks.py."""
 
     def __init__(self) -> None:
         self.heartbeat = Heartbeat(STUCK_SECONDS)

@@ -6,11 +6,11 @@ from itertools import islice
 from typing import BinaryIO
 
 from stablerep.captions.caption import Caption, CaptionReport, Flaw
-from stablerep.captions.json_records import read_annotations, read_jsonl
-from stablerep.captions.lines import read_csv, read_text, read_tsv
-from stablerep.captions.parquet import read_parquet
+from stablerep.captions.formats.json import read_annotations, read_jsonl
+from stablerep.captions.formats.parquet import read_parquet
+from stablerep.captions.formats.text import read_csv, read_text, read_tsv
+from stablerep.captions.formats.webdataset import read_samples
 from stablerep.captions.source import Source, decompressed
-from stablerep.captions.webdataset import read_samples
 from stablerep.errors import InvalidInput
 
 READERS: dict[str, Callable[[BinaryIO, str | None], Iterator[str | Flaw]]] = {

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import zstandard
 
-from stablerep.captions.http_objects import HttpObjects
 from stablerep.captions.patterns import expand, is_pattern, matcher
+from stablerep.captions.remote.http import HttpObjects
 from stablerep.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    from stablerep.captions.remote import Objects
-    from stablerep.storage.store import Store
+    from stablerep.captions.remote.access import Objects
+    from stablerep.storage.interface import Store
 
 READ_AHEAD = 1 << 20
 TAR_READ_AHEAD = 1 << 18

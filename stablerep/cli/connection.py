@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from stablerep.errors import InvalidInput
+from stablerep.client.environment import read_token
 
 if TYPE_CHECKING:
     from stablerep.client import Client, GeneratorClient
 
 _PANEL = "Connection"
-_LONGEST_TOKEN = 512
 
 
 @dataclass(frozen=True)
@@ -95,33 +93,13 @@ class Connection:
 
     def _proof(self) -> dict[str, Any]:
         return {
-            "token": _token(self.token_file),
+            "token": read_token(self.token_file),
             "ca_file": self.ca_file,
             "cert_file": self.cert_file,
             "key_file": self.key_file,
             "tls": self.tls or None,
             "allow_clear_text": self.allow_clear_text,
         }
-
-
-def connection_from_environment(address: str) -> Connection:
-    """A connection to HOST:PORT with what the variables say, for code that has no command line."""
-    environment = os.environ
-
-    def file(name: str) -> Path | None:
-        return Path(environment[name]) if environment.get(name) else None
-
-    def is_on(name: str) -> bool:
-        return environment.get(name, "").lower() in ("1", "true", "yes", "on")
-
-    return Connection(
-        address,
-        ca_file=file("STABLEREP_CA_FILE"),
-        cert_file=file("STABLEREP_CERT_FILE"),
-        key_file=file("STABLEREP_KEY_FILE"),
-        tls=is_on("STABLEREP_USE_TLS"),
-        allow_clear_text=is_on("STABLEREP_ALLOW_CLEAR_TEXT"),
-    )
 
 
 def connected(verb: Callable[..., None]) -> Callable[..., None]:
@@ -157,26 +135,3 @@ def _with_options(verb: Callable[..., None], names: list[str]) -> Callable[..., 
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__dict__["__signature__"] = inspect.Signature(parameters)
     return run
-
-
-def _token(file: Path | None) -> str | None:
-    """The token of the file, of STABLEREP_TOKEN or of the file in STABLEREP_TOKEN_FILE; None for none.
-
-    There is no option for the token itself: every user of a machine sees the command lines of all.
-    """
-    field = "--token-file"
-    if file is None:
-        token = os.environ.get("STABLEREP_TOKEN", "").strip()
-        if token or not os.environ.get("STABLEREP_TOKEN_FILE"):
-            return token or None
-        file, field = Path(os.environ["STABLEREP_TOKEN_FILE"]), "STABLEREP_TOKEN_FILE"
-    try:
-        with file.open() as lines:
-            token = lines.read(_LONGEST_TOKEN + 1).strip()
-    except OSError as error:
-        raise InvalidInput(f"cannot read {file}: {error.strerror}", field=field) from None
-    except UnicodeDecodeError:
-        token = ""
-    if not token or len(token) > _LONGEST_TOKEN:
-        raise InvalidInput(f"{file} does not hold a token and nothing else", field=field)
-    return token

@@ -28,7 +28,7 @@ from stablerep.progress import console
 
 if TYPE_CHECKING:
     from stablerep.captions import Source
-    from stablerep.jobs.recipe import Preset, Recipe
+    from stablerep.config.recipe import Preset, Recipe
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
@@ -85,7 +85,7 @@ def estimate(
 
         stablerep estimate captions.txt --preset sd15 --set steps=30 --worker 10.0.0.7:50052
     """
-    from stablerep.jobs.recipe import Preset, load
+    from stablerep.config.recipe import Preset, load
 
     loaded = load(preset, split_overrides(overrides))
     loaded = Preset(loaded.recipe, captions_per_shard or loaded.captions_per_shard)

@@ -14,6 +14,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from stablerep.cli.connection import Connection, connected, connected_to_worker
+from stablerep.client.progress import show_job
 from stablerep.errors import InvalidInput
 from stablerep.progress import Bars, console
 
@@ -115,7 +116,7 @@ class ChosenRecipe:
 
 def choose_recipe(preset: str, pairs: Sequence[str] | None, **more: str) -> ChosenRecipe:
     """A preset's name with overrides; a recipe file of this machine is read here and sent whole."""
-    from stablerep.jobs.recipe import load
+    from stablerep.config.recipe import load
 
     overrides = {**split_overrides(pairs), **more}
     if not preset.endswith((".yaml", ".yml")):
@@ -135,13 +136,6 @@ def _upload_bar(bars: Bars) -> Callable[[int, int], None]:
         bars.update(tasks[0], sent >> 20 if sent < total else max(1, total >> 20))
 
     return report
-
-
-def show_job(bars: Bars, task: TaskID, job: Job) -> None:
-    """Moves a bar to where the job is."""
-    counts = job.counts
-    note = f"{counts.images:,} images" + (f", {counts.dead} dead shards" if counts.dead else "")
-    bars.update(task, counts.done, note, total=max(1, counts.shards))
 
 
 def _watch(client: Client, name: str) -> None:
@@ -228,8 +222,8 @@ def preview(
 
         stablerep preview "a red bicycle" --preset sd15 --worker 10.0.0.7:50052
     """
-    from stablerep.gallery import gallery_page
-    from stablerep.storage import Group
+    from stablerep.report.gallery import gallery_page
+    from stablerep.shards import Group
 
     make = partial(_preview_on, connection, worker) if worker else _preview_here
     encoded = make(caption, choose_recipe(preset, overrides, images_per_caption=str(images)), seed)
@@ -249,8 +243,8 @@ def _preview_on(
 
 
 def _preview_here(caption: str, chosen: ChosenRecipe, seed: int) -> list[bytes]:
+    from stablerep.config.recipe import load_recipe
     from stablerep.generation import Generator
-    from stablerep.jobs.recipe import load_recipe
 
     generator = Generator(load_recipe(chosen.preset or "sd15", chosen.overrides), seed=seed)
     return [image for group in generator.generate([caption]) for image in group.encoded]
@@ -266,7 +260,7 @@ def gallery(
     Example: stablerep gallery demo/store/datasets/demo --out gallery.html
     """
     from stablerep.data import GroupDataset
-    from stablerep.gallery import gallery_page
+    from stablerep.report.gallery import gallery_page
 
     found = GroupDataset(dataset)
     stride = max(1, len(found) // groups)

@@ -62,7 +62,7 @@ def up(
 
         stablerep up --data /data/stablerep --address 127.0.0.1:6000 --workers 2
     """
-    from stablerep.local import local_services
+    from stablerep.local.services import local_services
 
     stop = threading.Event()
 

@@ -33,7 +33,7 @@ def train(
         stablerep train --preset paper_vit_b16_cc12m_1x --dataset s3://bucket/datasets/cc12m --run s3://bucket/runs/b16
     """
     from stablerep.cli.jobs import split_overrides
-    from stablerep.training.config import load_train_config
+    from stablerep.config.training import load_train_config
 
     config = load_train_config(
         preset, {**split_overrides(overrides), "datasets": dataset, "run": run, "threads": threads}
@@ -80,8 +80,9 @@ def probe(
     """
     import torch
 
-    from stablerep.data.photographs import load_photographs
-    from stablerep.evaluation import format_table, load_encoder, paper_probe, probe_model
+    from stablerep.evaluation import format_table, paper_probe, probe_model
+    from stablerep.evaluation.datasets.photographs import load_photographs
+    from stablerep.models.load import load_encoder
 
     torch.set_num_threads(threads)
     encoder = None if model == "pixels" else load_encoder(model)

@@ -13,8 +13,8 @@ from stablerep.client.generator import GeneratorClient, WorkerStatus
 from stablerep.client.job import Counts, Job, Shard
 from stablerep.client.reconciled import Reconciled
 from stablerep.client.sync import Client
-from stablerep.jobs.answers import ShardState
-from stablerep.jobs.job import JobState
+from stablerep.queue.leases import ShardState
+from stablerep.queue.states import JobState
 
 __all__ = [
     "AsyncClient",

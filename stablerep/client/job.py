@@ -8,8 +8,8 @@ from typing import Any
 from google.protobuf.message import Message
 
 from stablerep.errors import InvalidInput
-from stablerep.jobs.answers import ShardState
-from stablerep.jobs.job import JobState
+from stablerep.queue.leases import ShardState
+from stablerep.queue.states import JobState
 from stablerep.v1 import generation_pb2 as pb
 
 _NAME = re.compile(r"(?:jobs/)?([a-z0-9][a-z0-9._-]{0,62})")

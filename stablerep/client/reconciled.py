@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stablerep.jobs.job import JobState
+from stablerep.queue.states import JobState
 from stablerep.v1 import generation_pb2 as pb
 
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from stablerep.client.job import job_name
 from stablerep.errors import InvalidInput
-from stablerep.jobs.answers import ShardState
+from stablerep.queue.leases import ShardState
 from stablerep.v1 import generation_pb2 as pb
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

@@ -23,7 +23,7 @@ from stablerep.client.reconciled import Reconciled, read_reconciled
 from stablerep.client.requests import create_job_request, list_shards_request
 from stablerep.client.upload import Progress, may_resume, upload_id, upload_messages
 from stablerep.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
-from stablerep.jobs.answers import ShardState
+from stablerep.queue.leases import ShardState
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from stablerep.data.pools import Corpus
+from stablerep.data.corpus.positive_sets import Corpus
 
 _READERS = 8  # groups read and decoded at once; decoding releases the interpreter lock
 

@@ -6,11 +6,11 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
-from stablerep.cli.connection import connection_from_environment
-from stablerep.cli.jobs import show_job
+from stablerep.client.environment import client_from_environment
+from stablerep.client.progress import show_job
 from stablerep.demo.settings import DemoSettings, Images
 from stablerep.errors import StableRepError
-from stablerep.local import LocalServices, local_services
+from stablerep.local.services import LocalServices, local_services
 from stablerep.progress import Bars
 
 _WORKERS = 2
@@ -47,7 +47,7 @@ def generate_images(out: Path, settings: DemoSettings) -> None:
 
 def _run_job(services: LocalServices, settings: DemoSettings, kind: Images, bars: Bars) -> None:
     captions = files("stablerep") / "assets" / _CAPTIONS[kind]
-    with connection_from_environment(services.address).client() as client:
+    with client_from_environment(services.address) as client:
         job = client.create_job(
             dataset_name(kind),
             str(captions),

@@ -17,10 +17,9 @@ from types import FrameType
 
 from stablerep.demo.generate import generate_images
 from stablerep.demo.probe import probe_all
-from stablerep.demo.settings import DemoSettings, claim_folder, demo_settings
+from stablerep.demo.settings import DEMO_BYTES, DemoSettings, claim_folder, demo_settings
 from stablerep.demo.summary import write_report
 from stablerep.demo.train import train_all
-from stablerep.doctor import DEMO_BYTES
 from stablerep.errors import StableRepError
 from stablerep.progress import console
 

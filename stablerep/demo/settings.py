@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from stablerep.config.recipe import load_preset
 from stablerep.errors import InvalidInput
-from stablerep.jobs.recipe import load_preset
+
+DEMO_BYTES = 300 * 2**20
+"""What a demo may write, the study of three seeds included."""
 
 Images = Literal["noun", "no_noun"]
 Size = Literal["tiny", "demo", "study"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
-from stablerep.processes import Child, ChildDied, Processes
+from stablerep.local.processes import Child, ChildDied, Processes
 from stablerep.progress import Bars
 
 _AT_ONCE = 2

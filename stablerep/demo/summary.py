@@ -17,10 +17,10 @@ from typing import Any
 
 from stablerep.demo.generate import dataset_url
 from stablerep.demo.probe import probe_results
-from stablerep.demo.report import render_report
 from stablerep.demo.settings import DemoSettings
 from stablerep.demo.train import demo_runs, training_facts
 from stablerep.progress import step
+from stablerep.report.page import render_report
 
 _GROUPS_SHOWN = 30
 _MAP_PHOTOGRAPHS = 1000
@@ -111,9 +111,10 @@ def _pictures(out: Path, settings: DemoSettings) -> tuple[list[Any], dict[str, A
     import torch
 
     from stablerep.data import GroupDataset
-    from stablerep.data.photographs import load_photographs
-    from stablerep.evaluation import extract_features, load_encoder
+    from stablerep.evaluation import extract_features
+    from stablerep.evaluation.datasets.photographs import load_photographs
     from stablerep.evaluation.embedding_map import embedding_map
+    from stablerep.models.load import load_encoder
 
     torch.set_num_threads(1)
     photographs = load_photographs("fashion").subset(settings.probe_train, settings.probe_test)

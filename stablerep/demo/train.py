@@ -89,7 +89,7 @@ def _arguments(out: Path, settings: DemoSettings, run: DemoRun) -> list[str]:
 
 def training_facts(settings: DemoSettings) -> dict[str, Any]:
     """What the report says of training."""
-    from stablerep.training.config import load_train_config
+    from stablerep.config.training import load_train_config
 
     config = load_train_config("demo", {"run": "file:///x/runs/x", "datasets": ["file:///x/datasets/x"]})
     return {

@@ -1,40 +1,17 @@
 """Frozen features: what an encoder, or the bare pixels, make of photographs."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
 from stablerep.errors import InvalidInput
-
-PAPER_CROP_RATIO = 224 / 256
-
-
-@dataclass(frozen=True)
-class FrozenEncoder:
-    """An encoder [n 3 size size] -> [n d] and how its images are prepared.
-
-    `crop_ratio` is the crop's side over the resized image's (timm's `crop_pct`); the paper resizes to 256 and
-    crops 224. With 1 an image is only resized.
-    """
-
-    model: nn.Module
-    image_size: int
-    mean: Sequence[float]
-    std: Sequence[float]
-    crop_ratio: float = PAPER_CROP_RATIO
-
-    def __post_init__(self) -> None:
-        if not 0 < self.crop_ratio <= 1:
-            raise InvalidInput(f"{self.crop_ratio} is not above 0 and at most 1", field="crop_ratio")
-
+from stablerep.models.frozen import FrozenEncoder
 
 Encoder = FrozenEncoder | Literal["pixels"]
 

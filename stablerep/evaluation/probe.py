@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stablerep.data.photographs import Photographs
 from stablerep.errors import InvalidInput
+from stablerep.evaluation.datasets.photographs import Photographs
 from stablerep.evaluation.features import Encoder, augmented_features, extract_features
-from stablerep.evaluation.few_shot import few_shot
-from stablerep.evaluation.knn import knn_accuracy
-from stablerep.evaluation.linear import linear_probe
-from stablerep.evaluation.paper_linear import PaperLinearResult, paper_linear_probe
+from stablerep.evaluation.probes.few_shot import few_shot
+from stablerep.evaluation.probes.knn import knn_accuracy
+from stablerep.evaluation.probes.linear import linear_probe
+from stablerep.evaluation.probes.linear_sgd import PaperLinearResult, paper_linear_probe
 from stablerep.evaluation.split import draw_few, split_validation
 
 

@@ -1,8 +1,9 @@
 """Captions to groups of images: loading a diffusers pipeline, batches, seeds, sampling and encoding."""
 
-from stablerep.generation.drawing import Drawn
+from stablerep.config.recipe import Recipe, load_recipe
 from stablerep.generation.generator import Generator
 from stablerep.generation.noise import noise_seed
+from stablerep.generation.pending import Drawn
 from stablerep.generation.pipeline import (
     LoadedPipeline,
     builtin_revision,
@@ -10,7 +11,6 @@ from stablerep.generation.pipeline import (
     load_pipeline,
     resolve_model,
 )
-from stablerep.jobs.recipe import Recipe, load_recipe
 
 __all__ = [
     "Drawn",

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from stablerep.captions import Caption
+from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.generation.batch_size import BatchSize
-from stablerep.generation.drawing import Drawn, Row, Unfinished, split_captions
 from stablerep.generation.encode import encode_jpeg, to_bytes
 from stablerep.generation.noise import noise_seed
+from stablerep.generation.pending import Drawn, Row, Unfinished, split_captions
 from stablerep.generation.pipeline import BROKEN_DEVICE, LoadedPipeline, load_pipeline
 from stablerep.generation.sampling import OnStep, make_sampler
-from stablerep.jobs.recipe import Recipe
-from stablerep.storage import Group, skipped_group
+from stablerep.shards import Group, skipped_group
 
 Stage = Literal["text", "denoise", "decode", "encode"]
 OnStage = Callable[[Stage, float], None]

@@ -18,8 +18,8 @@ from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepSchedu
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 
+from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
-from stablerep.jobs.recipe import Recipe
 
 # A broken GPU stays broken for the process: no shard is to blame, and going on would fail them all. (torch
 # before 2.8 has no class for it.)

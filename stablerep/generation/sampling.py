@@ -14,10 +14,10 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
+from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput
 from stablerep.generation.noise import draw_noise, make_generator
 from stablerep.generation.pipeline import LoadedPipeline, make_scheduler
-from stablerep.jobs.recipe import Recipe
 
 OnStep = Callable[[], None]
 """Called after each denoising step; what it raises ends the batch."""

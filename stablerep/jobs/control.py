@@ -5,10 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from stablerep.errors import InvalidInput, NotFound, Unavailable, WrongState
-from stablerep.jobs.answers import ShardState
-from stablerep.jobs.job import JobState
-from stablerep.jobs.lock import hold
-from stablerep.jobs.queue import Queue
 from stablerep.jobs.records import (
     CreateRecord,
     Event,
@@ -20,7 +16,11 @@ from stablerep.jobs.records import (
     write_dead,
     write_event,
 )
-from stablerep.storage.layout import (
+from stablerep.queue.client import Queue
+from stablerep.queue.leases import ShardState
+from stablerep.queue.lock import hold
+from stablerep.queue.states import JobState
+from stablerep.shards.layout import (
     create_key,
     dataset_prefix,
     dead_prefix,
@@ -28,7 +28,7 @@ from stablerep.storage.layout import (
     job_prefix,
     shard_of,
 )
-from stablerep.storage.store import Store
+from stablerep.storage.interface import Store
 
 NOTICE_SECONDS = 10.0
 """How long a deletion waits for workers to let go of the job's shards; they notice within 2 s."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from stablerep.captions import Caption
+from stablerep.config.recipe import Preset, Recipe
 from stablerep.errors import InvalidInput
-from stablerep.jobs.recipe import Preset, Recipe
 
 REPORTED_SECONDS = {"a100": 0.8, "v100": 2.2}
 """Seconds an image of Stable Diffusion 1.5, 512 x 512, 50 steps of DDIM with guidance, half precision, with

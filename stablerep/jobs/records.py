@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stablerep.captions import CaptionReport
 from stablerep.errors import NotFound, TornObject, Unavailable
-from stablerep.jobs.job import JobSpec, JobState
-from stablerep.jobs.sources import SourceIdentity
-from stablerep.storage.layout import (
+from stablerep.jobs.job import JobSpec
+from stablerep.jobs.planning.sources import SourceIdentity
+from stablerep.queue.states import JobState
+from stablerep.shards.layout import (
     create_key,
     dead_key,
     dead_prefix,
@@ -21,7 +22,7 @@ from stablerep.storage.layout import (
     events_prefix,
     planned_key,
 )
-from stablerep.storage.store import Store
+from stablerep.storage.interface import Store
 
 _TRIES = 10
 Record = TypeVar("Record", bound=BaseModel)

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from stablerep.captions import CaptionReport
-from stablerep.jobs.answers import ShardState
-from stablerep.jobs.job import CaptionSource, Counts, JobState
-from stablerep.jobs.queue import JobStatus, Queue
-from stablerep.jobs.recipe import Recipe
+from stablerep.config.recipe import Recipe
+from stablerep.jobs.job import CaptionSource
 from stablerep.jobs.records import read_create, read_events, read_planned, state_of
-from stablerep.storage.store import Store
+from stablerep.queue.client import JobStatus, Queue
+from stablerep.queue.leases import ShardState
+from stablerep.queue.states import Counts, JobState
+from stablerep.storage.interface import Store
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from stablerep.errors import TornObject
+from stablerep.shards.layout import run_key
 from stablerep.storage import Store
-from stablerep.storage.layout import run_key
 
 _KEPT = 2
 

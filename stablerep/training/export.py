@@ -5,9 +5,9 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from stablerep.evaluation.export import export_encoder
-from stablerep.storage.layout import run_key
-from stablerep.training.config import TrainConfig
+from stablerep.config.training import TrainConfig
+from stablerep.models.export import export_encoder
+from stablerep.shards.layout import run_key
 from stablerep.training.run import Run
 
 

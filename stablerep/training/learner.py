@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from stablerep.config.training import TrainConfig
 from stablerep.models import ProjectionHead, build_encoder, convert
-from stablerep.training.config import TrainConfig
 
 Precision = Literal["float32", "bfloat16"]
 

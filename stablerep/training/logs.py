@@ -9,8 +9,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from stablerep.errors import NotFound
+from stablerep.shards.layout import run_key
 from stablerep.storage import Store
-from stablerep.storage.layout import run_key
 
 _FLUSH_SECONDS = 5.0
 

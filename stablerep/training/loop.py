@@ -12,22 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stablerep.data.augment import augment
-from stablerep.data.batches import BatchOrder
-from stablerep.data.feed import Feed, Share
+from stablerep.config.training import TrainConfig
+from stablerep.data.augment.apply import augment
+from stablerep.data.batches.loader import Feed, Share
+from stablerep.data.batches.order import BatchOrder
+from stablerep.data.corpus.positive_sets import Corpus, Pools, make_pools, single_images
 from stablerep.data.images import ImageSource
-from stablerep.data.pools import Corpus, Pools, make_pools, single_images
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.objectives import multi_positive_loss
+from stablerep.training.callbacks import Unwatched, Watch
 from stablerep.training.checkpoint import checkpoint_steps, read_checkpoint, restore_state
-from stablerep.training.config import TrainConfig
 from stablerep.training.distributed import Ranks
 from stablerep.training.export import export_run
 from stablerep.training.learner import Learner, build_learner
 from stablerep.training.optimizer import build_optimizer, learning_rate
-from stablerep.training.reports import Progress, Reports
+from stablerep.training.reporter import Progress, Reports
 from stablerep.training.run import Run, open_run
-from stablerep.training.watch import Unwatched, Watch
 
 
 class Diverged(StableRepError):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from stablerep.training.config import TrainConfig
+from stablerep.config.training import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

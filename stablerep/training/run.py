@@ -4,13 +4,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from stablerep.config.training import TrainConfig, parse_train_config
 from stablerep.data import GroupDataset
-from stablerep.data.groups import identify
-from stablerep.data.pools import Corpus
+from stablerep.data.corpus.groups import identify
+from stablerep.data.corpus.positive_sets import Corpus
 from stablerep.errors import AlreadyExists, NotFound
+from stablerep.shards.layout import run_key
 from stablerep.storage import Store, open_store
-from stablerep.storage.layout import run_key
-from stablerep.training.config import TrainConfig, parse_train_config
 from stablerep.training.distributed import Ranks
 
 # What may change between a start and its resumption: none of it decides what is learnt. Datasets may have

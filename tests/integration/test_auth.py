@@ -24,11 +24,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import stablerep.v1
-from services.auth import ROLES, AuthInterceptor
-from services.callers import read_callers
+from services.rpc.auth import ROLES, AuthInterceptor
+from services.rpc.callers import read_callers
 from stablerep.client import AsyncClient, Client, GeneratorClient
+from stablerep.config.settings import Auth, Settings
 from stablerep.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
-from stablerep.settings import Auth, Settings
 from stablerep.tokens import RoleWord, add_token, new_token
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc

@@ -12,14 +12,14 @@ import pytest
 import redis
 
 from stablerep.errors import Unavailable
-from stablerep.jobs.embedded import EmbeddedServer, find_server
-from stablerep.jobs.queue import Queue
+from stablerep.local.queue_server import EmbeddedServer, find_server
+from stablerep.queue.client import Queue
 
 SYNCED = 1.2  # appendfsync everysec
 PARENT = """
 import sys, time
 from stablerep.jobs import embedded
-from stablerep.jobs.queue import Queue
+from stablerep.queue.client import Queue
 if sys.argv[2] == "no death signal":
     embedded._BECOME_SERVER = "import os, sys; os.execv(sys.argv[2], sys.argv[2:])"
 server = embedded.EmbeddedServer(sys.argv[1]).start()

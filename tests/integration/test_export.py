@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
+from stablerep.config.encoder import EncoderSpec
 from stablerep.errors import InvalidInput, NotFound
-from stablerep.evaluation.encoders import load_encoder, random_encoder
-from stablerep.evaluation.export import export_encoder
 from stablerep.evaluation.features import encode
-from stablerep.models.encoder import EncoderSpec
+from stablerep.models.export import export_encoder
+from stablerep.models.load import load_encoder, random_encoder
 from stablerep.models.sync_batch_norm import convert
 from stablerep.storage import open_store
 

@@ -18,8 +18,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from services.gateway.request_ids import claim_request
 from stablerep.client import AsyncClient, Client, Job, JobState
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
-from stablerep.jobs.queue import Queue
-from stablerep.storage import open_store, read_dataset
+from stablerep.queue.client import Queue
+from stablerep.shards import read_dataset
+from stablerep.storage import open_store
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 from tests.gateways import GatewayProcess, caption_file, lease_all, planned, planned_captions

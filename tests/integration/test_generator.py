@@ -22,7 +22,7 @@ from stablerep.errors import InvalidInput, NotFound, StableRepError
 from stablerep.generation import Generator, LoadedPipeline, Recipe, load_pipeline
 from stablerep.generation.noise import draw_noise, make_generator, noise_seed
 from stablerep.generation.pipeline import make_scheduler
-from stablerep.storage import Group, build_tar, index_tar
+from stablerep.shards import Group, build_tar, index_tar
 from tests.pipelines import (
     make_random_consistency_pipeline,
     make_random_pipeline,

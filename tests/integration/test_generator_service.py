@@ -16,11 +16,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from stablerep.client.generator import GeneratorClient
+from stablerep.config.recipe import load_preset
 from stablerep.errors import InvalidInput, NotFound
 from stablerep.generation import Generator
-from stablerep.jobs.job import JobState
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import load_preset
+from stablerep.queue.client import Queue
+from stablerep.queue.states import JobState
 from stablerep.storage import open_store
 from stablerep.v1 import generator_pb2 as pb
 from stablerep.v1 import generator_pb2_grpc as rpc

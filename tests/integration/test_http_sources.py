@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from stablerep.captions import http_objects, read_captions
-from stablerep.captions.http_objects import HttpObjects
-from stablerep.captions.remote import Remote
-from stablerep.captions.urls import AllowedUrls
+from stablerep.captions.remote.access import Remote
+from stablerep.captions.remote.http import HttpObjects
+from stablerep.captions.remote.urls import AllowedUrls
 from stablerep.errors import InvalidInput, NotFound, TornObject, Unavailable
 from stablerep.jobs import sources
 from stablerep.jobs.job import CaptionSource
-from stablerep.jobs.sources import identify_source, open_job_source
+from stablerep.jobs.planning.sources import identify_source, open_job_source
 from stablerep.storage import open_store
-from stablerep.storage.store import Store
+from stablerep.storage.interface import Store
 from tests.certificates import Authority
 from tests.web_files import Answering, WebFiles, web_files
 

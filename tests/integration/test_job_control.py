@@ -12,10 +12,10 @@ from stablerep.client import AsyncClient, JobState, ShardState
 from stablerep.data import GroupDataset
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, StoreError, WrongState
 from stablerep.jobs.control import delete_job, finish_deletion, record_dead
-from stablerep.jobs.queue import Queue, Renewal
 from stablerep.jobs.records import Event, read_events, state_of, write_event
+from stablerep.queue.client import Queue, Renewal
+from stablerep.shards.layout import create_key, dataset_prefix, dead_prefix, job_prefix
 from stablerep.storage import open_store
-from stablerep.storage.layout import create_key, dataset_prefix, dead_prefix, job_prefix
 from tests.gateways import caption_file, planned, wait_for
 from tests.working import make_shard, work
 

@@ -11,17 +11,18 @@ import pytest
 import redis
 
 from stablerep.captions import CaptionReport
+from stablerep.config.recipe import load_recipe
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound
 from stablerep.jobs import planning
-from stablerep.jobs.caption_writer import BATCH_SHARDS, BATCHES
 from stablerep.jobs.control import cancel_job, record_dead
-from stablerep.jobs.job import CaptionSource, Counts, JobSpec, JobState
-from stablerep.jobs.planning import create_job, plan
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import load_recipe
+from stablerep.jobs.job import CaptionSource, JobSpec
+from stablerep.jobs.planning.caption_writer import BATCH_SHARDS, BATCHES
+from stablerep.jobs.planning.plan import create_job, plan
 from stablerep.jobs.view import job_view
-from stablerep.storage import open_store, read_captions, read_dataset
-from stablerep.storage.layout import (
+from stablerep.queue.client import Queue
+from stablerep.queue.states import Counts, JobState
+from stablerep.shards import read_captions, read_dataset
+from stablerep.shards.layout import (
     captions_key,
     captions_prefix,
     create_key,
@@ -30,13 +31,14 @@ from stablerep.storage.layout import (
     upload_key,
     upload_part_key,
 )
+from stablerep.storage import open_store
 
 NEVER = threading.Event()
 SOURCE = CaptionSource(uri="sources/captions.txt")
 PLANNER = """
 import sys, threading
-from stablerep.jobs.planning import plan
-from stablerep.jobs.queue import Queue
+from stablerep.jobs.planning.plan import plan
+from stablerep.queue.client import Queue
 from stablerep.storage import open_store
 plan(open_store(sys.argv[1]), Queue(sys.argv[2]), "shoes", threading.Event())
 """

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from stablerep.client import Client, JobState
+from stablerep.shards.layout import captions_prefix
 from stablerep.storage import open_store
-from stablerep.storage.layout import captions_prefix
 from tests.gateways import GatewayProcess, caption_file, lease_all, planned, planned_captions, wait_for
 
 LOCAL = pytest.mark.parametrize("store_url", ["local"], indirect=True)

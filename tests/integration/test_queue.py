@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from stablerep.errors import InvalidInput, NotFound, Unavailable
-from stablerep.jobs.job import Counts, JobState
-from stablerep.jobs.queue import MOST_LOST, Failure, Failures, Lease, Queue, Renewal
+from stablerep.queue.client import MOST_LOST, Failure, Failures, Lease, Queue, Renewal
+from stablerep.queue.states import Counts, JobState
 from tests.queueing import LONG, add, drain, finish
 
 pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])

@@ -7,9 +7,9 @@ import pytest
 import redis
 
 from stablerep.errors import NotFound
-from stablerep.jobs.answers import Failure, Failures, Renewal, ShardState, ShardStatus
-from stablerep.jobs.job import JobState
-from stablerep.jobs.queue import MOST_ERRORS, Queue
+from stablerep.queue.client import MOST_ERRORS, Queue
+from stablerep.queue.leases import Failure, Failures, Renewal, ShardState, ShardStatus
+from stablerep.queue.states import JobState
 from tests.queueing import LONG, add, drain, finish
 
 pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])

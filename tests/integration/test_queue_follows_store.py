@@ -11,20 +11,22 @@ import pytest
 import redis
 
 from services.gateway import planners
-from services.generator.fetcher import check_captions
+from services.generator.stages.fetch import check_captions
+from stablerep.config.recipe import load_recipe
 from stablerep.errors import NotFound, TornObject, Unavailable
 from stablerep.jobs.control import delete_job, pause_job, resume_job
-from stablerep.jobs.follow import follow_all
-from stablerep.jobs.job import CaptionSource, JobSpec, JobState
-from stablerep.jobs.lock import hold
-from stablerep.jobs.planning import create_job
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import load_recipe
-from stablerep.jobs.reconcile import reconcile_job
+from stablerep.jobs.job import CaptionSource, JobSpec
+from stablerep.jobs.planning.plan import create_job
 from stablerep.jobs.records import read_dead
-from stablerep.jobs.recount import mend, reconcile_lock, snapshot
-from stablerep.storage import Group, build_tar, commit_shard, open_store, read_captions
-from stablerep.storage.layout import upload_key, upload_part_key
+from stablerep.jobs.recovery.backfill import mend, reconcile_lock, snapshot
+from stablerep.jobs.recovery.reconcile import reconcile_job
+from stablerep.jobs.recovery.sync import follow_all
+from stablerep.queue.client import Queue
+from stablerep.queue.lock import hold
+from stablerep.queue.states import JobState
+from stablerep.shards import Group, build_tar, commit_shard, read_captions
+from stablerep.shards.layout import upload_key, upload_part_key
+from stablerep.storage import open_store
 from tests.reconciling import bury, complete, is_exact, make, rebuilt, submit, work
 
 pytestmark = pytest.mark.parametrize("store_url", ["local"], indirect=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from stablerep.jobs.job import JobState
-from stablerep.jobs.measure import SEEN_SECONDS, JobBacklog, read_measure
-from stablerep.jobs.queue import MOST_ERRORS, Failure, Queue
+from stablerep.queue.client import MOST_ERRORS, Failure, Queue
+from stablerep.queue.states import JobState
+from stablerep.queue.stats import SEEN_SECONDS, JobBacklog, read_measure
 from tests.queueing import add
 from tests.servers import RedisServer
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from stablerep.storage import DatasetInfo, build_tar, commit_shard, open_store, write_dataset
+from stablerep.shards import DatasetInfo, build_tar, commit_shard, write_dataset
+from stablerep.storage import open_store
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

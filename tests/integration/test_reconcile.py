@@ -9,15 +9,15 @@ import redis
 from stablerep.errors import NotFound, Unavailable
 from stablerep.jobs import rebuild
 from stablerep.jobs.control import cancel_job, pause_job, record_dead, resume_job, retry_job
-from stablerep.jobs.job import JobState
-from stablerep.jobs.planning import plan
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.rebuild import ensure_queue, restore_absent
-from stablerep.jobs.reconcile import reconcile_job
+from stablerep.jobs.planning.plan import plan
 from stablerep.jobs.records import Event, write_event
-from stablerep.jobs.recount import recount
+from stablerep.jobs.recovery.backfill import recount
+from stablerep.jobs.recovery.rebuild import ensure_queue, restore_absent
+from stablerep.jobs.recovery.reconcile import reconcile_job
+from stablerep.queue.client import Queue
+from stablerep.queue.states import JobState
+from stablerep.shards.layout import create_key, dataset_prefix, index_key, index_prefix
 from stablerep.storage import open_store
-from stablerep.storage.layout import create_key, dataset_prefix, index_key, index_prefix
 from tests.reconciling import (
     NEVER,
     StopAfter,

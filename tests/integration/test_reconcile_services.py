@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from stablerep.client import AsyncClient, Client, JobState
+from stablerep.shards.layout import shard_key
 from stablerep.storage import open_store
-from stablerep.storage.layout import shard_key
 from tests.gateways import GatewayProcess, caption_file, planned, wait_for
 from tests.generators import WorkerProcess
 from tests.reconciling import caption_ids, is_exact_job, lose_everything

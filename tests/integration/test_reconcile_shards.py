@@ -6,12 +6,13 @@ import pytest
 
 from stablerep.errors import NotFound, Unavailable
 from stablerep.jobs.control import cancel_job
-from stablerep.jobs.job import JobState
-from stablerep.jobs.lock import hold
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.reconcile import ensure_queue, reconcile_all, reconcile_job
-from stablerep.storage import open_store, read_captions
-from stablerep.storage.layout import captions_key, dead_key, index_key, shard_key
+from stablerep.jobs.recovery.reconcile import ensure_queue, reconcile_all, reconcile_job
+from stablerep.queue.client import Queue
+from stablerep.queue.lock import hold
+from stablerep.queue.states import JobState
+from stablerep.shards import read_captions
+from stablerep.shards.layout import captions_key, dead_key, index_key, shard_key
+from stablerep.storage import open_store
 from tests.reconciling import bury, caption_ids, complete, is_exact, make, submit, work
 
 LOCAL = pytest.mark.parametrize("store_url", ["local"], indirect=True)

@@ -12,14 +12,14 @@ from typing import Any
 import fsspec
 import pytest
 
-from stablerep.captions.hub import FsspecObjects, open_hub
-from stablerep.captions.remote import Remote
-from stablerep.captions.urls import AllowedUrls
+from stablerep.captions.remote.access import Remote
+from stablerep.captions.remote.hub import FsspecObjects, open_hub
+from stablerep.captions.remote.urls import AllowedUrls
 from stablerep.client import AsyncClient, Client, JobState
 from stablerep.client.captions import choose_captions
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, StableRepError, TornObject, Unavailable
 from stablerep.jobs.job import CaptionSource
-from stablerep.jobs.sources import identify_source, open_job_source
+from stablerep.jobs.planning.sources import identify_source, open_job_source
 from stablerep.storage import open_store
 from tests.gateways import GatewayProcess, planned, planned_captions
 from tests.servers import MinioServer

@@ -18,22 +18,21 @@ from typing import Any
 import pytest
 
 from stablerep.captions import open_source, read_captions
+from stablerep.config.settings import S3
 from stablerep.errors import InvalidInput, NotFound, StoreRefused, TornObject, Unavailable
-from stablerep.settings import S3
-from stablerep.storage import (
+from stablerep.shards import (
     DatasetInfo,
     Group,
-    Store,
     build_tar,
     commit_shard,
     index_tar,
-    open_store,
     read_dataset,
     read_group,
     read_index,
     write_dataset,
 )
-from stablerep.storage.layout import dataset_key, shard_key
+from stablerep.shards.layout import dataset_key, shard_key
+from stablerep.storage import Store, open_store
 from tests.servers import MinioServer, S3Server, free_port
 
 

@@ -22,8 +22,8 @@ from minio import Minio
 from minio.credentials import AssumeRoleProvider, Credentials, StaticProvider
 from minio.minioadmin import MinioAdmin
 
+from stablerep.config.settings import S3
 from stablerep.errors import InvalidInput, StoreRefused, Unavailable
-from stablerep.settings import S3
 from stablerep.storage import Store, open_store
 from tests.certificates import Authority
 from tests.conftest import find_s3_program

@@ -22,21 +22,14 @@ from minio.minioadmin import MinioAdmin
 from PIL import Image
 
 from stablerep.client.generator import GeneratorClient
+from stablerep.config.recipe import Recipe
+from stablerep.config.settings import S3
 from stablerep.data import GroupDataset
 from stablerep.errors import NotFound, StoreRefused, TornObject
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import Recipe
-from stablerep.settings import S3
-from stablerep.storage import (
-    Group,
-    Store,
-    build_tar,
-    commit_shard,
-    index_tar,
-    open_store,
-    read_group,
-)
-from stablerep.storage.layout import index_key, shard_key
+from stablerep.queue.client import Queue
+from stablerep.shards import Group, build_tar, commit_shard, index_tar, read_group
+from stablerep.shards.layout import index_key, shard_key
+from stablerep.storage import Store, open_store
 from stablerep.training import load_train_config
 from stablerep.training.distributed import Ranks
 from stablerep.training.loop import train

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from services.tls import server_credentials
+from services.rpc.tls import server_credentials
 from stablerep.client import AsyncClient, Client, GeneratorClient
 from stablerep.client.channel import our_errors
 from stablerep.client.credentials import Credentials
+from stablerep.config.settings import Auth, Tls
 from stablerep.errors import InvalidInput, StableRepError, Unauthenticated, Unavailable
-from stablerep.settings import Auth, Tls
 from stablerep.tokens import add_token, new_token
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from stablerep.data import GroupDataset
 from stablerep.errors import AlreadyExists, InvalidInput
-from stablerep.storage import DatasetInfo, Group, build_tar, commit_shard, open_store
-from stablerep.storage import write_dataset as write_description
-from stablerep.storage.layout import run_key
+from stablerep.shards import DatasetInfo, Group, build_tar, commit_shard
+from stablerep.shards import write_dataset as write_description
+from stablerep.shards.layout import run_key
+from stablerep.storage import open_store
 from stablerep.training import TrainConfig, load_train_config
 from stablerep.training.checkpoint import checkpoint_steps
 from stablerep.training.distributed import Ranks

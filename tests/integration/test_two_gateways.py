@@ -7,9 +7,9 @@ import pytest
 
 from stablerep.client import Client, JobState
 from stablerep.errors import AlreadyExists, NotFound
-from stablerep.jobs.queue import Queue
+from stablerep.queue.client import Queue
+from stablerep.shards.layout import captions_prefix
 from stablerep.storage import open_store
-from stablerep.storage.layout import captions_prefix
 from tests.gateways import GatewayProcess, caption_file, planned, planned_captions, wait_for
 from tests.working import work
 

@@ -8,8 +8,9 @@ import pytest
 import webdataset
 from PIL import Image
 
-from stablerep.storage import Group, build_tar, commit_shard, open_store, skipped_group
-from stablerep.storage.layout import shard_key
+from stablerep.shards import Group, build_tar, commit_shard, skipped_group
+from stablerep.shards.layout import shard_key
+from stablerep.storage import open_store
 
 
 def jpeg(shade: int) -> bytes:

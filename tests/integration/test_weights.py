@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from stablerep.config.recipe import load_preset
 from stablerep.errors import InvalidInput
 from stablerep.generation.pipeline import load_pipeline
-from stablerep.jobs.recipe import load_preset
 from tests.pipelines import make_random_pipeline
 
 WEIGHTS = {

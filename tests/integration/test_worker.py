@@ -17,18 +17,19 @@ from transformers import CLIPTokenizer
 
 from services.generator import gpu
 from services.generator.drain import Drain
-from services.generator.in_hand import Hand
+from services.generator.leased_shards import Hand
 from services.generator.readiness import Readiness
-from services.generator.uploader import Uploader
+from services.generator.stages.upload import Uploader
 from services.generator.worker import Worker
 from stablerep.captions import Caption
 from stablerep.client.generator import GeneratorClient
+from stablerep.config.settings import Generator as Settings
 from stablerep.generation import Generator, LoadedPipeline, Recipe, load_pipeline
-from stablerep.jobs.job import JobState
-from stablerep.jobs.queue import MOST_LOST, Queue
-from stablerep.settings import Generator as Settings
-from stablerep.storage import Group, Store, build_tar, commit_shard, open_store, read_index
-from stablerep.storage.layout import dataset_key, dead_key, index_key, shard_key
+from stablerep.queue.client import MOST_LOST, Queue
+from stablerep.queue.states import JobState
+from stablerep.shards import Group, build_tar, commit_shard, read_index
+from stablerep.shards.layout import dataset_key, dead_key, index_key, shard_key
+from stablerep.storage import Store, open_store
 from tests.generators import (
     WorkerProcess,
     assert_whole,

@@ -17,12 +17,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from stablerep.client.generator import GeneratorClient
+from stablerep.config.recipe import Recipe
 from stablerep.jobs.control import cancel_job
-from stablerep.jobs.job import JobState
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import Recipe
+from stablerep.queue.client import Queue
+from stablerep.queue.states import JobState
+from stablerep.shards.layout import index_key
 from stablerep.storage import Store, open_store
-from stablerep.storage.layout import index_key
 from tests.generators import (
     WorkerProcess,
     assert_whole,

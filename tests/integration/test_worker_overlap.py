@@ -9,18 +9,19 @@ import pytest
 
 from services.generator import encoder
 from services.generator.drain import Drain
-from services.generator.encoder import Encoder
-from services.generator.in_hand import Hand
+from services.generator.leased_shards import Hand
 from services.generator.readiness import Readiness
-from services.generator.uploader import Uploader
+from services.generator.stages.encode import Encoder
+from services.generator.stages.upload import Uploader
 from services.generator.worker import Worker
 from stablerep.captions import Caption
+from stablerep.config.recipe import Recipe
+from stablerep.config.settings import Generator as Settings
 from stablerep.generation import Generator
-from stablerep.jobs.queue import Queue
-from stablerep.jobs.recipe import Recipe
-from stablerep.settings import Generator as Settings
-from stablerep.storage import build_tar, open_store
-from stablerep.storage.layout import shard_key
+from stablerep.queue.client import Queue
+from stablerep.shards import build_tar
+from stablerep.shards.layout import shard_key
+from stablerep.storage import open_store
 from tests.generators import WorkerProcess, make_shards, plan_job
 from tests.servers import MinioServer
 from tests.slow_link import SlowLink
@@ -168,8 +169,8 @@ def test_error_that_nobody_foresaw_ends_the_worker_and_costs_no_other_shard(
     monkeypatch.setattr(*{
         "gpu": (Generator, "draw", fail),
         "encoder": (Generator, "encode", fail),
-        "uploader": ("services.generator.uploader.commit_shard", fail),
-        "fetcher": ("services.generator.fetcher.read_index", fail),
+        "uploader": ("services.generator.stages.upload.commit_shard", fail),
+        "fetcher": ("services.generator.stages.fetch.read_index", fail),
     }[where])  # fmt: skip
     running.join(60)
     assert [str(error) for error in raised] == [where]

@@ -8,15 +8,9 @@ import torch
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as vision
 
-from stablerep.data.augment import augment
-from stablerep.data.views import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    UNIFORMS_PER_VIEW,
-    AugmentConfig,
-    ViewParameters,
-    draw_parameters,
-)
+from stablerep.config.augment import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
+from stablerep.data.augment.apply import augment
+from stablerep.data.augment.parameters import UNIFORMS_PER_VIEW, ViewParameters, draw_parameters
 
 PLAIN = AugmentConfig(mean=(0, 0, 0), std=(1, 1, 1))
 

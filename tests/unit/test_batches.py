@@ -7,14 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from stablerep.config.augment import AugmentConfig
 from stablerep.data import GroupDataset
-from stablerep.data.batches import BatchOrder, draw_without_replacement, uniforms
-from stablerep.data.feed import Feed
+from stablerep.data.batches.loader import Feed
+from stablerep.data.batches.order import BatchOrder, draw_without_replacement, uniforms
+from stablerep.data.corpus.positive_sets import Corpus, make_pools, single_images, without_words
 from stablerep.data.images import ImageSource
-from stablerep.data.pools import Corpus, make_pools, single_images, without_words
-from stablerep.data.views import AugmentConfig
 from stablerep.errors import InvalidInput, NotFound
-from stablerep.storage import Group, build_tar, commit_shard, open_store, skipped_group
+from stablerep.shards import Group, build_tar, commit_shard, skipped_group
+from stablerep.storage import open_store
 
 
 def jpeg(value: int, size: int = 8) -> bytes:

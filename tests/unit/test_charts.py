@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree
 
-from stablerep.demo.charts import Bar, Curve, bar_chart, embedding_map, line_chart, results_table
+from stablerep.report.charts import Bar, Curve, bar_chart, embedding_map, line_chart, results_table
 
 
 def widths(svg: str) -> list[float]:

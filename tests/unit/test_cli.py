@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stablerep.cli.jobs import choose_recipe
-from stablerep.jobs.recipe import load_recipe
+from stablerep.config.recipe import load_recipe
 
 COMMANDS = [
     ["demo"],

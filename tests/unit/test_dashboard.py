@@ -11,14 +11,14 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-import services.metrics
+import services.generator.metrics
 import services.trainer.metrics
 from services.gateway.queue_metrics import QueueCollector
 from services.gateway.server import SERVICE
-from services.grpc_metrics import MetricsInterceptor
-from services.timely import Timely
-from stablerep.jobs.job import JobState
-from stablerep.jobs.measure import JobBacklog, QueueMeasure
+from services.health.single_flight import Timely
+from services.rpc.metrics import MetricsInterceptor
+from stablerep.queue.states import JobState
+from stablerep.queue.stats import JobBacklog, QueueMeasure
 from tests.promql import Matcher, Reading, grouped_labels, readings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from stablerep.config.recipe import load_preset
 from stablerep.demo.settings import claim_folder, demo_settings
 from stablerep.errors import InvalidInput
-from stablerep.jobs.recipe import load_preset
 
 
 def test_several_seeds_mean_the_study_with_its_controls() -> None:

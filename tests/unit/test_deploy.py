@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from services.probes_http import serve_probes
-from stablerep.jobs.recipe import load_preset
-from stablerep.settings import Settings, load_settings
+from services.health.http import serve_probes
+from stablerep.config.recipe import load_preset
+from stablerep.config.settings import Settings, load_settings
 from tests.deployment import ROOT, Dockerfile, compose_file, compose_variables, dockerfile
 
 OURS = {"gateway": "gateway", "generator": "generator", "generator-gpu": "generator"}

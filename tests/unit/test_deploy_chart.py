@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from scripts.chart_schema import OF_THE_CHART, SCHEMA, renewed
-from stablerep.settings import Settings, load_settings, setting_keys
+from stablerep.config.settings import Settings, load_settings, setting_keys
 from stablerep.tokens import digest, parse_tokens
 from tests.deployment import CHART, dockerfile, helm, rendered
 from tests.kube_types import wrong_fields

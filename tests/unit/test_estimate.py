@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from stablerep.captions import Caption, read_captions
 from stablerep.captions.source import open_source
 from stablerep.cli import app
+from stablerep.config.recipe import Preset, load, load_recipe
 from stablerep.errors import InvalidInput
 from stablerep.jobs.estimate import (
     Figure,
@@ -22,8 +23,8 @@ from stablerep.jobs.estimate import (
     images_in_batches,
     reported_speed,
 )
-from stablerep.jobs.recipe import Preset, load, load_recipe
-from stablerep.storage import Group, build_tar, commit_shard, open_store, write_captions
+from stablerep.shards import Group, build_tar, commit_shard, write_captions
+from stablerep.storage import open_store
 from stablerep.v1 import generator_pb2 as pb
 from stablerep.v1 import generator_pb2_grpc as rpc
 

@@ -6,11 +6,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stablerep.data.photographs import load_photographs
 from stablerep.errors import InvalidInput
+from stablerep.evaluation.datasets.photographs import load_photographs
 from stablerep.evaluation.embedding_map import embedding_map
-from stablerep.evaluation.features import FrozenEncoder, augmented_features, extract_features, prepare
+from stablerep.evaluation.features import augmented_features, extract_features, prepare
 from stablerep.evaluation.probe import format_table, probe_table
+from stablerep.models.frozen import FrozenEncoder
 
 
 class Flatten(nn.Module):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from stablerep.data.photographs import load_photographs
 from stablerep.errors import InvalidInput
+from stablerep.evaluation.datasets.photographs import load_photographs
 from stablerep.evaluation.features import extract_features
-from stablerep.evaluation.few_shot import few_shot
-from stablerep.evaluation.linear import Standardiser
+from stablerep.evaluation.probes.few_shot import few_shot
+from stablerep.evaluation.probes.linear import Standardiser
 from stablerep.evaluation.split import Split, draw_few, split_validation
 
 LABELS = np.random.default_rng(5).permutation(np.repeat(np.arange(10), 60))

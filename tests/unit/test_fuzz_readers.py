@@ -23,8 +23,9 @@ from pydantic import ValidationError
 
 from stablerep.captions import MAX_CHARACTERS, Caption, CaptionReport, Source, read_captions
 from stablerep.errors import InvalidInput, StableRepError, TornObject
-from stablerep.storage import Group, ShardIndex, build_tar, index_tar, open_store, read_group, skipped_group
-from stablerep.storage.layout import shard_key
+from stablerep.shards import Group, ShardIndex, build_tar, index_tar, read_group, skipped_group
+from stablerep.shards.layout import shard_key
+from stablerep.storage import open_store
 
 CASE_SECONDS = 3.0  # of the processor: the machine may be busy with other tests
 MEMORY_KIB = 400 << 10

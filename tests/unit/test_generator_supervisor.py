@@ -13,8 +13,8 @@ import pytest
 
 from services.generator import supervisor
 from services.generator.supervisor import plan_workers
+from stablerep.config.settings import Generator as Settings
 from stablerep.errors import InvalidInput
-from stablerep.settings import Generator as Settings
 
 SUPERVISE = """
 import json, sys

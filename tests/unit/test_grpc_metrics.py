@@ -10,9 +10,9 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
-from services.serving import listen, open_front
+from services.rpc.server import listen, open_front
+from stablerep.config.settings import Auth, Settings
 from stablerep.errors import InvalidInput
-from stablerep.settings import Auth, Settings
 from stablerep.tokens import add_token, new_token
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc

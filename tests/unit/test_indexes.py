@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stablerep.jobs.indexes import ShardBits, Totals, gapless, number_of, read_each
+from stablerep.jobs.recovery.indexes import ShardBits, Totals, gapless, number_of, read_each
 
 
 @given(st.sets(st.integers(0, 3000)))

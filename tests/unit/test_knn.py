@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stablerep.evaluation.knn import knn_accuracy, knn_predictions
+from stablerep.evaluation.probes.knn import knn_accuracy, knn_predictions
 
 
 def brute_force(features: np.ndarray, labels: np.ndarray, query: np.ndarray, k: int, t: float) -> int:

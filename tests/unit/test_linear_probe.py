@@ -6,10 +6,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from stablerep.data.photographs import load_photographs
+from stablerep.evaluation.datasets.photographs import load_photographs
 from stablerep.evaluation.features import extract_features
-from stablerep.evaluation.linear import Standardiser, choose_strength, linear_probe
-from stablerep.evaluation.logistic import fit_logistic, objective
+from stablerep.evaluation.probes.linear import Standardiser, choose_strength, linear_probe
+from stablerep.evaluation.probes.logistic import fit_logistic, objective
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 SET_UP = """
 import logging, sys, threading, warnings
 from contextvars import copy_context
-from services.logs import about, set_up_logs
-from stablerep.settings import load_settings
+from services.process.logs import about, set_up_logs
+from stablerep.config.settings import load_settings
 set_up_logs(load_settings(sys.argv[1:]))
 logger = logging.getLogger("stablerep.test")
 """

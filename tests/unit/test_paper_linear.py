@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stablerep.evaluation.paper_linear import (
+from stablerep.evaluation.probes.linear_sgd import (
     RATES,
     epoch_batches,
     initial_weights,

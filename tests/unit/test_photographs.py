@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stablerep.data.photographs import FASHION_SHA256, Photographs, load_photographs, read_photographs
 from stablerep.errors import InvalidInput, TornObject
+from stablerep.evaluation.datasets.photographs import (
+    FASHION_SHA256,
+    Photographs,
+    load_photographs,
+    read_photographs,
+)
 
 ASSETS = files("stablerep") / "assets"
 

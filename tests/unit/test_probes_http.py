@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.heartbeat import Heartbeat
-from services.probes_http import Probes, serve_probes
-from services.timely import Timely
+from services.health.heartbeat import Heartbeat
+from services.health.http import Probes, serve_probes
+from services.health.single_flight import Timely
 from stablerep.errors import InvalidInput, Unavailable
 from tests.scrape import get
 

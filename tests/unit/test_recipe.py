@@ -7,8 +7,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from stablerep.config.recipe import Recipe, load, load_preset, load_recipe, preset_names
 from stablerep.errors import InvalidInput
-from stablerep.jobs.recipe import Recipe, load, load_preset, load_recipe, preset_names
 
 GOLDEN = {
     "sd15": "b8fe73d2f10377517400c357008f25b6b9a8ebaf02e4f84a2fa6afc669d0e9ca",
@@ -22,7 +22,7 @@ def test_digest_of_a_preset_is_the_one_of_every_earlier_version(name):
 
 
 def test_digest_is_the_same_in_another_process_with_another_hash_seed():
-    code = "from stablerep.jobs.recipe import load_recipe; print(load_recipe('tiny').digest)"
+    code = "from stablerep.config.recipe import load_recipe; print(load_recipe('tiny').digest)"
     for hash_seed in ("1", "2"):
         out = subprocess.run(
             [sys.executable, "-c", code],

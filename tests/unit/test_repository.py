@@ -22,7 +22,7 @@ LIGHT_PACKAGES = [
     "stablerep.storage",
     "stablerep.client",
     "stablerep.cli",
-    "stablerep.settings",
+    "stablerep.config.settings",
     "stablerep.errors",
     "stablerep.v1",
     "services.gateway",

@@ -8,7 +8,7 @@ import pytest
 import redis.exceptions
 from google.rpc import error_details_pb2, status_pb2
 
-from services.errors import ErrorInterceptor, NotReady, WrongOffset
+from services.rpc.errors import ErrorInterceptor, NotReady, WrongOffset
 from stablerep.client import AsyncClient
 from stablerep.errors import (
     AlreadyExists,

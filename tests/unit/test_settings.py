@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from stablerep.config.settings import load_settings, setting_keys
 from stablerep.errors import InvalidInput
-from stablerep.settings import load_settings, setting_keys
 
 
 @pytest.fixture(autouse=True)

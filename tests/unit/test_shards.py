@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stablerep.errors import InvalidInput, TornObject
-from stablerep.storage import (
+from stablerep.shards import (
     Group,
     ShardIndex,
     build_tar,
     commit_shard,
     index_tar,
-    open_store,
     read_captions,
     read_group,
     read_index,
@@ -32,7 +31,8 @@ from stablerep.storage import (
     skipped_group,
     write_captions,
 )
-from stablerep.storage.layout import captions_key, index_key, shard_key
+from stablerep.shards.layout import captions_key, index_key, shard_key
+from stablerep.storage import open_store
 
 
 def groups(*, fill: bytes = b"image") -> list[Group]:
@@ -54,7 +54,7 @@ def test_the_same_groups_in_any_order_give_the_same_bytes() -> None:
 def test_another_process_writes_the_same_bytes() -> None:
     code = (
         "import hashlib, sys; sys.path.insert(0, '.');"
-        "from tests.unit.test_shards import groups; from stablerep.storage import build_tar;"
+        "from tests.unit.test_shards import groups; from stablerep.shards import build_tar;"
         "print(hashlib.sha256(build_tar(groups())).hexdigest())"
     )
     root = Path(__file__).parents[2]

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stablerep.captions.addresses import check_address
 from stablerep.captions.patterns import expand, is_pattern, matcher
-from stablerep.captions.urls import AllowedUrls, parse_url
+from stablerep.captions.remote.addresses import check_address
+from stablerep.captions.remote.urls import AllowedUrls, parse_url
 from stablerep.errors import InvalidInput
 
 ALLOWED = AllowedUrls(

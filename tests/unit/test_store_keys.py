@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stablerep.config.names import DATASET_NAME
+from stablerep.config.settings import S3
 from stablerep.errors import InvalidInput, NotFound, StoreError
-from stablerep.settings import S3
-from stablerep.storage import layout, open_store
-from stablerep.storage.s3_access import check_access, connect
-from stablerep.storage.store import check_key
+from stablerep.shards import layout
+from stablerep.storage import open_store
+from stablerep.storage.keys import check_key
+from stablerep.storage.s3.client import check_access, connect
 
 REFUSED = {
     "empty": "",
@@ -237,6 +239,6 @@ def test_a_dataset_name_outside_the_rule_never_becomes_a_key(name: str) -> None:
         assert caught.value.field == "dataset"
 
 
-@given(st.from_regex(layout.DATASET_NAME, fullmatch=True))
+@given(st.from_regex(DATASET_NAME, fullmatch=True))
 def test_every_dataset_name_within_the_rule_gives_keys_that_stores_take(name: str) -> None:
     assert check_key(layout.shard_key(name, 0)) == f"datasets/{name}/shards/000000.tar"

@@ -12,9 +12,10 @@ import yaml
 from typer.testing import CliRunner
 
 from stablerep.cli import app
-from stablerep.cli.connection import Connection, connection_from_environment
+from stablerep.cli.connection import Connection
+from stablerep.client.environment import tls_from_environment
+from stablerep.config.settings import load_settings
 from stablerep.errors import InvalidInput
-from stablerep.settings import load_settings
 from stablerep.tokens import add_token, find_token, new_token, parse_tokens, read_tokens
 
 NOW = datetime.now(UTC)
@@ -192,9 +193,9 @@ def test_variables_of_the_client_are_no_wrong_settings(monkeypatch: pytest.Monke
     for name, value in values.items():
         monkeypatch.setenv(f"STABLEREP_{name}", value)
     assert load_settings().tls.cert_file is None
-    connection = connection_from_environment("b:2")
-    assert (connection.address, connection.ca_file, connection.tls) == ("b:2", Path("c"), True)
-    assert connection.allow_clear_text
+    arguments = tls_from_environment()
+    assert (arguments["ca_file"], arguments["tls"]) == (Path("c"), True)
+    assert arguments["allow_clear_text"]
 
 
 @pytest.mark.parametrize("verb", [["submit"], ["jobs", "list"], ["jobs", "cancel"], ["preview"]])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from stablerep.config.training import load_train_config, parse_train_config, presets
 from stablerep.errors import InvalidInput
-from stablerep.training.config import load_train_config, parse_train_config, presets
 from stablerep.training.optimizer import build_optimizer, learning_rate
 
 WHERE = {"run": "file:///data/runs/r", "datasets": ["file:///data/datasets/d"]}

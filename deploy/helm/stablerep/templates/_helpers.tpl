@@ -72,7 +72,7 @@ s3://stablerep
 {{- end -}}
 
 {{/* The settings file: what the user set, and over it what belongs to the chart. */}}
-{{- define "stablerep.settings" -}}
+{{- define "stablerep.config.settings" -}}
 {{- $gateway := dict "address" "0.0.0.0:50051" "metrics_address" "0.0.0.0:9100" -}}
 {{- $generator := dict "address" "0.0.0.0:50052" "metrics_address" "0.0.0.0:9100" -}}
 {{- $s3 := dict "endpoint" (include "stablerep.storeEndpoint" .) "region" .Values.store.region "addressing" .Values.store.addressing -}}

@@ -1,0 +1,106 @@
+"""Pixels to JPEG files to a shard's tar, beside the GPU: while a batch is encoded, the next one is drawn."""
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from services.generator.drain import HandBack
+from services.generator.leased_shards import Hand, ShardInHand, Stage
+from services.generator.metrics import count_group
+from services.generator.stages.upload import Uploader
+from stablerep.generation import Drawn, Generator
+from stablerep.shards import build_tar
+
+logger = logging.getLogger("stablerep.generator")
+MOST_WAITING_BYTES = 256 << 20
+"""Pixels that wait to be encoded; the GPU waits while there are more."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A group to encode, or with None the end of its shard."""
+
+    shard: ShardInHand
+    generator: Generator
+    drawn: Drawn | None
+
+    @property
+    def size(self) -> int:
+        return self.drawn.size if self.drawn else 0
+
+
+class Encoder:
+    """A thread's work; it never waits for the network."""
+
+    def __init__(self, hand: Hand, uploader: Uploader) -> None:
+        self._hand = hand
+        self._uploader = uploader
+        self._changed = threading.Condition()
+        self._waiting: deque[_Work] = deque()
+        self._bytes = 0
+        self._ended = False
+
+    def put(self, shard: ShardInHand, generator: Generator, drawn: Drawn | None) -> None:
+        """A group of a shard, or None after its last. Waits while too many pixels wait already."""
+        work = _Work(shard, generator, drawn)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._ended or not self._bytes or self._bytes + work.size <= MOST_WAITING_BYTES
+            )
+            if self._ended:
+                raise HandBack("the worker ends")
+            self._waiting.append(work)
+            self._bytes += work.size
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """What waits is still encoded; nothing more comes."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """Until `end`, or an error that nobody foresaw."""
+        try:
+            while (work := self._take()) is not None:
+                if not work.shard.over:
+                    with self._hand.working_on(work.shard):
+                        self._encode(work)
+        finally:
+            self.end()
+
+    def _take(self) -> _Work | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ended)
+            if not self._waiting:
+                return None
+            work = self._waiting.popleft()
+            self._bytes -= work.size
+            self._changed.notify_all()
+        return work
+
+    def _encode(self, work: _Work) -> None:
+        shard = work.shard
+        if work.drawn is not None:
+            group = work.generator.encode(work.drawn)
+            count_group(len(group.encoded))
+            shard.groups.append(group)
+            return
+        shard.keeper.check()
+        _log(shard)
+        shard.tar, shard.groups = build_tar(shard.groups), []
+        shard.stage = Stage.UPLOADING
+        self._uploader.put(shard)
+
+
+def _log(shard: ShardInHand) -> None:
+    images = sum(len(group.encoded) for group in shard.groups)
+    logger.info(
+        "%s: %d groups, %d images, %d skipped, %.2f images/s",
+        shard.name,
+        len(shard.groups),
+        images,
+        sum(not group.encoded for group in shard.groups),
+        images / max(shard.draw_seconds, 1e-9),
+    )

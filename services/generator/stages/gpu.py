@@ -1,0 +1,196 @@
+"""The thread that owns the GPU: pipelines, batches of the shards that are ready, previews in between."""
+
+import math
+import time
+from queue import Empty, SimpleQueue
+
+import torch
+
+from services.generator.drain import Drain, Pace
+from services.generator.leased_shards import Hand, ShardInHand, Stage, Task
+from services.generator.metrics import count_oom_halving, observe_model_load, observe_stage
+from services.generator.previews import Preview, Previews
+from services.generator.readiness import Readiness, pause_after
+from services.generator.stages.encode import Encoder
+from services.generator.stages.upload import Uploader
+from services.health.heartbeat import Heartbeat
+from stablerep.config.recipe import Recipe
+from stablerep.config.settings import Generator as Settings
+from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
+from stablerep.generation import Generator, LoadedPipeline, load_pipeline
+from stablerep.shards import Group
+
+LOADING_SECONDS = 3600.0
+"""A pipeline may first have to be downloaded."""
+LOOK_SECONDS = 0.1
+"""Between two looks for previews while there is no shard."""
+
+
+class Gpu:
+    """`state` is LOADING, IDLE or GENERATING; `recipe_digest` that of the recipe last loaded or made."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        hand: Hand,
+        encoder: Encoder,
+        uploader: Uploader,
+        previews: Previews,
+        drain: Drain,
+        readiness: Readiness,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self.state = "IDLE"
+        self.recipe_digest = ""
+        self._settings = settings
+        self._hand = hand
+        self._encoder = encoder
+        self._uploader = uploader
+        self._previews = previews
+        self._drain = drain
+        self._readiness = readiness
+        self._heartbeat = heartbeat
+        self._pipeline: LoadedPipeline | None = None
+        self._generator: Generator | None = None
+
+    def preload(self, recipe: Recipe) -> None:
+        """Loads the recipe's pipeline, however long its hub is away; returns early when told to stop.
+
+        Raises InvalidInput and NotFound where waiting does not help.
+        """
+        failures = 0
+        while not self._drain.ordered:
+            try:
+                self._load(recipe)
+                return
+            except (InvalidInput, NotFound):
+                raise
+            except (StableRepError, OSError) as error:
+                failures += 1
+                self._readiness.trouble("model", error)
+                self._drain.wait(pause_after(failures))
+
+    def run(self, ready: SimpleQueue[ShardInHand | None]) -> None:
+        """Draws what is ready until None comes; after the order to stop, nothing more is begun."""
+        while True:
+            self._heartbeat.beat()
+            self._serve_previews(loaded_only=False)
+            try:
+                shard = ready.get(timeout=LOOK_SECONDS)
+            except Empty:
+                continue
+            if shard is None:
+                return
+            if self._drain.ordered:
+                self._hand.hand_back(shard, "the worker ends")
+                continue
+            try:
+                with self._hand.working_on(shard):
+                    self._make(shard)
+            finally:
+                self.state = "IDLE"
+
+    def _make(self, shard: ShardInHand) -> None:
+        task = shard.task
+        if task is None:
+            return
+        shard.keeper.check()
+        generator = self._generator_for(task)
+        self._draw(shard, task, generator)
+        shard.stage = Stage.ENCODING
+        self._encoder.put(shard, generator, None)
+
+    def _draw(self, shard: ShardInHand, task: Task, generator: Generator) -> None:
+        images = len(task.captions) * task.recipe.images_per_caption
+        steps = math.ceil(images / generator.batch_images) * task.recipe.steps
+        pace = shard.pace = Pace(steps=steps, groups=len(task.captions))
+        shard.stage = Stage.DRAWING
+        self.state = "GENERATING"
+
+        def check() -> None:
+            self._heartbeat.beat()
+            shard.keeper.check()
+            if self._drain.ordered:
+                self._drain.check(pace.seconds_left() + self._uploader.seconds)
+
+        def on_step() -> None:
+            pace.count("steps")
+            check()
+
+        for drawn in generator.draw(task.captions, on_step=on_step):
+            pace.count("groups")
+            self._encoder.put(shard, generator, drawn)
+            if shard.over:  # another stage failed it; the rest would be drawn for nothing
+                return
+            check()
+            self._serve_previews(loaded_only=True)
+        shard.draw_seconds = pace.seconds
+
+    def _generator_for(self, task: Task) -> Generator:
+        """The generator in use if it suits, else a new one on the loaded pipeline if that suits."""
+        current = self._generator
+        if current is None or (current.recipe, current.seed) != (task.recipe, task.seed):
+            current = self._generator = self._new_generator(task.recipe, task.seed)
+        self.recipe_digest = task.recipe.digest
+        return current
+
+    def _new_generator(self, recipe: Recipe, seed: int) -> Generator:
+        return Generator(
+            recipe,
+            seed=seed,
+            pipeline=self._load(recipe),
+            batch_limit=self._settings.batch_limit,
+            on_stage=observe_stage,
+            on_halved=count_oom_halving,
+        )
+
+    def _load(self, recipe: Recipe) -> LoadedPipeline:
+        if self._pipeline is not None and self._pipeline.fits(recipe):
+            return self._pipeline
+        # The old one goes first: two do not fit on many a GPU.
+        self._pipeline = self._generator = None
+        self.state, self.recipe_digest = "LOADING", ""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._heartbeat.beat(LOADING_SECONDS)
+        started = time.monotonic()
+        try:
+            self._pipeline = load_pipeline(recipe, self._settings.device)
+        except (InvalidInput, NotFound):  # the recipe's fault, not this worker's
+            raise
+        except StableRepError as error:
+            self._readiness.trouble("model", error)
+            raise
+        finally:
+            self.state = "IDLE"
+            self._heartbeat.beat()
+        observe_model_load(time.monotonic() - started)
+        self._readiness.well("model")
+        self.recipe_digest = recipe.digest
+        return self._pipeline
+
+    def _serve_previews(self, *, loaded_only: bool) -> None:
+        """Makes the groups that clients wait for; in the middle of a shard only with the pipeline in use."""
+
+        def is_wanted(preview: Preview) -> bool:
+            pipeline = self._pipeline
+            return not loaded_only or (pipeline is not None and pipeline.fits(preview.recipe))
+
+        while (preview := self._previews.take(is_wanted)) is not None:
+            try:
+                preview.result.set_result(self._preview(preview))
+            except (StableRepError, OSError) as error:
+                preview.result.set_exception(error)
+            finally:
+                if not loaded_only:
+                    self.state = "IDLE"
+                if not preview.result.done():
+                    preview.result.set_exception(Unavailable("the worker ended; ask another"))
+
+    def _preview(self, preview: Preview) -> Group:
+        generator = self._new_generator(preview.recipe, preview.seed)
+        self.state, self.recipe_digest = "GENERATING", preview.recipe.digest
+        group = next(generator.generate([preview.caption]))
+        if not group.encoded:
+            raise InvalidInput(str(group.info["error"]), field="caption")
+        return group

@@ -1,0 +1,103 @@
+"""Shards into the store and off the queue, beside the GPU; a store or queue that is away is waited for."""
+
+import logging
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TypeVar
+
+from services.generator.drain import Drain
+from services.generator.leased_shards import Hand, ShardInHand, Stage
+from services.generator.metrics import Server, count_retry, observe_stage
+from services.generator.readiness import Readiness, pause_after
+from stablerep.errors import StableRepError, Unavailable
+from stablerep.jobs.recovery.rebuild import ensure_queue
+from stablerep.queue.client import Queue
+from stablerep.shards import ShardIndex, commit_shard
+from stablerep.storage import Store
+
+T = TypeVar("T")
+logger = logging.getLogger("stablerep.generator")
+
+
+class Uploader:
+    """A thread's work. The shards that wait are those in hand: no more than the worker may lease."""
+
+    def __init__(self, store: Store, queue: Queue, hand: Hand, drain: Drain, readiness: Readiness) -> None:
+        self.shards_done = 0
+        self.images_done = 0
+        self.seconds = 0.0
+        """Of the last upload."""
+        self._store = store
+        self._queue = queue
+        self._hand = hand
+        self._drain = drain
+        self._readiness = readiness
+        self._waiting: SimpleQueue[ShardInHand | None] = SimpleQueue()
+
+    def put(self, shard: ShardInHand) -> None:
+        """A shard with its tar, or with the index of one that is in the store already."""
+        shard.stage = Stage.UPLOADING
+        self._waiting.put(shard)
+
+    def end(self) -> None:
+        """What waits is still uploaded; nothing more comes."""
+        self._waiting.put(None)
+
+    def run(self) -> None:
+        """Until `end`, or an error that nobody foresaw."""
+        while (shard := self._waiting.get()) is not None:
+            if not shard.over:
+                with self._hand.working_on(shard):
+                    self._finish(shard)
+
+    def _finish(self, shard: ShardInHand) -> None:
+        index = shard.index
+        if index is None:
+            started = time.monotonic()
+            index = self._patiently("store", shard, lambda: self._commit(shard))
+            self.seconds = time.monotonic() - started
+            observe_stage("upload", self.seconds)
+        first = self._patiently("queue", shard, lambda: self._report(shard, index))
+        if first:
+            self.shards_done += 1
+            self.images_done += index.images
+        self._hand.completed(shard, first=first)
+
+    def _commit(self, shard: ShardInHand) -> ShardIndex:
+        shard.keeper.check()  # of a job that was deleted meanwhile nothing must be written
+        return commit_shard(self._store, shard.lease.dataset, shard.lease.shard, shard.tar)
+
+    def _report(self, shard: ShardInHand, index: ShardIndex) -> bool:
+        return self._queue.complete(
+            shard.lease, groups=len(index.groups), images=index.images, skipped=len(index.skipped)
+        )
+
+    def _patiently(self, server: Server, shard: ShardInHand, step: Callable[[], T]) -> T:
+        """Takes the step as soon as the server is there; the lease is kept meanwhile.
+
+        Raises HandBack when the worker has to end before.
+        """
+        failures = 0
+        while True:
+            try:
+                result = step()
+            except Unavailable as error:
+                failures += 1
+                logger.warning("%s", error)
+                count_retry(server)
+                self._readiness.trouble(server, error)
+                self._drain.check()
+                self._drain.wait(pause_after(failures))
+                if server == "queue":
+                    self._rebuild()
+            else:
+                self._readiness.well(server)
+                return result
+
+    def _rebuild(self) -> None:
+        """With all it may hold in hand, this worker asks for no lease, and would not notice otherwise."""
+        try:
+            ensure_queue(self._store, self._queue, self._drain.sign)
+        except (StableRepError, OSError) as error:
+            logger.warning("%s", error)

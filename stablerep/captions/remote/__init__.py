@@ -1,0 +1,1 @@
+"""Captions behind URLs: which may be read, and a reader for each scheme."""

@@ -1,0 +1,153 @@
+"""A recipe, all that decides an image besides caption and seed, and the presets shipped with the package."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stablerep.errors import InvalidInput
+
+MAX_CAPTIONS_PER_SHARD = 10_000
+
+
+class Recipe(BaseModel):
+    """How an image is made; two datasets with one digest were made the same way.
+
+    Ranges are those of `Recipe` in `proto/stablerep/v1/generation.proto`; build one from text with
+    `load_recipe`, which turns what pydantic finds wrong into `InvalidInput`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: str = Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")
+    revision: str = Field(default="", max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")
+    sampler: Literal["ddim", "dpm++", "pipeline"]
+    steps: int = Field(ge=1, le=1000)
+    guidance_scale: float = Field(ge=0, le=50)
+    image_size: int = Field(ge=8, le=4096, multiple_of=8)
+    save_size: int = Field(ge=8, le=4096)
+    images_per_caption: int = Field(ge=1, le=99)
+    batch_images: int = Field(ge=1, le=4096)
+    jpeg_quality: int = Field(ge=1, le=100)
+    dtype: Literal["float32", "float16", "bfloat16"]
+
+    @model_validator(mode="after")
+    def _saved_no_larger_than_made(self) -> "Recipe":
+        if self.save_size > self.image_size:
+            raise ValueError(f"save_size {self.save_size} is larger than image_size {self.image_size}")
+        return self
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of all fields as canonical JSON."""
+        canonical = json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe and the shard size that suits its speed, which is a job's setting and outside the digest."""
+
+    recipe: Recipe
+    captions_per_shard: int
+
+
+def preset_names() -> list[str]:
+    """Names of the presets shipped with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _presets().iterdir())
+
+
+def _presets() -> Traversable:
+    return resources.files(__package__) / "presets" / "generation"
+
+
+def load_preset(name: str, overrides: Mapping[str, str] | None = None) -> Preset:
+    """The preset called `name`, some recipe fields replaced; never opens a file outside the package.
+
+    Raises `InvalidInput` with `field="preset"` for an unknown name, or with the field that is wrong.
+    """
+    if name not in preset_names():
+        raise InvalidInput(f"no preset {name!r}; there are {', '.join(preset_names())}", field="preset")
+    text = (resources.files(__package__) / "presets" / "generation" / f"{name}.yaml").read_text(
+        encoding="utf-8"
+    )
+    return _build(yaml.safe_load(text), overrides or {})
+
+
+def load_recipe_file(path: Path, overrides: Mapping[str, str] | None = None) -> Preset:
+    """A recipe in a YAML file: the keys of `Recipe`, and optionally `captions_per_shard`.
+
+    A key `preset: NAME` fills in whatever the file leaves out. Raises `InvalidInput` naming the wrong field.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidInput(f"cannot read the recipe {path}: {error}", field="preset") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InvalidInput(f"{path} is not a list of `key: value` lines", field="preset")
+    base: dict[str, Any] = {}
+    if "preset" in values:
+        preset = load_preset(str(values.pop("preset")))
+        base = {**preset.recipe.model_dump(), "captions_per_shard": preset.captions_per_shard}
+    return _build(_over(base, values), overrides or {})
+
+
+def load(source: str, overrides: Mapping[str, str] | None = None) -> Preset:
+    """The preset called `source`, or the recipe file there if it ends in .yaml or .yml or has a slash."""
+    if source.endswith((".yaml", ".yml")) or "/" in source:
+        return load_recipe_file(Path(source), overrides)
+    return load_preset(source, overrides)
+
+
+def load_recipe(source: str, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """Like `load`, for callers that cut no shards: `load_recipe("sd15", {"guidance_scale": "8"})`."""
+    return load(source, overrides).recipe
+
+
+def _over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`; a revision is one of its model, so another model begins without."""
+    fields = {**base, **changes}
+    if "revision" not in changes and fields.get("model") != base.get("model"):
+        fields["revision"] = ""
+    return fields
+
+
+def _build(values: dict[str, Any], overrides: Mapping[str, str]) -> Preset:
+    for name in overrides:
+        if name == "captions_per_shard":
+            raise InvalidInput("is a setting of the job, not of the recipe", field=name)
+        if name not in Recipe.model_fields:
+            raise InvalidInput(f"no such field; a recipe has {', '.join(Recipe.model_fields)}", field=name)
+    fields = _over(values, overrides)
+    captions_per_shard = check_captions_per_shard(fields.pop("captions_per_shard", 16))
+    try:
+        return Preset(Recipe.model_validate(fields), captions_per_shard)
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def check_captions_per_shard(value: Any) -> int:
+    """`value` if it is a whole number in 1..10,000, else `InvalidInput`."""
+    if type(value) is not int or not 1 <= value <= MAX_CAPTIONS_PER_SHARD:
+        raise InvalidInput(f"{value!r} is not in 1..{MAX_CAPTIONS_PER_SHARD}", field="captions_per_shard")
+    return value
+
+
+def _invalid(error: ValidationError) -> InvalidInput:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return InvalidInput(str(first["ctx"]["error"]), field="save_size")
+    field = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return InvalidInput(f"no such field; a recipe has {', '.join(Recipe.model_fields)}", field=field)
+    if first["type"] == "missing":
+        return InvalidInput("is missing; give it, or name a preset to take it from", field=field)
+    return InvalidInput(f"{first['msg']}, not {first['input']!r}", field=field)

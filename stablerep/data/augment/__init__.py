@@ -1,0 +1,1 @@
+"""Random views of images: their parameters, and applying them to a whole batch."""

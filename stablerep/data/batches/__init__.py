@@ -1,0 +1,1 @@
+"""The order of batches, and loading a rank's part of each."""

@@ -1,0 +1,87 @@
+"""Which groups and images a step sees: a function of (seed, epoch, global step) alone.
+
+Nothing here has a position to lose: step k of a run is the same whether the run got there at once, resumed,
+or runs on another number of ranks, each of which takes its slice of the global batch. Random numbers are the
+raw output of Philox, whose stream numpy keeps fixed; its distributions' streams may change between versions.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from stablerep.data.corpus.positive_sets import Pools
+from stablerep.errors import InvalidInput
+
+ORDER, IMAGES, AUGMENTATION = range(3)  # independent streams of random numbers
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's C captions with m images each: labels [C], groups and images within them [C m]."""
+
+    step: int
+    labels: np.ndarray
+    groups: np.ndarray
+    images: np.ndarray
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """The batches of a run. An epoch sees every pool once, short of the last incomplete batch."""
+
+    pools: Pools
+    seed: int
+    captions: int
+    images_per_caption: int
+
+    def __post_init__(self) -> None:
+        if len(self.pools) < self.captions:
+            message = (
+                f"a batch wants {self.captions} captions, only {len(self.pools)} have "
+                f"{self.images_per_caption} images or more; lower views_per_batch"
+            )
+            raise InvalidInput(message, field="views_per_batch")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.pools) // self.captions
+
+    def batch(self, step: int) -> Batch:
+        """The global batch of step `step`, counted from 0 over the whole run."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = _epoch_order(self.seed, epoch, len(self.pools))
+        chosen = order[position * self.captions : (position + 1) * self.captions]
+        uniform = uniforms(self.seed, IMAGES, step, (self.captions, self.images_per_caption))
+        images = draw_without_replacement(self.pools.counts[chosen], uniform)
+        groups, within = self.pools.locate(np.broadcast_to(chosen[:, None], images.shape), images)
+        return Batch(step, self.pools.labels[chosen], groups, within)
+
+
+def uniforms(seed: int, stream: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers in [0, 1), float64, that depend on (seed, stream, step) alone."""
+    raw = _raw(seed, stream, step, int(np.prod(shape)))
+    return ((raw >> np.uint64(11)) * 2.0**-53).reshape(shape)
+
+
+def draw_without_replacement(counts: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """For every row c as many distinct numbers of 0..counts[c]-1 as `uniform` [C m] has columns.
+
+    The k-th is drawn among the counts-k numbers left, then moved past those already taken.
+    """
+    drawn = np.empty(uniform.shape, dtype=np.int64)
+    for k in range(uniform.shape[1]):
+        number = (uniform[:, k] * (counts - k)).astype(np.int64)
+        for taken in np.sort(drawn[:, :k], axis=1).T:
+            number += number >= taken
+        drawn[:, k] = number
+    return drawn
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
+    return np.argsort(_raw(seed, ORDER, epoch, length), kind="stable")
+
+
+def _raw(seed: int, stream: int, step: int, count: int) -> np.ndarray:
+    return np.random.Philox(key=seed, counter=[0, 0, stream, step]).random_raw(count)

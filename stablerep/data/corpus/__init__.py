@@ -1,0 +1,1 @@
+"""What is trained on: the groups of datasets, and which captions share their positives."""

@@ -1,0 +1,89 @@
+"""A dataset as a sequence of groups, read from its index files with no service running."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from stablerep.config.names import check_dataset
+from stablerep.errors import InvalidInput, NotFound
+from stablerep.shards import Group, IndexedGroup, read_dataset, read_group, read_index
+from stablerep.shards.layout import index_prefix, shard_of
+from stablerep.storage import S3Access, Store, open_store
+
+_READERS = 8  # index files read at once: on S3 each costs a round trip
+
+
+class GroupDataset(Sequence[Group]):
+    """`GroupDataset("file:///data/datasets/shoes")[i]` is the i-th group, by one range read.
+
+    Only the committed shards that there were when it was opened count, in order of caption id. `captions[i]`
+    is the text of group i, `image_counts[i]` the number of its images, and `labels[i]` the index of the first
+    group with that text: equal texts have one label. `shards` restricts it to these shards.
+    """
+
+    def __init__(self, url: str, *, shards: Sequence[int] | None = None, s3: S3Access | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._store, self.name = _open(self.url, s3)
+        found = tuple(_committed(self._store, self.name)) if shards is None else tuple(shards)
+        if not found:
+            message = f"no finished shard in {self.url}; is the job still running, and the name right?"
+            raise NotFound(message)
+        self.shards = found
+        with ThreadPoolExecutor(_READERS) as readers:
+            indexes = list(readers.map(self._read_groups, found))
+        self._groups = [group for index in indexes for group in index]
+        self._shard_of_group = np.repeat(np.array(found), [len(index) for index in indexes])
+        self.captions = [group.caption for group in self._groups]
+        self.image_counts = np.array([len(group.image_spans) for group in self._groups], dtype=np.int64)
+        self.labels = first_with_text(self.captions)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, index: int) -> Group:  # type: ignore[override]  # no slices: a group is a read
+        """Group `index`, with its images still encoded. Raises IndexError; StoreError where reading fails."""
+        position = range(len(self))[index]
+        shard = int(self._shard_of_group[position])
+        return read_group(self._store, self.name, shard, self._groups[position])
+
+    def __iter__(self) -> Iterator[Group]:
+        return (self[index] for index in range(len(self)))
+
+    def _read_groups(self, shard: int) -> tuple[IndexedGroup, ...]:
+        index = read_index(self._store, self.name, shard)
+        if index is None:
+            raise NotFound(f"shard {shard} of {self.url} has no index; it was there before, or is asked for")
+        return index.groups
+
+
+def identify(url: str) -> dict[str, Any]:
+    """Which dataset it is, in whatever store a copy of it lies: name, recipe digest and job seed.
+
+    The last two are None for shards that no job made. Raises TornObject for a broken dataset.json.
+    """
+    store, name = _open(url.rstrip("/"), None)
+    try:
+        info = read_dataset(store, name)
+    except NotFound:
+        return {"name": name, "recipe_digest": None, "job_seed": None}
+    return {"name": name, "recipe_digest": info.recipe_digest, "job_seed": info.job_seed}
+
+
+def first_with_text(texts: Sequence[str]) -> np.ndarray:
+    """For every text the index of the first one equal to it, int64 [n]."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(text, index) for index, text in enumerate(texts)], dtype=np.int64)
+
+
+def _open(url: str, s3: S3Access | None) -> tuple[Store, str]:
+    root, separator, name = url.rpartition("/datasets/")
+    if not separator:
+        message = f"{url!r} is no dataset: want STORE/datasets/NAME, such as file:///data/datasets/shoes"
+        raise InvalidInput(message, field="datasets")
+    return open_store(root, s3=s3), check_dataset(name)
+
+
+def _committed(store: Store, dataset: str) -> Iterator[int]:
+    return (shard_of(entry.key) for entry in store.list(index_prefix(dataset)))

@@ -1,0 +1,101 @@
+"""What captions are drawn from: the groups of one or more datasets, pooled where their texts are equal."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stablerep.data.corpus.groups import GroupDataset, first_with_text
+from stablerep.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Pools:
+    """P pools of images, each with a label; a pool is one group unless words were dropped.
+
+    The images of a pool are numbered 0..counts[p]-1 through its groups in order. `groups` lists the groups by
+    pool; `ends` is the running total of their images, in the same order.
+    """
+
+    labels: np.ndarray  # int64 [P]
+    counts: np.ndarray  # int64 [P]
+    starts: np.ndarray  # int64 [P]: images before the pool's first
+    groups: np.ndarray  # int64 [G]
+    ends: np.ndarray  # int64 [G]
+    skipped: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def locate(self, pools: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The group, and the image within it, of image `images` of pool `pools`; arrays of one shape."""
+        position = self.starts[pools] + images
+        slot = np.searchsorted(self.ends, position, side="right")
+        before = np.where(slot > 0, self.ends[slot - 1], 0)
+        return self.groups[slot], position - before
+
+
+def make_pools(
+    captions: Sequence[str], image_counts: np.ndarray, *, at_least: int, drop_words: Sequence[str] = ()
+) -> Pools:
+    """The pools with `at_least` images or more; the others are counted in `skipped`.
+
+    Without `drop_words` every group is a pool of its own, and groups with equal texts share a label. With it
+    these words (whole, any case) are taken out of the texts, and groups whose texts are then equal become one
+    pool. Raises InvalidInput if nothing is left.
+    """
+    texts = without_words(captions, drop_words) if drop_words else captions
+    labels = first_with_text(texts)
+    pool_of_group = labels if drop_words else np.arange(len(labels))
+    order = np.argsort(pool_of_group, kind="stable")
+    keys, pool_of_slot = np.unique(pool_of_group[order], return_inverse=True)
+    counts = np.bincount(pool_of_slot, image_counts[order], minlength=len(keys)).astype(np.int64)
+    ends = np.cumsum(image_counts[order])
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    kept = counts >= at_least
+    if not kept.any():
+        most = int(counts.max(initial=0))
+        message = f"no caption has {at_least} images to draw (the most is {most}); lower images_per_caption"
+        raise InvalidInput(message, field="images_per_caption")
+    return Pools(
+        labels[keys][kept], counts[kept], starts[kept], order, ends, skipped=int(len(keys) - kept.sum())
+    )
+
+
+def single_images(image_counts: np.ndarray) -> Pools:
+    """Every image a pool and a label of its own: what SimCLR draws from, since it knows no captions."""
+    total = int(image_counts.sum())
+    if not total:
+        raise InvalidInput("the datasets hold no images", field="datasets")
+    each, groups = np.arange(total), np.arange(len(image_counts))
+    return Pools(each, np.ones(total, np.int64), each, groups, np.cumsum(image_counts), skipped=0)
+
+
+def without_words(captions: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The captions without these words, and without the spaces that they leave."""
+    pattern = re.compile(r"\b(?:" + "|".join(re.escape(word) for word in words) + r")\b", re.IGNORECASE)
+    return [" ".join(pattern.sub(" ", caption).split()) for caption in captions]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Several datasets as one sequence of groups."""
+
+    datasets: tuple[GroupDataset, ...]
+
+    @property
+    def captions(self) -> list[str]:
+        return [caption for dataset in self.datasets for caption in dataset.captions]
+
+    @property
+    def image_counts(self) -> np.ndarray:
+        return np.concatenate([dataset.image_counts for dataset in self.datasets])
+
+    def encoded(self, group: int) -> tuple[bytes, ...]:
+        """The encoded images of group `group`, counted through all datasets."""
+        for dataset in self.datasets:
+            if group < len(dataset):
+                return dataset[group].encoded
+            group -= len(dataset)
+        raise IndexError("no such group")

@@ -1,0 +1,1 @@
+"""Labelled photographs that probes are measured on."""

@@ -1,0 +1,1 @@
+"""The queue and a job's objects brought into agreement with the store."""

@@ -1,0 +1,1 @@
+"""The services of one machine as child processes, with an embedded queue server."""

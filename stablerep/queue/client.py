@@ -1,0 +1,371 @@
+"""The queue of shards on Redis Streams: leases, retries, dead letters and exact counts, one Lua step each.
+
+A job's backlog is a cursor, so nothing in Redis grows with the shards that wait. `lease` first refills one
+short stream from the jobs' cursors, highest priority first, in turns among equals, then reads from it. Keys:
+
+    sr:epoch            set once every job of the store is here (`begin_epoch`); missing, nothing is leased
+    sr:jobs             set of all jobs' names
+    sr:ready            stream of at most `waiting` unread entries and the leased ones; group `generators`;
+                        an entry names the job's birth, so that one of a deleted job is not another's
+    sr:backlog          sorted set: jobs that have shards to feed, by priority and turn; sr:turn counts turns
+    sr:job:<dataset>    hash: state, priority, planned, next (the cursor), complete (planning over), ...
+    sr:done:<dataset>   bitmap, a bit a shard
+    sr:leased:<dataset> hash: leased shard -> entry id
+    sr:retry:<dataset>  set of shards handed back
+    sr:delayed          sorted set: shards that failed, of all jobs, by when they are to be tried again
+    sr:failures:<dataset>, sr:dead:<dataset>   hashes with a field for each shard that failed
+    sr:rebuild          lock of the process that rebuilds all this from the store
+    sr:uncounted        set: rebuilt jobs of which it is not yet known what the done shards hold
+    sr:stats            hash of events counted for monitoring: errors, lost, buried, planned
+
+Scripts build key names from datasets' names, and those share no hash tag: Redis Cluster is not supported.
+Needs Redis 7.0 or Valkey.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from stablerep.errors import InvalidInput, NotFound, Unavailable
+from stablerep.queue.leases import (
+    Failure,
+    Failures,
+    JobStatus,
+    Lease,
+    Renewal,
+    ShardState,
+    ShardStatus,
+)
+from stablerep.queue.states import Counts, JobState
+from stablerep.queue.stats import QueueMeasure, read_measure
+
+MOST_ERRORS = 3
+MOST_LOST = 20  # workers on spot nodes vanish without the shard's being to blame
+RETRY_SECONDS = 5.0
+"""Before a shard that failed is tried again; `_RETRY_FACTOR` times that after its second error."""
+_RETRY_FACTOR = 4
+_ERROR_LENGTH = 500  # some failing jobs have a million of them
+_STEPS_AT_ONCE = 10_000  # of a search for shards, so as not to hold the server: some 10 ms
+_REBUILDING = "Redis has lost its data, the queue is being rebuilt from the store; try again in a moment"
+# The steps of a rebuild itself, and those that change nothing without an epoch.
+_UNGUARDED = {
+    "lease.lua",
+    "measure.lua",
+    "uncounted.lua",
+    "lock.lua",
+    "restore.lua",
+    "restore_dead.lua",
+    "begin_epoch.lua",
+}
+# Answers of a server that cannot serve just now, as opposed to those to a command that is wrong. They come
+# before a script's first write, so that no step is left half done. redis-py takes the first word off some,
+# and puts words of its own before those to a command in a pipeline.
+_REFUSALS = re.compile(
+    r"(^|caused error: )(OOM|MISCONF|READONLY|LOADING|BUSY|NOREPLICAS|MASTERDOWN|REBUILDING"
+    r"|DENIED|NOAUTH|NOPERM)\b"
+)
+
+
+class Queue:
+    """Connects when first used. Every method may raise `Unavailable`; those that name a job, `NotFound`.
+
+    Args:
+        redis_url: `redis://[:password@]host:port/number`, or `rediss://` for TLS.
+        waiting: most unread entries in the ready stream. Few, for an entry already there is served before one
+            of a job of higher priority; each `lease` refills it, so that even 1 starves no worker.
+        retry_seconds: wait before a shard that failed with an error is leased again; others go on meanwhile.
+    """
+
+    def __init__(self, redis_url: str, *, waiting: int = 8, retry_seconds: float = RETRY_SECONDS) -> None:
+        try:
+            self._redis: Any = redis.Redis.from_url(
+                redis_url,
+                decode_responses=True,
+                socket_connect_timeout=5,
+                socket_timeout=20,
+                health_check_interval=30,
+                # Each script may be repeated: it changes nothing when its lease is gone or its bit is set.
+                retry=Retry(ExponentialBackoff(cap=1, base=0.05), retries=3),
+                retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+            )
+        except ValueError:
+            # Its text may hold a piece of the password, which a `/` or `#` has cut in two.
+            text = "is no URL of a queue server; write redis://[:PASSWORD@]HOST:PORT/0 (rediss:// for TLS), "
+            raise InvalidInput(
+                f"{text}with / and # in a password as %2F and %23", field="redis_url"
+            ) from None
+        self._waiting = waiting
+        self._retry_ms = round(retry_seconds * 1000)
+        self._scripts = {name: self._redis.register_script(text) for name, text in _script_texts().items()}
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._redis.close()
+
+    def epoch(self) -> str | None:
+        """Tells one life of the Redis data from another; None until the jobs of the store are all here."""
+        with self._reaching():
+            return self._redis.get("sr:epoch")
+
+    def begin_epoch(self, token: str = "") -> str:
+        """Lets shards be leased: the last step of a rebuild from the store. Returns the epoch, old or new.
+
+        Args:
+            token: of the lock "sr:rebuild", which must be held still. Empty: there was nothing to rebuild.
+        """
+        return str(self.step("begin_epoch", token, secrets.token_hex(8)))
+
+    def add_job(self, dataset: str, *, priority: int = 0, birth: str = "") -> bool:
+        """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already.
+
+        Args:
+            birth: tells it from others of its name, before and after; empty: a random one. One that the store
+                knows too keeps leases good for `complete` over a rebuild.
+        """
+        return self._run("add_job", dataset, priority, birth or secrets.token_hex(4)) == 1
+
+    def birth(self, dataset: str) -> str:
+        """What tells the job from others of its name. Raises `NotFound`."""
+        with self._reaching():
+            birth = self._redis.hget(f"sr:job:{dataset}", "birth")
+        return str(self._found(dataset, birth))
+
+    def extend(self, dataset: str, planned: int) -> JobState:
+        """Shards 0..planned-1 may be leased from now on. Returns the state; a final one ignores them."""
+        return self._job_step("extend", dataset, planned, 0)
+
+    def finish_planning(self, dataset: str) -> JobState:
+        """There will be no more shards: PLANNING becomes RUNNING, or final when all is done already."""
+        return self._job_step("extend", dataset, 0, 1)
+
+    def set_state(self, dataset: str, state: JobState, error: str = "") -> JobState:
+        """Moves a job to a state, which final ones never leave; returns the one it has then.
+
+        Args:
+            error: why it fails; needed with FAILED, and kept for those who ask.
+        """
+        if state is JobState.FAILED and not error:
+            raise InvalidInput("say why the job fails", field="error")
+        return self._job_step("set_state", dataset, state.value, _text(error))
+
+    def state(self, dataset: str) -> JobState:
+        """The job's state."""
+        with self._reaching():
+            state = self._redis.hget(f"sr:job:{dataset}", "state")
+        return JobState(self._found(dataset, state))
+
+    def counts(self, dataset: str) -> Counts:
+        """Where the job's shards are, each in one place."""
+        return self.status(dataset).counts
+
+    def status(self, dataset: str) -> JobStatus:
+        """State, counts and times of a job."""
+        # Done is the bitmap's own count. Leased is the length of a hash that the scripts change in the very
+        # step that changes an entry's owner, so it cannot drift from it; the stream's pending list would tell
+        # the same only after a look at every worker's entry, whatever its job.
+        with self._reaching(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(f"sr:job:{dataset}")
+            pipe.bitcount(f"sr:done:{dataset}")
+            pipe.hlen(f"sr:leased:{dataset}")
+            pipe.hlen(f"sr:dead:{dataset}")
+            job, done, leased, dead = pipe.execute()
+        self._found(dataset, job)
+        planned = int(job["planned"])
+        return JobStatus(
+            state=JobState(job["state"]),
+            priority=int(job["priority"]),
+            planned_all=job["complete"] == "1",
+            counts=Counts(
+                planned=planned,
+                pending=planned - done - leased - dead,
+                leased=leased,
+                done=done,
+                dead=dead,
+                groups=int(job["groups"]),
+                images=int(job["images"]),
+                skipped=int(job["skipped"]),
+            ),
+            create_time=datetime.fromtimestamp(float(job["create_time"]), UTC),
+            end_time=datetime.fromtimestamp(float(job["end_time"]), UTC) if job["end_time"] else None,
+            error=job["error"],
+        )
+
+    def jobs(self) -> list[str]:
+        """Names of all jobs, sorted."""
+        with self._reaching():
+            return sorted(self._redis.smembers("sr:jobs"))
+
+    def failures(self, dataset: str) -> dict[int, Failures]:
+        """Shards not yet done that have failed or lost a lease, and how often."""
+        found: dict[int, dict[str, Any]] = {}
+        with self._reaching():
+            fields = self._redis.hgetall(f"sr:failures:{dataset}")
+        for field, value in fields.items():
+            shard, kind = field.split(":")
+            found.setdefault(int(shard), {})[kind] = value if kind == "error" else int(value)
+        return {shard: Failures(**kinds) for shard, kinds in sorted(found.items())}
+
+    def dead(self, dataset: str) -> dict[int, str]:
+        """Shards given up, with the last error of each."""
+        with self._reaching():
+            fields = self._redis.hgetall(f"sr:dead:{dataset}")
+        return {int(shard): error for shard, error in sorted(fields.items(), key=lambda item: int(item[0]))}
+
+    def shards(
+        self, dataset: str, start: int, count: int, state: ShardState | None = None
+    ) -> list[ShardStatus]:
+        """The first `count` shards from number `start` on, of one state or all; fewer are the last ones.
+
+        Cheap for any job: among a million shards, those of a state are found by the bitmap and short hashes.
+        """
+        found: list[ShardStatus] = []
+        after = start
+        while after >= 0 and len(found) < count:
+            most = min(count - len(found), 1000)
+            reply = self._run("shards", dataset, after, most, state.value if state else "", _STEPS_AT_ONCE)
+            after, *rows = self._found(dataset, reply)
+            for number, name, worker, errors, lost, error in rows:
+                found.append(
+                    ShardStatus(int(number), ShardState(name), worker, int(errors), int(lost), error)
+                )
+        return found
+
+    def lease(
+        self, worker: str, lease_seconds: float, *, on_buried: Callable[[str], None] | None = None
+    ) -> Lease | None:
+        """A shard to work on, or None when there is none at the moment, or no epoch yet; does not wait.
+
+        Args:
+            worker: a name that no other process has; it owns the lease.
+            lease_seconds: a lease that nobody renewed for so long is handed on, whoever took it.
+            on_buried: called with each job of which this step found a shard's lease lost once too often.
+        """
+        before = time.monotonic()
+        reply = self._run("lease", worker, _milliseconds(lease_seconds), self._waiting, MOST_LOST)
+        buried, *leased = reply
+        if on_buried is not None:
+            for dataset in dict.fromkeys(buried):
+                on_buried(dataset)
+        if not leased:
+            return None
+        dataset, shard, entry_id, birth = leased
+        return Lease(dataset, int(shard), entry_id, worker, before + lease_seconds, birth)
+
+    def renew(self, lease: Lease) -> Renewal:
+        """Starts the lease's time anew, provided it is still the worker's; a lost one stays lost."""
+        return Renewal(self._run("renew", lease.dataset, lease.entry_id, lease.worker))
+
+    def complete(self, lease: Lease, *, groups: int, images: int, skipped: int) -> bool:
+        """Records that the shard's tar and index are in the store; False if it was done before (not counted).
+
+        A lost lease does not matter: the shard is done, whoever did it, and any other lease on it ends.
+        """
+        return bool(
+            self._run(
+                "complete", lease.dataset, lease.shard, lease.entry_id, groups, images, skipped, lease.birth
+            )
+        )
+
+    def fail(self, lease: Lease, error: str) -> Failure:
+        """Hands the shard back with an error, to be tried again after a while; the third makes it dead.
+
+        Without effect on a lost lease.
+        """
+        whose = (lease.dataset, lease.shard, lease.entry_id, lease.worker)
+        return Failure(self._run("fail", *whose, MOST_ERRORS, _text(error), self._retry_ms, _RETRY_FACTOR))
+
+    def release(self, lease: Lease) -> bool:
+        """Hands the shard back at once, as if it had not been taken; False when the lease was lost."""
+        return bool(self._run("release", lease.dataset, lease.shard, lease.entry_id, lease.worker))
+
+    def retry(self, dataset: str, shards: Iterable[int] = ()) -> JobState:
+        """Dead shards may be leased again, those named or all; a job that FAILED by them is RUNNING again.
+
+        Shards that are not dead are passed over; a job cancelled, or failed by its source, stays so.
+        """
+        return self._job_step("retry", dataset, *shards)
+
+    def remove(self, dataset: str) -> bool:
+        """Forgets a job, and ends its leases; False when it was not there."""
+        return bool(self._run("remove", dataset))
+
+    def leave(self, worker: str) -> None:
+        """Strikes a worker that stops off the consumer group; hand its lease back first."""
+        self._run("leave", worker)
+
+    def measure(self) -> QueueMeasure:
+        """How the whole queue is at this moment; a few milliseconds of Redis for 1,000 jobs."""
+        return read_measure(self._run("measure"))
+
+    def step(self, script: str, *arguments: str | int | bytes) -> Any:
+        """Runs a Lua step that has no method of its own; those are of rebuild.py, reconcile.py, lock.py."""
+        return self._run(script, *arguments)
+
+    def _job_step(self, script: str, dataset: str, *arguments: str | int) -> JobState:
+        return JobState(self._found(dataset, self._run(script, dataset, *arguments)))
+
+    def _found(self, dataset: str, value: Any) -> Any:
+        if value:
+            return value
+        if self.epoch() is None:
+            raise Unavailable(_REBUILDING)
+        raise NotFound(f"no job {dataset!r} in the queue")
+
+    def _run(self, script: str, *arguments: str | int | bytes) -> Any:
+        with self._reaching():
+            return self._scripts[script](args=arguments)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.AuthenticationError as error:
+            raise Unavailable(f"Redis at {self._where()} refuses the password: {error}") from error
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise Unavailable(
+                f"cannot reach Redis at {self._where()}: {error}; is it running, and is the redis_url right?"
+            ) from error
+        except redis.ResponseError as error:
+            kinds = (redis.OutOfMemoryError, redis.ReadOnlyError)
+            if not isinstance(error, kinds) and not _REFUSALS.search(str(error)):
+                raise
+            raise Unavailable(f"Redis at {self._where()} takes nothing at the moment: {error}") from error
+
+    def _where(self) -> str:
+        options = self._redis.connection_pool.connection_kwargs
+        return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
+
+
+@cache
+def _script_texts() -> dict[str, str]:
+    folder = resources.files(__package__) / "lua"
+    shared = folder / "common.lua"
+    texts = {
+        file.name: file.read_text(encoding="utf-8")
+        for room in folder.iterdir()
+        if room.is_dir()
+        for file in room.iterdir()
+    }
+    common, guard = shared.read_text(encoding="utf-8"), texts.pop("guard.lua")
+    guarded = {name: "" if name in _UNGUARDED else guard for name in texts}
+    return {name.removesuffix(".lua"): common + guarded[name] + text for name, text in texts.items()}
+
+
+def _milliseconds(lease_seconds: float) -> int:
+    if not 0.001 <= lease_seconds <= 86400:
+        raise InvalidInput(f"{lease_seconds} is not in 0.001..86400", field="lease_seconds")
+    return round(lease_seconds * 1000)
+
+
+def _text(error: str) -> str:
+    return error.encode("utf-8", "replace").decode()[:_ERROR_LENGTH]

@@ -1,0 +1,68 @@
+"""A lock in Redis that ends with its holder: a thread renews it, and the steps it is for check it again."""
+
+import logging
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stablerep.errors import Unavailable
+from stablerep.queue.client import Queue
+
+logger = logging.getLogger("stablerep.queue")
+
+LOCK_SECONDS = 15.0
+RENEWALS = 3  # in that time
+
+
+class Lock:
+    """What `hold` gives to who has the lock. Steps that must not come too late take `token` along."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.token = secrets.token_hex(8)
+        self._lost = threading.Event()
+
+    def check(self) -> None:
+        """Raises `Unavailable` once the lock was lost: another process does the work by now."""
+        if self._lost.is_set():
+            raise Unavailable(f"lost {self.name} to another process")
+
+    def lose(self) -> None:
+        self._lost.set()
+
+
+@contextmanager
+def hold(queue: Queue, name: str, *, seconds: float = LOCK_SECONDS) -> Iterator[Lock | None]:
+    """Holds the lock during the block; None when another process has it. Raises `Unavailable`."""
+    lock = Lock(name)
+    milliseconds = round(seconds * 1000)
+    if not queue.step("lock", name, lock.token, milliseconds, "take"):
+        yield None
+        return
+    left = threading.Event()
+
+    def renew() -> None:
+        while not left.wait(seconds / RENEWALS):
+            try:
+                if not queue.step("lock", name, lock.token, milliseconds, "keep"):
+                    lock.lose()
+                    return
+            except Unavailable as error:  # perhaps only for a moment; the steps look at the token themselves
+                logger.warning("%s not renewed: %s", name, error)
+
+    thread = threading.Thread(target=renew, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield lock
+    finally:
+        left.set()
+        thread.join()
+        _give_up(queue, lock)
+
+
+def _give_up(queue: Queue, lock: Lock) -> None:
+    try:
+        queue.step("lock", lock.name, lock.token, 0, "keep")
+    except Unavailable as error:
+        logger.warning("%s runs out by itself: %s", lock.name, error)

@@ -1,0 +1,83 @@
+"""How the whole queue is at one moment: what monitoring and scaling on the backlog look at."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from stablerep.queue.states import JobState
+
+LEASABLE = (JobState.PLANNING, JobState.RUNNING)
+SEEN_SECONDS = 120.0
+"""A worker that leased or renewed nothing for so long is not counted; twice the default lease."""
+
+
+@dataclass(frozen=True)
+class JobBacklog:
+    """Where the shards of a job that is not over are."""
+
+    dataset: str
+    state: JobState
+    waiting: int
+    leased: int
+    done: int
+    dead: int
+
+
+@dataclass(frozen=True)
+class QueueMeasure:
+    """All jobs together, and those that are not over one by one.
+
+    Attributes:
+        jobs: the jobs that are not over, the largest backlog first.
+        job_states: how many jobs there are, by state.
+        dead_shards: dead letters of all jobs, also of those that are over.
+        oldest_lease_seconds: since the oldest leased shard was put up for lease; 0 when none is leased. That
+            is a little before it was taken, and the clock goes on when a lost lease is taken over.
+        busy_workers, idle_workers: seen in the last `SEEN_SECONDS`, with and without a lease.
+        errors, leases_lost, buried, planned: events since Redis was empty: shards that failed with an error,
+            leases that ran out, shards given up, shards planned.
+    """
+
+    jobs: tuple[JobBacklog, ...]
+    job_states: dict[JobState, int]
+    dead_shards: int
+    oldest_lease_seconds: float
+    busy_workers: int
+    idle_workers: int
+    errors: int
+    leases_lost: int
+    buried: int
+    planned: int
+
+    @property
+    def depth(self) -> int:
+        """Shards that workers could be busy with: waiting or in flight, of jobs that are not paused."""
+        return sum(job.waiting + job.leased for job in self.jobs if job.state in LEASABLE)
+
+
+def read_measure(text: str) -> QueueMeasure:
+    """What measure.lua tells."""
+    told = json.loads(text)
+    # Lua's JSON cannot tell an empty list from an empty map.
+    jobs = [_backlog(*row) for row in told["jobs"] or ()]
+    states = Counter(job.state for job in jobs)
+    states.update({JobState(state): count for state, count in (told["ended"] or {}).items()})
+    seen = [leases for leases, idle in told["workers"] or () if idle <= SEEN_SECONDS * 1000]
+    stats = told["stats"] or {}
+    return QueueMeasure(
+        jobs=tuple(sorted(jobs, key=lambda job: (-job.waiting - job.leased, job.dataset))),
+        job_states={state: states[state] for state in JobState},
+        dead_shards=told["dead"],
+        oldest_lease_seconds=told["oldest_lease"] / 1000,
+        busy_workers=sum(leases > 0 for leases in seen),
+        idle_workers=sum(leases == 0 for leases in seen),
+        errors=stats.get("errors", 0),
+        leases_lost=stats.get("lost", 0),
+        buried=stats.get("buried", 0),
+        planned=stats.get("planned", 0),
+    )
+
+
+def _backlog(dataset: str, state: str, planned: int, done: int, leased: int, dead: int) -> JobBacklog:
+    waiting = max(0, planned - done - leased - dead)
+    return JobBacklog(dataset, JobState(state), waiting=waiting, leased=leased, done=done, dead=dead)

@@ -1,0 +1,122 @@
+"""Names of the objects in a store, built from checked names.
+
+datasets/<dataset>/dataset.json  captions/000123.jsonl.zst  shards/000123.tar  index/000123.json
+datasets/<dataset>/job/create.json  planned.json  events/<time>-<kind>.json  dead/000123.json
+uploads/<upload>/upload.json  000000.part
+requests/<request id>.json
+runs/<run>/...
+"""
+
+import re
+
+from stablerep.config.names import check_dataset, check_request_id, check_run, check_upload_id
+from stablerep.errors import InvalidInput
+
+DATASETS = "datasets/"
+MAX_SHARDS = 1_000_000  # six digits in every name
+
+
+def dataset_prefix(dataset: str) -> str:
+    """Where everything of a dataset lies; also what its URL is the store's URL plus."""
+    return f"{DATASETS}{check_dataset(dataset)}/"
+
+
+def dataset_key(dataset: str) -> str:
+    return f"{dataset_prefix(dataset)}dataset.json"
+
+
+def captions_key(dataset: str, shard: int) -> str:
+    return f"{captions_prefix(dataset)}{_number(shard)}.jsonl.zst"
+
+
+def captions_prefix(dataset: str) -> str:
+    return f"{dataset_prefix(dataset)}captions/"
+
+
+def shard_key(dataset: str, shard: int) -> str:
+    return f"{shards_prefix(dataset)}{_number(shard)}.tar"
+
+
+def shards_prefix(dataset: str) -> str:
+    return f"{dataset_prefix(dataset)}shards/"
+
+
+def index_key(dataset: str, shard: int) -> str:
+    """The commit marker of a shard: it is done once this is there."""
+    return f"{index_prefix(dataset)}{_number(shard)}.json"
+
+
+def index_prefix(dataset: str) -> str:
+    return f"{dataset_prefix(dataset)}index/"
+
+
+def job_prefix(dataset: str) -> str:
+    """What only the service reads; a dataset is whole without it."""
+    return f"{dataset_prefix(dataset)}job/"
+
+
+def create_key(dataset: str) -> str:
+    return f"{job_prefix(dataset)}create.json"
+
+
+def planned_key(dataset: str) -> str:
+    """Written last of all that planning writes; a job without it is still being planned."""
+    return f"{job_prefix(dataset)}planned.json"
+
+
+def event_key(dataset: str, time_ns: int, kind: str) -> str:
+    """One control event (`pause`, `resume`, `cancel`, ...); listed in order of time."""
+    if not re.fullmatch(r"[a-z]{1,20}", kind):
+        raise InvalidInput(f"{kind[:80]!r} is not 1-20 of a-z", field="kind")
+    if not 0 <= time_ns < 10**20:
+        raise InvalidInput(f"{time_ns} is no time in nanoseconds", field="time_ns")
+    return f"{events_prefix(dataset)}{time_ns:020d}-{kind}.json"
+
+
+def events_prefix(dataset: str) -> str:
+    return f"{job_prefix(dataset)}events/"
+
+
+def dead_key(dataset: str, shard: int) -> str:
+    return f"{dead_prefix(dataset)}{_number(shard)}.json"
+
+
+def dead_prefix(dataset: str) -> str:
+    return f"{job_prefix(dataset)}dead/"
+
+
+def shard_of(key: str) -> int:
+    """The shard number that a key of captions, shard, index or dead letter ends in. Raises InvalidInput."""
+    match = re.fullmatch(r"datasets/[^/]+/(?:captions|shards|index|job/dead)/(\d{6})\.[a-z.]+", key)
+    if match is None:
+        raise InvalidInput(f"{key!r} is not an object of one shard", field="key")
+    return int(match.group(1))
+
+
+def upload_key(upload_id: str) -> str:
+    """What is known of an upload: file name, size, whether complete."""
+    return f"{upload_prefix(upload_id)}upload.json"
+
+
+def upload_part_key(upload_id: str, part: int) -> str:
+    return f"{upload_prefix(upload_id)}{_number(part)}.part"
+
+
+def upload_prefix(upload_id: str) -> str:
+    return f"uploads/{check_upload_id(upload_id)}/"
+
+
+def request_key(request_id: str) -> str:
+    """Which request an id belongs to; the first one to carry it creates this. Raises InvalidInput."""
+    return f"requests/{check_request_id(request_id)}.json"
+
+
+def run_key(run: str, name: str) -> str:
+    """An object of a run, such as `run_key("r1", "export/model.safetensors")`."""
+    return f"runs/{check_run(run)}/{name}"
+
+
+def _number(number: int) -> str:
+    if not 0 <= number < MAX_SHARDS:
+        raise InvalidInput(f"number {number} is not in 0..{MAX_SHARDS - 1}", field="shard")
+    return f"{number:06d}"

@@ -1,0 +1,71 @@
+"""Everything a run leaves behind while it goes: metrics, checkpoints, and a bar in the terminal."""
+
+import math
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import nn
+
+from stablerep.config.training import TrainConfig
+from stablerep.progress import Bars
+from stablerep.training.callbacks import Watch
+from stablerep.training.checkpoint import CheckpointInfo, CheckpointWriter
+from stablerep.training.logs import RunLog
+from stablerep.training.run import Run
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: steps done, seconds of training behind them, the last loss over all ranks."""
+
+    step: int
+    seconds: float
+    loss: float = math.nan
+
+
+class Reports:
+    """The reports of the first rank; a context, which completes what was begun whichever way it is left."""
+
+    def __init__(self, config: TrainConfig, run: Run, start: Progress, watch: Watch) -> None:
+        self._config, self._last = config, start
+        self._log = RunLog(run.store, run.name, start.step)
+        self._checkpoints = CheckpointWriter(run.store, run.name, watch.written)
+        self._bars = Bars()
+        self._bar = self._bars.add(run.name, config.steps, start.step)
+
+    def __enter__(self) -> Self:
+        self._bars.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.__exit__(kind, error, trace)
+        self._log.close()
+        self._checkpoints.wait()
+
+    def log(self, progress: Progress, rate: float, gradient_norm: float) -> None:
+        """Records the metrics after `progress.step` steps; `views_per_second` is since the last record."""
+        steps, spent = progress.step - self._last.step, progress.seconds - self._last.seconds
+        views = self._config.views_per_batch
+        metrics = {
+            "loss": progress.loss,
+            # What the loss can fall to is the entropy of the positives: the rest compares between settings.
+            "loss_above_floor": progress.loss - math.log(max(1, self._config.views_per_caption - 1)),
+            "learning_rate": rate,
+            "gradient_norm": gradient_norm,
+            "views": float(progress.step * views),
+            "views_per_second": steps * views / spent if spent > 0 else 0.0,
+            "seconds": progress.seconds,
+        }
+        self._log.add(progress.step, metrics)
+        self._bars.update(self._bar, progress.step, f"loss {progress.loss:.3f}")
+        self._last = progress
+
+    def checkpoint(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Starts writing a checkpoint; metrics go first, so that a resumed run finds them."""
+        self._log.flush()
+        info = CheckpointInfo(step=progress.step, seconds=progress.seconds, loss=progress.loss)
+        self._checkpoints.write(model, optimizer, info)
