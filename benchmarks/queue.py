@@ -23,7 +23,7 @@ from benchmarks.imports import hardware
 from benchmarks.queue_contenders import CONTENDERS
 from benchmarks.queue_load import measure_queue
 from stablerep.client import Client, JobState
-from stablerep.jobs.recovery.backfill import recount
+from stablerep.jobs.recovery.backfill import backfill_totals
 from stablerep.jobs.recovery.indexes import Totals
 from stablerep.jobs.recovery.rebuild import ensure_queue
 from stablerep.local.queue_server import EmbeddedServer
@@ -122,7 +122,7 @@ def rebuild(shards: int, folder: Path) -> dict[str, Any]:
         began = time.perf_counter()
         ensure_queue(store, queue)
         listed = time.perf_counter() - began
-        recount(store, queue)
+        backfill_totals(store, queue)
         read = time.perf_counter() - began - listed
         counts = queue.counts("made")
         queue.close()

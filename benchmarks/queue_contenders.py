@@ -33,7 +33,7 @@ class Stablerep:
     def enqueue(self, shards: int) -> None:
         self._queue.begin_epoch()
         self._queue.add_job("bench")
-        self._queue.extend("bench", shards)
+        self._queue.set_planned("bench", shards)
         self._queue.finish_planning("bench")
 
     def work(self, name: str) -> None:

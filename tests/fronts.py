@@ -14,8 +14,8 @@ from services.gateway.server import serve as serve_gateway
 from services.generator.service import SERVICE as WORKER_SERVICE
 from services.generator.service import GeneratorServicer
 from services.generator.worker import Worker
-from services.rpc.server import listen, open_front
-from stablerep.config.settings import Auth, Gateway, Generator, Settings, Tls
+from services.rpc.server import listen, open_server
+from stablerep.config.settings import Auth, GatewaySettings, GeneratorSettings, Settings, Tls
 from stablerep.queue.client import Queue
 from stablerep.storage import open_store
 from stablerep.v1 import generator_pb2_grpc as rpc
@@ -38,14 +38,14 @@ def served(
     """Serves gateway and worker over `folder` within the block."""
     announced = folder / "gateway.json"
     announced.unlink(missing_ok=True)
-    gateway = Gateway(address="127.0.0.1:0", announce=announced, grace_seconds=0.1)
+    gateway = GatewaySettings(address="127.0.0.1:0", announce=announced, grace_seconds=0.1)
     settings = Settings(
         store_url=(folder / "store").as_uri(),
         redis_url=redis_url,
         auth=auth or Auth(),
         tls=tls or Tls(),
         gateway=gateway.model_copy(update={"models": tuple(models.split(","))} if models else {}),
-        generator=Generator(address="127.0.0.1:0", device="cpu"),
+        generator=GeneratorSettings(address="127.0.0.1:0", device="cpu"),
     )
     worker: Future[str] = Future()
     stop: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -83,7 +83,7 @@ async def _serve(
 async def _serve_worker(settings: Settings, address: "Future[str]", stop: asyncio.Event) -> None:
     queue = Queue(settings.redis_url)
     worker = Worker(open_store(settings.store_url), queue, settings.generator)
-    front = open_front(settings, WORKER_SERVICE, [])
+    front = open_server(settings, WORKER_SERVICE, [])
     rpc.add_GeneratorServiceServicer_to_server(
         GeneratorServicer(worker, settings.gateway.models), front.server
     )

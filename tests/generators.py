@@ -133,7 +133,7 @@ def plan_job(
     _add_job(queue, dataset)
     for number, captions in enumerate(shards):
         write_captions(store, dataset, number, captions)
-    queue.extend(dataset, len(shards) if planned is None else planned)
+    queue.set_planned(dataset, len(shards) if planned is None else planned)
     if planned is None:
         queue.finish_planning(dataset)
 

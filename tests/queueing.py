@@ -10,7 +10,7 @@ LONG = 60.0
 def add(queue: Queue, dataset: str, shards: int, *, priority: int = 0) -> None:
     """A planned job of so many shards."""
     queue.add_job(dataset, priority=priority)
-    queue.extend(dataset, shards)
+    queue.set_planned(dataset, shards)
     queue.finish_planning(dataset)
 
 

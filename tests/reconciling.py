@@ -9,8 +9,8 @@ import redis
 from stablerep.client import Job
 from stablerep.config.recipe import load_recipe
 from stablerep.jobs.job import CaptionSource, JobSpec
-from stablerep.jobs.planning.plan import StopSign, create_job, plan
-from stablerep.jobs.recovery.backfill import recount
+from stablerep.jobs.planning.plan import StopToken, create_job, plan
+from stablerep.jobs.recovery.backfill import backfill_totals
 from stablerep.jobs.recovery.rebuild import ensure_queue
 from stablerep.queue.client import Queue
 from stablerep.queue.leases import Lease
@@ -31,7 +31,7 @@ def submit(
     *,
     per_shard: int = 2,
     priority: int = 0,
-    stop: StopSign = NEVER,
+    stop: StopToken = NEVER,
 ) -> None:
     """A job whose captions are "<name> 0", "<name> 1", ..., created and planned, up to where `stop` says."""
     key = f"sources/{name}.txt"
@@ -45,7 +45,7 @@ def rebuilt(store: Store, queue: Queue) -> bool:
     """Rebuilds the queue if need be, and counts what the finished shards hold."""
     if not ensure_queue(store, queue):
         return False
-    recount(store, queue)
+    backfill_totals(store, queue)
     return True
 
 

@@ -23,20 +23,20 @@ from services.process.logs import about
 from stablerep.captions.remote.access import STORE_ONLY, Remote
 from stablerep.errors import StableRepError, TornObject
 from stablerep.jobs.planning.plan import fail_planning, plan
-from stablerep.jobs.recovery.backfill import recount
+from stablerep.jobs.recovery.backfill import backfill_totals
 from stablerep.jobs.recovery.rebuild import ensure_queue, restore_absent
-from stablerep.jobs.recovery.sync import follow_all
+from stablerep.jobs.recovery.sync import sync_all_from_store
 from stablerep.queue.client import Queue
 from stablerep.storage.interface import Store
 
 logger = logging.getLogger("stablerep.gateway")
 
 LOCK_SECONDS = 5.0
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 """Between looks for jobs without a planner; those of a gateway that died wait for its lock to run out."""
 STORE_LOOK_SECONDS = 60.0
 """Between looks for jobs of the store that the queue has not, as their gateway died before it told it."""
-MOST_TORN = 5
+MAX_TORN = 5
 """Attempts in a row at a source that is as it was and yet cannot be read; then the job fails."""
 _IF_MINE = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
 _RENEW = _IF_MINE + "return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
@@ -99,26 +99,26 @@ class Planners:
                 if await asyncio.to_thread(ensure_queue, self._store, self._queue, self._stop):
                     if time.monotonic() - store_seen > STORE_LOOK_SECONDS:
                         await asyncio.to_thread(restore_absent, self._store, self._queue)
-                        await asyncio.to_thread(follow_all, self._store, self._queue)
+                        await asyncio.to_thread(sync_all_from_store, self._store, self._queue)
                         store_seen = time.monotonic()
                     for dataset in await asyncio.to_thread(self._planning_in_queue):
                         if dataset not in self._broken:
                             self.submit(dataset)
             except StableRepError as error:
                 logger.warning("cannot look for jobs to plan: %s", error)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _count_again(self) -> None:
         """Counts what the finished shards of jobs hold that were restored from the store."""
         while True:
             try:
-                await asyncio.to_thread(recount, self._store, self._queue, self._stop)
+                await asyncio.to_thread(backfill_totals, self._store, self._queue, self._stop)
             except StableRepError as error:
                 logger.warning("cannot count what shards hold: %s", error)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     def _planning_in_queue(self) -> Iterable[str]:
-        return sorted(self._queue.step("planning"))
+        return sorted(self._queue.run_script("planning"))
 
     async def _plan(self, dataset: str) -> None:
         async with self._free:
@@ -141,7 +141,7 @@ class Planners:
     async def _torn_again(self, dataset: str, error: TornObject) -> None:
         self._torn[dataset] = self._torn.get(dataset, 0) + 1
         logger.warning("planning of %s stopped, to be taken up again: %s", dataset, error)
-        if self._torn[dataset] >= MOST_TORN:
+        if self._torn[dataset] >= MAX_TORN:
             del self._torn[dataset]
             try:
                 await asyncio.to_thread(fail_planning, self._store, self._queue, dataset, str(error))

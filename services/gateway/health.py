@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from services.gateway.queue_metrics import QueueCollector
 from services.health.heartbeat import Heartbeat
 from services.health.http import Probes, serve_probes
-from services.health.single_flight import Timely
+from services.health.single_flight import SingleFlightCall
 from stablerep.config.settings import Settings
 from stablerep.queue.client import Queue
 from stablerep.storage.interface import Store
@@ -29,8 +29,8 @@ async def gateway_probes(
         InvalidInput: the address cannot be listened on.
     """
     heartbeat = Heartbeat(STUCK_SECONDS)
-    store_answers: Timely[object] = Timely("the store", lambda: store.exists(_ANY_KEY))
-    queue_answers = Timely("the queue server", queue.epoch)
+    store_answers: SingleFlightCall[object] = SingleFlightCall("the store", lambda: store.exists(_ANY_KEY))
+    queue_answers = SingleFlightCall("the queue server", queue.epoch)
 
     def alive() -> str:
         return "" if heartbeat.alive else f"the event loop stood still for {STUCK_SECONDS:g} s"
@@ -46,7 +46,7 @@ async def gateway_probes(
     if probes is None:
         yield None
         return
-    collector = QueueCollector(queue.measure, store_answers)
+    collector = QueueCollector(queue.stats, store_answers)
     REGISTRY.register(collector)
     beating = asyncio.create_task(_beat(heartbeat))
     try:

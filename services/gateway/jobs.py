@@ -20,7 +20,7 @@ from services.gateway.shards import list_shards
 from services.gateway.uploads import find_upload, receive_upload
 from stablerep.captions.remote.access import STORE_ONLY, Remote
 from stablerep.config.names import check_dataset
-from stablerep.config.settings import Gateway
+from stablerep.config.settings import GatewaySettings
 from stablerep.errors import InvalidInput, NotFound, Unavailable
 from stablerep.jobs.control import (
     cancel_job,
@@ -59,7 +59,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
         store: Store,
         queue: Queue,
         planners: Planners,
-        settings: Gateway,
+        settings: GatewaySettings,
         stopping: asyncio.Event,
         remote: Remote = STORE_ONLY,
     ) -> None:

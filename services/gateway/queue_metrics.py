@@ -11,14 +11,14 @@ import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.health.single_flight import Timely
+from services.health.single_flight import SingleFlightCall
 from stablerep.errors import StableRepError
 from stablerep.queue.states import JobState
-from stablerep.queue.stats import JobBacklog, QueueMeasure
+from stablerep.queue.stats import JobBacklog, QueueStats
 
 logger = logging.getLogger("stablerep.gateway")
 
-MOST_JOBS = 50
+MAX_JOBS = 50
 """Jobs with series of their own, those with the largest backlog; the sums are over all."""
 _PLACES: tuple[tuple[str, Callable[[JobBacklog], int]], ...] = (
     ("waiting", lambda job: job.waiting),
@@ -28,7 +28,7 @@ _PLACES: tuple[tuple[str, Callable[[JobBacklog], int]], ...] = (
 )
 _BACKLOG = _PLACES[:2]
 _STORE_UP = "1 while the object store answers this gateway."
-_EMPTY = QueueMeasure(
+_EMPTY = QueueStats(
     jobs=(),
     job_states=dict.fromkeys(JobState, 0),
     dead_shards=0,
@@ -37,7 +37,7 @@ _EMPTY = QueueMeasure(
     idle_workers=0,
     errors=0,
     leases_lost=0,
-    buried=0,
+    dead_lettered=0,
     planned=0,
 )
 
@@ -50,8 +50,8 @@ class QueueCollector(Collector):
         store_answers: what raises unless the store answers.
     """
 
-    def __init__(self, measure: Callable[[], QueueMeasure], store_answers: Timely[object]) -> None:
-        self._measure = Timely("the queue server", measure)
+    def __init__(self, stats: Callable[[], QueueStats], store_answers: SingleFlightCall[object]) -> None:
+        self._measure = SingleFlightCall("the queue server", stats)
         self._store_answers = store_answers
         self._up = True
 
@@ -59,7 +59,7 @@ class QueueCollector(Collector):
         """The queue at this moment, or that it does not answer; whether the store does."""
         yield _store_up(self._store_answers)
         try:
-            measure = self._measure.get()
+            stats = self._measure.get()
         except (StableRepError, redis.RedisError) as error:
             if self._up:
                 logger.warning("the queue cannot be measured: %s", error)
@@ -68,7 +68,7 @@ class QueueCollector(Collector):
             return
         self._up = True
         yield _up(1)
-        yield from queue_families(measure)
+        yield from queue_families(stats)
 
     def describe(self) -> Iterator[Metric]:
         """The metrics' names, without asking Redis for them."""
@@ -77,39 +77,39 @@ class QueueCollector(Collector):
         yield from queue_families(_EMPTY)
 
 
-def queue_families(measure: QueueMeasure) -> Iterator[Metric]:
+def queue_families(stats: QueueStats) -> Iterator[Metric]:
     """A measure of the queue as Prometheus' metrics."""
     yield GaugeMetricFamily(
         "stablerep_queue_depth",
         "Shards that workers could be busy with: waiting or in flight, of jobs that are not paused.",
-        measure.depth,
+        stats.depth,
     )
-    yield _by_state(measure)
-    yield GaugeMetricFamily("stablerep_queue_dead_shards", "Dead letters of all jobs.", measure.dead_shards)
+    yield _by_state(stats)
+    yield GaugeMetricFamily("stablerep_queue_dead_shards", "Dead letters of all jobs.", stats.dead_shards)
     yield GaugeMetricFamily(
         "stablerep_queue_oldest_lease_age_seconds",
         "Since the oldest leased shard was put up for lease; 0 when none is leased.",
-        measure.oldest_lease_seconds,
+        stats.oldest_lease_seconds,
     )
     workers = GaugeMetricFamily(
         "stablerep_queue_workers", "Workers that the queue has heard of lately.", labels=["state"]
     )
-    workers.add_metric(["busy"], measure.busy_workers)
-    workers.add_metric(["idle"], measure.idle_workers)
+    workers.add_metric(["busy"], stats.busy_workers)
+    workers.add_metric(["idle"], stats.idle_workers)
     yield workers
     jobs = GaugeMetricFamily("stablerep_jobs", "Jobs, by state.", labels=["state"])
-    for state, count in measure.job_states.items():
+    for state, count in stats.job_states.items():
         jobs.add_metric([state.value], count)
     yield jobs
-    yield from _events(measure)
-    yield from _each_job(measure)
+    yield from _events(stats)
+    yield from _each_job(stats)
 
 
 def _up(value: int) -> Metric:
     return GaugeMetricFamily("stablerep_queue_up", "1 while the queue server answers.", value)
 
 
-def _store_up(store_answers: Timely[object]) -> Metric:
+def _store_up(store_answers: SingleFlightCall[object]) -> Metric:
     try:
         store_answers.get()
     except StableRepError:
@@ -117,7 +117,7 @@ def _store_up(store_answers: Timely[object]) -> Metric:
     return GaugeMetricFamily("stablerep_store_up", _STORE_UP, 1)
 
 
-def _by_state(measure: QueueMeasure) -> Metric:
+def _by_state(stats: QueueStats) -> Metric:
     shards = GaugeMetricFamily(
         "stablerep_queue_shards",
         "Shards waiting and leased, of the jobs in each state.",
@@ -126,36 +126,38 @@ def _by_state(measure: QueueMeasure) -> Metric:
     for state in JobState:
         if not state.final:
             for place, count in _BACKLOG:
-                total = sum(count(job) for job in measure.jobs if job.state is state)
+                total = sum(count(job) for job in stats.jobs if job.state is state)
                 shards.add_metric([state.value, place], total)
     return shards
 
 
-def _events(measure: QueueMeasure) -> Iterator[Metric]:
+def _events(stats: QueueStats) -> Iterator[Metric]:
     failures = CounterMetricFamily(
         "stablerep_queue_failures",
         "Shards that failed with an error, and leases that ran out; tried again until the shard is dead.",
         labels=["kind"],
     )
-    failures.add_metric(["error"], measure.errors)
-    failures.add_metric(["lease_lost"], measure.leases_lost)
+    failures.add_metric(["error"], stats.errors)
+    failures.add_metric(["lease_lost"], stats.leases_lost)
     yield failures
     yield CounterMetricFamily(
-        "stablerep_queue_buried", "Shards given up; one that is retried may be so again.", measure.buried
+        "stablerep_queue_dead_lettered",
+        "Shards given up; one that is retried may be so again.",
+        stats.dead_lettered,
     )
-    yield CounterMetricFamily("stablerep_queue_planned_shards", "Shards planned.", measure.planned)
+    yield CounterMetricFamily("stablerep_queue_planned_shards", "Shards planned.", stats.planned)
 
 
-def _each_job(measure: QueueMeasure) -> Iterator[Metric]:
+def _each_job(stats: QueueStats) -> Iterator[Metric]:
     shards = GaugeMetricFamily(
         "stablerep_job_shards", "Shards of a job that is not over.", labels=["dataset", "state"]
     )
-    for job in measure.jobs[:MOST_JOBS]:
+    for job in stats.jobs[:MAX_JOBS]:
         for place, count in _PLACES:
             shards.add_metric([job.dataset, place], count(job))
     yield shards
     yield GaugeMetricFamily(
         "stablerep_job_metrics_omitted",
-        f"Jobs that are not over and have no series of their own, being past the {MOST_JOBS} largest.",
-        max(0, len(measure.jobs) - MOST_JOBS),
+        f"Jobs that are not over and have no series of their own, being past the {MAX_JOBS} largest.",
+        max(0, len(stats.jobs) - MAX_JOBS),
     )

@@ -7,7 +7,7 @@ from functools import partial
 
 from services.gateway.requests import dataset_of
 from stablerep.captions.remote.access import Remote
-from stablerep.jobs.recovery.reconcile import Reconciled, reconcile_all, reconcile_job
+from stablerep.jobs.recovery.reconcile import ReconcileResult, reconcile_all, reconcile_job
 from stablerep.queue.client import Queue
 from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
@@ -35,11 +35,11 @@ async def reconcile_jobs(
         stop.set()
 
 
-def _one(step: partial[Reconciled]) -> Iterator[Reconciled]:
+def _one(step: partial[ReconcileResult]) -> Iterator[ReconcileResult]:
     yield step()
 
 
-def _message(found: Reconciled) -> pb.ReconcileJobsResponse:
+def _message(found: ReconcileResult) -> pb.ReconcileJobsResponse:
     return pb.ReconcileJobsResponse(
         name=f"jobs/{found.dataset}",
         state=found.state.value,

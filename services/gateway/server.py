@@ -8,8 +8,8 @@ from services.gateway.background import Planners
 from services.gateway.health import gateway_probes
 from services.gateway.jobs import JobsServicer
 from services.gateway.source_urls import remote_sources
-from services.process.address_file import announce
-from services.rpc.server import listen, open_front
+from services.process.address_file import write_address_file
+from services.rpc.server import listen, open_server
 from stablerep.config.settings import Settings
 from stablerep.queue.client import Queue
 from stablerep.storage.open import open_store
@@ -41,7 +41,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     remote = remote_sources(settings)
     queue = Queue(settings.redis_url)
     planners = Planners(store, queue, settings.redis_url, threads=settings.gateway.planners, remote=remote)
-    front = open_front(settings, SERVICE, OPTIONS)
+    front = open_server(settings, SERVICE, OPTIONS)
     servicer = JobsServicer(store, queue, planners, settings.gateway, stop, remote)
     rpc.add_GenerationServiceServicer_to_server(servicer, front.server)
     address = listen(front, settings, settings.gateway.address, field="gateway.address")
@@ -50,7 +50,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         async with gateway_probes(settings, store, queue, stop) as probes, planners:
             await front.set_serving()
             if settings.gateway.announce is not None:
-                announce(settings.gateway.announce, address, probes.address if probes else "")
+                write_address_file(settings.gateway.announce, address, probes.address if probes else "")
             logger.info("serving on %s, store %s", address, store.url)
             await stop.wait()
             await front.set_stopping()

@@ -7,7 +7,7 @@ SHORTEST_GRACE = 1.0
 """Seconds for the orderly way out, however short the grace."""
 
 
-class HandBack(Exception):
+class ReleaseShard(Exception):
     """The shard in hand would not be done in time: another worker should have it. The text says why."""
 
 
@@ -46,7 +46,7 @@ class Drain:
     def check(self, seconds_left: float = 0.0) -> None:
         """Raises HandBack if the order has come and what takes `seconds_left` will not be done in time."""
         if self.ordered and time.monotonic() + seconds_left > self._deadline:
-            raise HandBack("it would not be done in time")
+            raise ReleaseShard("it would not be done in time")
 
 
 class Pace:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from services.generator.worker import Worker
 from services.health.http import Probes, serve_probes
-from services.health.single_flight import Timely
+from services.health.single_flight import SingleFlightCall
 from stablerep.config.settings import Settings
 from stablerep.errors import Unavailable
 from stablerep.queue.client import Queue
@@ -17,7 +17,7 @@ class WorkerChecks:
 
     def __init__(self, worker: Worker, queue: Queue) -> None:
         self._worker = worker
-        self._queue_answers = Timely("the queue server", queue.epoch)
+        self._queue_answers = SingleFlightCall("the queue server", queue.epoch)
 
     def alive(self) -> str:
         """What is wrong with it, so that it should be started anew; empty when nothing is."""

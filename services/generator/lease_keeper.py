@@ -6,7 +6,7 @@ from contextvars import copy_context
 from types import TracebackType
 
 from stablerep.errors import Unavailable
-from stablerep.queue.client import Lease, Queue, Renewal
+from stablerep.queue.client import Lease, Queue, RenewOutcome
 
 logger = logging.getLogger("stablerep.generator")
 RENEWALS_A_LEASE = 3
@@ -17,8 +17,8 @@ NOTICE_SECONDS = 2.0
 class LeaseOver(Exception):
     """The shard in hand is another worker's now, or its job is over: what was made of it is dropped."""
 
-    def __init__(self, renewal: Renewal) -> None:
-        super().__init__("lease lost" if renewal is Renewal.LOST else "job cancelled")
+    def __init__(self, renewal: RenewOutcome) -> None:
+        super().__init__("lease lost" if renewal is RenewOutcome.LOST else "job cancelled")
         self.renewal = renewal
 
 
@@ -33,7 +33,7 @@ class LeaseKeeper:
         self._lease = lease
         self._interval = min(lease_seconds / RENEWALS_A_LEASE, NOTICE_SECONDS)
         self._left = threading.Event()
-        self._renewal = Renewal.HELD
+        self._renewal = RenewOutcome.HELD
         names = copy_context()  # its log lines say which shard they are about
         self._thread = threading.Thread(
             target=names.run, args=(self._keep,), name="lease-keeper", daemon=True
@@ -41,7 +41,7 @@ class LeaseKeeper:
 
     def check(self) -> None:
         """Raises LeaseOver once a renewal was refused."""
-        if self._renewal is not Renewal.HELD:
+        if self._renewal is not RenewOutcome.HELD:
             raise LeaseOver(self._renewal)
 
     def __enter__(self) -> "LeaseKeeper":
@@ -61,5 +61,5 @@ class LeaseKeeper:
             except Unavailable as error:
                 logger.warning("%s shard %d not renewed: %s", self._lease.dataset, self._lease.shard, error)
                 continue
-            if self._renewal is not Renewal.HELD:
+            if self._renewal is not RenewOutcome.HELD:
                 return

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
-from services.generator.drain import HandBack, Pace
+from services.generator.drain import Pace, ReleaseShard
 from services.generator.lease_keeper import LeaseKeeper, LeaseOver
 from services.generator.metrics import Outcome, count_shard
 from services.generator.readiness import Readiness
@@ -16,19 +16,19 @@ from stablerep.captions import Caption
 from stablerep.config.recipe import Recipe
 from stablerep.errors import StableRepError, Unavailable
 from stablerep.jobs.control import record_dead
-from stablerep.queue.client import Failure, Lease, Queue, Renewal
+from stablerep.queue.client import FailOutcome, Lease, Queue, RenewOutcome
 from stablerep.shards import Group, ShardIndex
 from stablerep.storage import Store
 
 logger = logging.getLogger("stablerep.generator")
 
 
-class Stage(IntEnum):
+class ShardStage(IntEnum):
     """How far a shard is on its way through the worker."""
 
     FETCHING = 0
     WAITING = 1
-    DRAWING = 2
+    GENERATING = 2
     ENCODING = 3
     UPLOADING = 4
 
@@ -42,13 +42,13 @@ class Task:
     captions: list[Caption]
 
 
-class ShardInHand:
+class LeasedShard:
     """One leased shard. The thread whose stage it is in has it to itself; `over` once nobody needs it."""
 
     def __init__(self, lease: Lease, keeper: LeaseKeeper) -> None:
         self.lease = lease
         self.keeper = keeper
-        self.stage = Stage.FETCHING
+        self.stage = ShardStage.FETCHING
         self.task: Task | None = None
         self.pace: Pace | None = None
         self.draw_seconds = 0.0
@@ -66,7 +66,7 @@ class ShardInHand:
         return f"{self.lease.dataset} shard {self.lease.shard}"
 
 
-class Hand:
+class LeasedShards:
     """All shards in hand, oldest first. Any thread may call."""
 
     def __init__(self, store: Store, queue: Queue, readiness: Readiness, lease_seconds: float) -> None:
@@ -75,25 +75,25 @@ class Hand:
         self._readiness = readiness
         self._lease_seconds = lease_seconds
         self._lock = threading.Lock()
-        self._shards: dict[ShardInHand, ExitStack] = {}
+        self._shards: dict[LeasedShard, ExitStack] = {}
 
-    def take(self, lease: Lease) -> ShardInHand:
+    def take(self, lease: Lease) -> LeasedShard:
         """A shard just leased; its lease is renewed from now on."""
         keeping = ExitStack()
         with about(job=lease.dataset, shard=lease.shard):
             keeper = keeping.enter_context(LeaseKeeper(self._queue, lease, self._lease_seconds))
-        shard = ShardInHand(lease, keeper)
+        shard = LeasedShard(lease, keeper)
         with self._lock:
             self._shards[shard] = keeping
         return shard
 
-    def shards(self) -> list[ShardInHand]:
+    def shards(self) -> list[LeasedShard]:
         """Those in hand now."""
         with self._lock:
             return list(self._shards)
 
     @contextmanager
-    def working_on(self, shard: ShardInHand) -> Iterator[None]:
+    def working_on(self, shard: LeasedShard) -> Iterator[None]:
         """One stage's work. What goes wrong with the shard ends the shard, and not the worker.
 
         What nobody foresaw is raised: the shard's lease then runs out, and counts as one that was lost.
@@ -104,8 +104,8 @@ class Hand:
             except LeaseOver as reason:
                 logger.info("%s dropped: %s", shard.where, reason)
                 # Takes a cancelled job's entry away; a lost lease is left alone.
-                self._release(shard, "lost" if reason.renewal is Renewal.LOST else "cancelled")
-            except HandBack as reason:
+                self._release(shard, "lost" if reason.renewal is RenewOutcome.LOST else "cancelled")
+            except ReleaseShard as reason:
                 self.hand_back(shard, reason)
             except Unavailable as error:
                 self._readiness.failed()
@@ -117,7 +117,7 @@ class Hand:
                 self._end(shard)
                 raise
 
-    def hand_back(self, shard: ShardInHand, reason: object) -> None:
+    def hand_back(self, shard: LeasedShard, reason: object) -> None:
         """Another worker may have it, at once and without a mark against it."""
         logger.info("%s handed back: %s", shard.where, reason)
         self._release(shard, "handed_back")
@@ -127,7 +127,7 @@ class Hand:
         for shard in self.shards():
             self.hand_back(shard, reason)
 
-    def completed(self, shard: ShardInHand, *, first: bool) -> None:
+    def completed(self, shard: LeasedShard, *, first: bool) -> None:
         """It was reported done; `first` if no other worker had done it before."""
         if self._end(shard):
             self._readiness.worked()
@@ -140,7 +140,7 @@ class Hand:
         except (StableRepError, OSError) as error:
             logger.warning("dead shards of %s not recorded: %s", dataset, error)
 
-    def _fail(self, shard: ShardInHand, error: Exception) -> None:
+    def _fail(self, shard: LeasedShard, error: Exception) -> None:
         if not self._end(shard):
             return
         try:
@@ -149,12 +149,12 @@ class Hand:
             logger.warning("%s failed (%s), which could not be reported: %s", shard.where, error, away)
             return
         logger.warning("%s failed (%s): %s", shard.where, outcome, error)
-        counted: dict[Failure, Outcome] = {Failure.RETRY: "retry", Failure.DEAD: "dead"}
+        counted: dict[FailOutcome, Outcome] = {FailOutcome.RETRY: "retry", FailOutcome.DEAD: "dead"}
         count_shard(counted.get(outcome, "lost"))
-        if outcome is Failure.DEAD:
+        if outcome is FailOutcome.DEAD:
             self.record_dead(shard.lease.dataset, shard.lease.shard)
 
-    def _release(self, shard: ShardInHand, outcome: Outcome) -> None:
+    def _release(self, shard: LeasedShard, outcome: Outcome) -> None:
         if not self._end(shard):
             return
         count_shard(outcome)
@@ -163,7 +163,7 @@ class Hand:
         except Unavailable as error:
             logger.warning("%s could not be handed back, its lease runs out: %s", shard.where, error)
 
-    def _end(self, shard: ShardInHand) -> bool:
+    def _end(self, shard: LeasedShard) -> bool:
         """False when it is over already."""
         with self._lock:
             keeping = self._shards.pop(shard, None)

@@ -10,7 +10,7 @@ from stablerep.config.recipe import Recipe
 from stablerep.errors import Unavailable
 from stablerep.shards.group import Group
 
-MOST_WAITING = 8
+MAX_WAITING = 8
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Previews:
         with self._lock:
             if self._closed:
                 raise Unavailable("this worker is stopping; ask another")
-            if len(self._waiting) >= MOST_WAITING:
-                raise Unavailable(f"{MOST_WAITING} previews wait for this worker already; try again later")
+            if len(self._waiting) >= MAX_WAITING:
+                raise Unavailable(f"{MAX_WAITING} previews wait for this worker already; try again later")
             self._waiting.append(preview)
         return preview.result
 

@@ -23,11 +23,11 @@ class Readiness:
         self._troubles: dict[Part, str] = {}
         self._failures = 0
 
-    def trouble(self, part: Part, text: object) -> None:
+    def set_problem(self, part: Part, text: object) -> None:
         """This part does not work, in a line."""
         self._troubles[part] = str(text).partition("\n")[0]
 
-    def well(self, part: Part) -> None:
+    def clear_problem(self, part: Part) -> None:
         """This part works."""
         self._troubles.pop(part, None)
 

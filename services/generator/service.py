@@ -15,9 +15,9 @@ from grpc_health.v1 import health, health_pb2
 from services.generator.health import WorkerChecks, worker_probes
 from services.generator.previews import Preview
 from services.generator.worker import Worker
-from services.process.address_file import announce
+from services.process.address_file import write_address_file
 from services.rpc.recipes import requested_recipe
-from services.rpc.server import Front, listen, open_front
+from services.rpc.server import RpcServer, listen, open_server
 from stablerep.config.settings import Settings
 from stablerep.errors import InvalidInput
 from stablerep.queue.client import Queue
@@ -28,13 +28,13 @@ from stablerep.v1 import generator_pb2_grpc as rpc
 logger = logging.getLogger("stablerep.generator")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GeneratorService"].full_name
-MOST_CAPTION_CHARACTERS = 1000
+MAX_CAPTION_CHARACTERS = 1000
 READINESS_SECONDS = 0.5
 HAND_BACK_SECONDS = 2.0
 """For the queue server to take the leases back of a worker that is cut off."""
 OPTIONS = [("grpc.max_send_message_length", 64 << 20)]
 """A preview's answer holds all images of a group."""
-MOST_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000
 """In one answer: even noise fits at a byte a pixel."""
 
 
@@ -55,14 +55,14 @@ class GeneratorServicer(rpc.GeneratorServiceServicer):
         """One group, made between the worker's batches, or its shards if it needs another pipeline."""
         if not request.caption.strip():
             raise InvalidInput("is empty", field="caption")
-        if len(request.caption) > MOST_CAPTION_CHARACTERS:
+        if len(request.caption) > MAX_CAPTION_CHARACTERS:
             raise InvalidInput(
-                f"{len(request.caption)} characters, {MOST_CAPTION_CHARACTERS} are allowed",
+                f"{len(request.caption)} characters, {MAX_CAPTION_CHARACTERS} are allowed",
                 field="caption",
             )
         recipe = requested_recipe(request.preset, request.recipe, self._models)
-        if recipe.images_per_caption * recipe.save_size**2 > MOST_PIXELS:
-            text = f"a preview holds at most {MOST_PIXELS:,} pixels; make fewer images, or save smaller ones"
+        if recipe.images_per_caption * recipe.save_size**2 > MAX_PIXELS:
+            text = f"a preview holds at most {MAX_PIXELS:,} pixels; make fewer images, or save smaller ones"
             raise InvalidInput(text, field="images_per_caption")
         waiting = self._worker.previews.add(Preview(request.caption, recipe, request.seed))
         group = await asyncio.wrap_future(waiting)
@@ -103,7 +103,7 @@ async def serve(settings: Settings) -> None:
     queue = Queue(settings.redis_url, retry_seconds=settings.generator.retry_seconds)
     worker = Worker(store, queue, settings.generator)
     checks = WorkerChecks(worker, queue)
-    front = open_front(settings, SERVICE, OPTIONS)
+    front = open_server(settings, SERVICE, OPTIONS)
     rpc.add_GeneratorServiceServicer_to_server(
         GeneratorServicer(worker, settings.gateway.models), front.server
     )
@@ -114,7 +114,7 @@ async def serve(settings: Settings) -> None:
     try:
         async with worker_probes(settings, checks) as probes:
             if settings.generator.announce is not None:
-                announce(settings.generator.announce, address, probes.address if probes else "")
+                write_address_file(settings.generator.announce, address, probes.address if probes else "")
             logger.info("%s serving on %s, store %s", worker.name, address, store.url)
             await _work(worker, checks, front)
     finally:
@@ -122,7 +122,7 @@ async def serve(settings: Settings) -> None:
         queue.close()
 
 
-async def _work(worker: Worker, checks: WorkerChecks, front: Front) -> None:
+async def _work(worker: Worker, checks: WorkerChecks, front: RpcServer) -> None:
     """Runs the worker in its one thread; health follows its readiness until the order to drain."""
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="gpu") as gpu:
@@ -136,7 +136,7 @@ async def _work(worker: Worker, checks: WorkerChecks, front: Front) -> None:
             following.cancel()
 
 
-async def _follow_readiness(worker: Worker, checks: WorkerChecks, front: Front) -> None:
+async def _follow_readiness(worker: Worker, checks: WorkerChecks, front: RpcServer) -> None:
     """Until the order to drain; asks in a thread, for the queue server's answer may take its time."""
     states = health_pb2.HealthCheckResponse
     reported = states.NOT_SERVING
@@ -151,12 +151,12 @@ async def _follow_readiness(worker: Worker, checks: WorkerChecks, front: Front) 
         await asyncio.sleep(0.1)
 
 
-async def _set_health(front: Front, state: int) -> None:
+async def _set_health(front: RpcServer, state: int) -> None:
     for name in (front.service, health.OVERALL_HEALTH):
         await front.health.set(name, state)
 
 
-async def _finish(running: "asyncio.Future[None]", worker: Worker, front: Front) -> None:
+async def _finish(running: "asyncio.Future[None]", worker: Worker, front: RpcServer) -> None:
     """Waits for the worker's end, or makes one when its grace is over: what hangs must not keep leases."""
     while not running.done():
         if worker.overdue:

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
-from stablerep.config.settings import Generator as Settings
+from stablerep.config.settings import GeneratorSettings
 from stablerep.errors import InvalidInput
 from stablerep.local.processes import die_with_parent
 
 logger = logging.getLogger("stablerep.generator")
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 HEALTHY_SECONDS = 120.0
 """A worker that lived so long had a good start: its next death is a first one again."""
-MOST_RESTARTS = 5
+MAX_RESTARTS = 5
 LONGEST_PAUSE = 60.0
 WRONG_SETTINGS = 2
 
@@ -38,7 +38,7 @@ class Child:
     status: int = 0
 
 
-def plan_workers(workers: str, arguments: Sequence[str], settings: Settings) -> list[Child]:
+def plan_workers(workers: str, arguments: Sequence[str], settings: GeneratorSettings) -> list[Child]:
     """The processes for `--workers`: a number, or `auto` for one a GPU, and one where there is none.
 
     Worker i sees GPU i alone; fixed ports are counted up by i, the announcement's name gets an i.
@@ -88,7 +88,7 @@ class Supervisor:
         while any(child.process is not None or self._is_due_ever(child) for child in self._children):
             for child in self._children:
                 self._look_after(child)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         return max(child.status for child in self._children)
 
     def _is_due_ever(self, child: Child) -> bool:
@@ -129,7 +129,7 @@ class Supervisor:
         now = time.monotonic()
         if now - child.started > HEALTHY_SECONDS:
             child.restarts = 0
-        if child.restarts >= MOST_RESTARTS:
+        if child.restarts >= MAX_RESTARTS:
             logger.error("worker %d ended with %d once too often: given up", child.number, child.status)
             return
         pause = min(LONGEST_PAUSE, self._first_pause * 2**child.restarts)
@@ -155,7 +155,7 @@ def _number(workers: str) -> int:
     return int(workers)
 
 
-def _own_settings(settings: Settings, number: int) -> list[str]:
+def _own_settings(settings: GeneratorSettings, number: int) -> list[str]:
     own = {
         "address": _counted_up(settings.address, number),
         "metrics_address": _counted_up(settings.metrics_address, number),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 logger = logging.getLogger("stablerep.generator")
 
 
-class Crew:
+class ThreadGroup:
     """`check` raises the first error that one of the threads ended by.
 
     Args:

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import torch
 
 from services.generator.drain import Drain
-from services.generator.leased_shards import Hand, Stage
+from services.generator.leased_shards import LeasedShards, ShardStage
 from services.generator.previews import Previews
 from services.generator.readiness import Readiness
-from services.generator.stages.encode import Encoder
+from services.generator.stages.encode import JpegEncoder
 from services.generator.stages.fetch import Fetcher
 from services.generator.stages.gpu import Gpu
 from services.generator.stages.upload import Uploader
-from services.generator.thread_group import Crew
+from services.generator.thread_group import ThreadGroup
 from services.health.heartbeat import Heartbeat
 from stablerep.config.recipe import Recipe, load_preset
-from stablerep.config.settings import Generator as Settings
+from stablerep.config.settings import GeneratorSettings
 from stablerep.errors import InvalidInput, Unavailable
 from stablerep.generation import check_device
 from stablerep.queue.client import Queue
@@ -54,7 +54,7 @@ class Worker:
     Raises InvalidInput for a preset to preload that there is not.
     """
 
-    def __init__(self, store: Store, queue: Queue, settings: Settings) -> None:
+    def __init__(self, store: Store, queue: Queue, settings: GeneratorSettings) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.drain = Drain()
         self.previews = Previews()
@@ -66,9 +66,9 @@ class Worker:
         self._preload = _recipe_to_preload(settings.preload)
         self._loaded = self._preload is None
         self._readiness = readiness = Readiness()
-        self._hand = hand = Hand(store, queue, readiness, settings.lease_seconds)
+        self._hand = hand = LeasedShards(store, queue, readiness, settings.lease_seconds)
         self._uploader = Uploader(store, queue, hand, self.drain, readiness)
-        self._encoder = Encoder(hand, self._uploader)
+        self._encoder = JpegEncoder(hand, self._uploader)
         self._fetcher = Fetcher(
             self.name, store, queue, settings, hand, self._uploader, self.drain, readiness
         )
@@ -85,7 +85,7 @@ class Worker:
 
     @property
     def status(self) -> Status:
-        shards = sorted(self._hand.shards(), key=lambda shard: shard.stage is not Stage.DRAWING)
+        shards = sorted(self._hand.shards(), key=lambda shard: shard.stage is not ShardStage.GENERATING)
         return Status(
             state=self._gpu.state,
             shard=shards[0].name if shards else "",
@@ -113,7 +113,7 @@ class Worker:
         be interrupted and may take minutes.
         """
         loading = self._gpu.state == "LOADING" and all(
-            shard.stage <= Stage.WAITING for shard in self._hand.shards()
+            shard.stage <= ShardStage.WAITING for shard in self._hand.shards()
         )
         return self.drain.overdue or (self.drain.ordered and loading)
 
@@ -138,27 +138,27 @@ class Worker:
         """Hands back all shards in hand, wherever they are, and signs off; of a process that ends."""
         self._hand.hand_back_all("the worker ends")
         try:
-            self._queue.leave(self.name)
+            self._queue.deregister_worker(self.name)
         except Unavailable as error:
             logger.warning("not signed off: %s", error)
 
     def _make_shards(self) -> None:
-        crew = Crew(on_failure=self._crash)
-        crew.start("fetcher", self._fetcher.run)
-        crew.start("encoder", self._encoder.run)
-        crew.start("uploader", self._uploader.run)
+        threads = ThreadGroup(on_failure=self._crash)
+        threads.start("fetcher", self._fetcher.run)
+        threads.start("encoder", self._encoder.run)
+        threads.start("uploader", self._uploader.run)
         try:
             self._gpu.run(self._fetcher.ready)
         except BaseException:
             self._crash()
             raise
         finally:
-            crew.join("fetcher")
+            threads.join("fetcher")
             self._encoder.end()
-            crew.join("encoder")
+            threads.join("encoder")
             self._uploader.end()
-            crew.join("uploader")
-        crew.check()
+            threads.join("uploader")
+        threads.check()
 
     def _crash(self) -> None:
         """The shards that the error did not happen to are finished where they can be."""

@@ -11,7 +11,7 @@ from stablerep.errors import Unavailable
 T = TypeVar("T")
 
 
-class Timely(Generic[T]):
+class SingleFlightCall(Generic[T]):
     """Asks `call` in a thread of its own, never twice at one time, however many ask for the answer.
 
     Args:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 
-def announce(path: Path, address: str, metrics_address: str = "") -> None:
+def write_address_file(path: Path, address: str, metrics_address: str = "") -> None:
     """Writes `{"address": "127.0.0.1:4711", "pid": 42}`; a reader sees all of it or no file.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from services.rpc.reload import Reread
+from services.rpc.reload import ReloadedFiles
 from stablerep.config.settings import Auth
 from stablerep.errors import InvalidInput, Unauthenticated
 from stablerep.tokens import Role, Token, find_token, read_tokens
@@ -30,7 +30,7 @@ class Caller:
 class Callers:
     """Those who may call; without tokens there is only the anonymous one, and tokens are not looked at."""
 
-    tokens: Reread[tuple[Token, ...]] | None
+    tokens: ReloadedFiles[tuple[Token, ...]] | None
     anonymous: Role | None
 
     def identify(self, metadata: Iterable[Any]) -> Caller:
@@ -83,7 +83,7 @@ def read_callers(auth: Auth, address: str, *, field: str) -> Callers:
     anonymous = Role[auth.anonymous.upper()] if auth.anonymous else None
     path = auth.tokens_file
     if path is not None:
-        return Callers(Reread([path], lambda: read_tokens(path)), anonymous)
+        return Callers(ReloadedFiles([path], lambda: read_tokens(path)), anonymous)
     if anonymous is None and not is_loopback(address):
         raise InvalidInput(
             f"{address} can be reached from other machines, and nothing says who may call: set "

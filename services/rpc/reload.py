@@ -12,7 +12,7 @@ T = TypeVar("T")
 _Version = tuple[tuple[int, ...] | None, ...]
 
 
-class Reread(Generic[T]):
+class ReloadedFiles(Generic[T]):
     """What `read` makes of the files, as they are now.
 
     A new version that cannot be read leaves the value as it was, and is logged as an error once. A Secret
@@ -24,12 +24,12 @@ class Reread(Generic[T]):
     def __init__(self, files: Sequence[Path], read: Callable[[], T]) -> None:
         self._files = tuple(files)
         self._read = read
-        self._version = self._look()
+        self._version = self._read_version()
         self._value = read()
 
     def get(self) -> T:
         """The value; costs one stat a file while nothing has changed."""
-        version = self._look()
+        version = self._read_version()
         if version == self._version:
             return self._value
         self._version = version  # taken before reading: what is written meanwhile is another version
@@ -42,7 +42,7 @@ class Reread(Generic[T]):
             logger.info("read again: %s", names)
         return self._value
 
-    def _look(self) -> _Version:
+    def _read_version(self) -> _Version:
         return tuple(_stat(path) for path in self._files)
 
 

@@ -22,7 +22,7 @@ _health_aio: Any = vars(health)["aio"]  # type stubs of the health package do no
 Options = Sequence[tuple[str, int | str]]
 logger = logging.getLogger("stablerep.serving")
 
-MOST_CALLS = 4096
+MAX_CALLS = 4096
 """Calls in work at one time, watches and refused ones included; more are RESOURCE_EXHAUSTED."""
 LIMITS: Options = [
     ("grpc.max_receive_message_length", 4 << 20),
@@ -33,7 +33,7 @@ LIMITS: Options = [
 
 
 @dataclass(frozen=True)
-class Front:
+class RpcServer:
     """A server whose services are still to be added, and the health it reports."""
 
     server: grpc.aio.Server
@@ -51,7 +51,7 @@ class Front:
         await self.health.enter_graceful_shutdown()
 
 
-def open_front(settings: Settings, service: str, options: Options) -> Front:
+def open_server(settings: Settings, service: str, options: Options) -> RpcServer:
     """A server with our interceptors, health and reflection; `service` is its full name in the protos.
 
     It lets nobody in, but to ask for its health, until `listen` has looked at who may.
@@ -61,15 +61,15 @@ def open_front(settings: Settings, service: str, options: Options) -> Front:
     server = grpc.aio.server(
         interceptors=[MetricsInterceptor(services), CallNames(), auth, ErrorInterceptor()],
         options=[*LIMITS, *options, ("grpc.so_reuseport", 0)],
-        maximum_concurrent_rpcs=MOST_CALLS,
+        maximum_concurrent_rpcs=MAX_CALLS,
     )
     states = _health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     reflection.enable_server_reflection(services, server)
-    return Front(server, service, states, auth)
+    return RpcServer(server, service, states, auth)
 
 
-def listen(front: Front, settings: Settings, address: str, *, field: str) -> str:
+def listen(front: RpcServer, settings: Settings, address: str, *, field: str) -> str:
     """Binds `address`, by TLS where a certificate is set, and returns it with the port that was taken.
 
     Raises:

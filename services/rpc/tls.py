@@ -4,7 +4,7 @@ from pathlib import Path
 
 import grpc
 
-from services.rpc.reload import Reread
+from services.rpc.reload import ReloadedFiles
 from stablerep.certificates import read_authority, read_identity
 from stablerep.config.settings import Tls
 from stablerep.errors import InvalidInput
@@ -26,7 +26,7 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials | None:
             raise InvalidInput("is missing: TLS needs a certificate and its key", field=missing)
         return None
     files = [file for file in (tls.cert_file, tls.key_file, tls.client_ca_file) if file is not None]
-    fresh = Reread(files, lambda: _read(tls))
+    fresh = ReloadedFiles(files, lambda: _read(tls))
     # grpc asks at every handshake, in a thread of its own.
     return grpc.dynamic_ssl_server_credentials(
         fresh.get(), fresh.get, require_client_authentication=tls.client_ca_file is not None

@@ -41,8 +41,8 @@ def main() -> int:
         with ranks_from_environment() as ranks, ExitStack() as open_until_done:
             address = settings.trainer.metrics_address if ranks.first else ""
             with ranks.together():
-                watch = open_until_done.enter_context(training_probes(address))
-            result = train(config, ranks, stop, watch)
+                callback = open_until_done.enter_context(training_probes(address))
+            result = train(config, ranks, stop, callback)
     except StableRepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

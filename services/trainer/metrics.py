@@ -15,7 +15,7 @@ _step = Gauge("stablerep_training_step", "Steps done in all, those before a rest
 _planned = Gauge("stablerep_training_planned_steps", "Steps at which the run is finished.")
 _steps = Counter("stablerep_training_steps_total", "Steps done by this process.")
 _images = Counter(
-    "stablerep_training_images_total", "Augmented images that all ranks have seen in these steps."
+    "stablerep_training_views_total", "Augmented images that all ranks have seen in these steps."
 )
 _loss = Gauge("stablerep_training_loss", "Loss over all ranks, when it was last looked at.")
 _waited = Counter(
@@ -28,21 +28,21 @@ _checkpoint = Histogram(
 )
 
 
-class PrometheusWatch:
+class PrometheusCallback:
     """Keeps this process's metrics; see stablerep/training/callbacks.py."""
 
     def __init__(self) -> None:
         self.heartbeat = Heartbeat(STUCK_SECONDS)
         self.begun = False
 
-    def begins(self, run: str, step: int, steps: int) -> None:
+    def on_start(self, run: str, step: int, steps: int) -> None:
         """Name and length of the run."""
         _run.info({"run": run})
         _step.set(step)
         _planned.set(steps)
         self.begun = True
 
-    def stepped(self, step: int, views: int, waited: float) -> None:
+    def on_step(self, step: int, views: int, waited: float) -> None:
         """One more step."""
         self.heartbeat.beat()
         _step.set(step)
@@ -50,31 +50,31 @@ class PrometheusWatch:
         _images.inc(views)
         _waited.inc(waited)
 
-    def lost(self, loss: float) -> None:
+    def on_loss(self, loss: float) -> None:
         """The last loss."""
         _loss.set(loss)
 
-    def written(self, seconds: float) -> None:
+    def on_checkpoint(self, seconds: float) -> None:
         """One more checkpoint."""
         _checkpoint.observe(seconds)
 
 
 @contextmanager
-def training_probes(address: str) -> Iterator[PrometheusWatch]:
+def training_probes(address: str) -> Iterator[PrometheusCallback]:
     """A watch whose numbers are served on `address` within the block; on none when it is empty.
 
     Raises:
         InvalidInput: the address cannot be listened on.
     """
-    watch = PrometheusWatch()
+    callback = PrometheusCallback()
     probes = serve_probes(
         address,
-        ready=lambda: "" if watch.begun else "the run has not begun",
-        alive=lambda: "" if watch.heartbeat.alive else f"no step in {STUCK_SECONDS:g} s",
+        ready=lambda: "" if callback.begun else "the run has not begun",
+        alive=lambda: "" if callback.heartbeat.alive else f"no step in {STUCK_SECONDS:g} s",
         field="trainer.metrics_address",
     )
     try:
-        yield watch
+        yield callback
     finally:
         if probes is not None:
             probes.close()

@@ -11,7 +11,7 @@ from stablerep.cli.connection import Connection
 from stablerep.progress import Bars, console
 
 if TYPE_CHECKING:
-    from stablerep.client import Reconciled
+    from stablerep.client import ReconcileResult
 
 UNSOUND = 3
 """Exit code when something was missing, torn or could not be mended."""
@@ -40,7 +40,7 @@ def reconcile(
 
         stablerep reconcile shoes --verify
     """
-    found: list[Reconciled] = []
+    found: list[ReconcileResult] = []
     with connection.client() as client, Bars() as bars:
         jobs = 1 if name else max(1, sum(1 for _ in client.list_jobs()))
         task = bars.add(f"reconciling {name or 'all jobs'}", total=jobs)

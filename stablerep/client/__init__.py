@@ -11,7 +11,7 @@ for job in client.watch_job(job.name):
 from stablerep.client.aio import AsyncClient
 from stablerep.client.generator import GeneratorClient, WorkerStatus
 from stablerep.client.job import Counts, Job, Shard
-from stablerep.client.reconciled import Reconciled
+from stablerep.client.reconciled import ReconcileResult
 from stablerep.client.sync import Client
 from stablerep.queue.leases import ShardState
 from stablerep.queue.states import JobState
@@ -23,7 +23,7 @@ __all__ = [
     "GeneratorClient",
     "Job",
     "JobState",
-    "Reconciled",
+    "ReconcileResult",
     "Shard",
     "ShardState",
     "WorkerStatus",

@@ -7,7 +7,7 @@ from stablerep.v1 import generation_pb2 as pb
 
 
 @dataclass(frozen=True)
-class Reconciled:
+class ReconcileResult:
     """Shards of a job as they are now, and what was found; `missing` and `torn` ones are made again."""
 
     name: str
@@ -28,9 +28,9 @@ class Reconciled:
         return not (self.missing or self.torn or self.problems)
 
 
-def read_reconciled(message: pb.ReconcileJobsResponse) -> Reconciled:
+def read_reconciled(message: pb.ReconcileJobsResponse) -> ReconcileResult:
     """The message of the gateway as plain data."""
-    return Reconciled(
+    return ReconcileResult(
         name=message.name,
         state=JobState(pb.Job.State.Name(message.state)),
         shards=message.shards,

@@ -19,7 +19,7 @@ from stablerep.client.channel import (
 )
 from stablerep.client.credentials import Credentials, File
 from stablerep.client.job import Job, Shard, job_name, read_job, read_shard
-from stablerep.client.reconciled import Reconciled, read_reconciled
+from stablerep.client.reconciled import ReconcileResult, read_reconciled
 from stablerep.client.requests import create_job_request, list_shards_request
 from stablerep.client.upload import Progress, may_resume, upload_id, upload_messages
 from stablerep.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
@@ -246,7 +246,7 @@ class Client:
             if not request.page_token:
                 return
 
-    def reconcile(self, name: str = "", *, verify: bool = False) -> Iterator[Reconciled]:
+    def reconcile(self, name: str = "", *, verify: bool = False) -> Iterator[ReconcileResult]:
         """Compares one job, or all, with the store and mends what can be; `verify` reads every tar."""
         request = pb.ReconcileJobsRequest(name=job_name(name) if name else "", verify=verify)
         with our_errors():

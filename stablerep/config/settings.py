@@ -85,7 +85,7 @@ SHORT_S3_NAMES = {field: f"{PREFIX}S3_{field.upper()}" for field in S3.model_fie
 DEFAULT_MODELS = ("builtin:*", "stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 
-class Gateway(_Part):
+class GatewaySettings(_Part):
     """The front door."""
 
     address: str = Field(default="127.0.0.1:50051", description="host:port; port 0 takes a free one")
@@ -113,7 +113,7 @@ class Gateway(_Part):
     )
 
 
-class Generator(_Part):
+class GeneratorSettings(_Part):
     """One generator worker."""
 
     address: str = Field(default="127.0.0.1:0", description="host:port; port 0 takes a free one")
@@ -186,8 +186,8 @@ class Settings(BaseSettings):
     s3: S3 = S3()
     tls: Tls = Tls()
     auth: Auth = Auth()
-    gateway: Gateway = Gateway()
-    generator: Generator = Generator()
+    gateway: GatewaySettings = GatewaySettings()
+    generator: GeneratorSettings = GeneratorSettings()
     trainer: Trainer = Trainer()
 
     @classmethod

@@ -34,7 +34,7 @@ def generate_images(out: Path, settings: DemoSettings) -> None:
 
     A job that is there already is taken up where it was. Raises StableRepError when one does not succeed.
     """
-    kinds: list[Images] = sorted({learner.images for learner in settings.learners})
+    kinds: list[Images] = sorted({method.images for method in settings.methods})
     markers = {kind: out / f"{dataset_name(kind)}.generated" for kind in kinds}
     missing = [kind for kind in kinds if not markers[kind].exists()]
     if not missing:

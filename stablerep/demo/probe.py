@@ -59,7 +59,7 @@ def _progress(tasks: list[ProbeTask]) -> tuple[int, str]:
 
 def probe_tasks(out: Path, settings: DemoSettings) -> list[ProbeTask]:
     """Every row and seed: trained encoders, random weights, raw pixels (once: nothing in them is drawn)."""
-    rows = [(run.learner.name, run.seed, str(run.folder)) for run in demo_runs(out, settings)]
+    rows = [(run.method.name, run.seed, str(run.folder)) for run in demo_runs(out, settings)]
     rows += [("random", seed, "random") for seed in range(settings.seeds)]
     rows.append(("pixels", 0, "pixels"))
     return [

@@ -123,7 +123,7 @@ def _check_disk(out: Path) -> None:
 
 
 def _announcement(out: Path, settings: DemoSettings, resumed: bool) -> str:
-    runs = settings.seeds * len(settings.learners)
+    runs = settings.seeds * len(settings.methods)
     cores = os.cpu_count() or 1
     return (
         f"{'Going on with the demo' if resumed else 'Demo'} in {out}: {settings.images:,} images from "

@@ -18,7 +18,7 @@ Size = Literal["tiny", "demo", "study"]
 
 
 @dataclass(frozen=True)
-class Learner:
+class Method:
     """One row of the table that is trained: an objective on one set of images."""
 
     name: str
@@ -29,17 +29,17 @@ class Learner:
 
 
 MAIN_LEARNERS = (
-    Learner("stablerep", "StableRep on synthetic images", "stablerep"),
-    Learner("simclr", "SimCLR on synthetic images", "simclr"),
+    Method("stablerep", "StableRep on synthetic images", "stablerep"),
+    Method("simclr", "SimCLR on synthetic images", "simclr"),
 )
 CONTROLS = (
-    Learner(
+    Method(
         "stablerep_regrouped", "StableRep, same images grouped without the noun", "stablerep", drop_nouns=True
     ),
-    Learner(
+    Method(
         "stablerep_no_noun", "StableRep, images from captions without the noun", "stablerep", images="no_noun"
     ),
-    Learner("simclr_no_noun", "SimCLR, images from captions without the noun", "simclr", images="no_noun"),
+    Method("simclr_no_noun", "SimCLR, images from captions without the noun", "simclr", images="no_noun"),
 )
 
 
@@ -64,18 +64,18 @@ class DemoSettings:
     @property
     def images(self) -> int:
         """Images generated in all."""
-        return self.captions * self.images_per_caption * len({learner.images for learner in self.learners})
+        return self.captions * self.images_per_caption * len({method.images for method in self.methods})
 
     @property
     def minutes(self) -> float:
         """About how long it takes on two cores without a GPU: as measured on two EPYC cores, plus 30 %."""
         generating = self.images * self.denoising_steps / 20 * 0.045
-        training = self.seeds * len(self.learners) * (10 + self.training_steps * 0.13) / 2
-        probing = (self.seeds * (len(self.learners) + 1) + 1) * 8
+        training = self.seeds * len(self.methods) * (10 + self.training_steps * 0.13) / 2
+        probing = (self.seeds * (len(self.methods) + 1) + 1) * 8
         return (40 + generating + training + probing + 30) * 1.3 / 60
 
     @property
-    def learners(self) -> tuple[Learner, ...]:
+    def methods(self) -> tuple[Method, ...]:
         return MAIN_LEARNERS + CONTROLS if self.controls else MAIN_LEARNERS
 
 

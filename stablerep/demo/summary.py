@@ -54,7 +54,7 @@ def collect(out: Path, settings: DemoSettings, command: str, seconds: Mapping[st
         row: {column: [r[column] for r in found] for column in ("linear", "few", "knn")}
         for row, found in results.items()
     }
-    titles = {learner.name: learner.title for learner in settings.learners}
+    titles = {method.name: method.title for method in settings.methods}
     titles |= {"random": "random initialisation", "pixels": "raw pixels"}
     groups = GroupDataset(dataset_url(out, "noun"))
     dataset = json.loads((out / "store" / "datasets" / "demo" / "dataset.json").read_text())
@@ -85,9 +85,9 @@ def _losses(out: Path, settings: DemoSettings) -> dict[str, Any]:
     losses = {}
     for run in demo_runs(out, settings):
         if run.seed == 0:
-            positives = settings.images_per_caption - 1 if run.learner.objective == "stablerep" else 1
+            positives = settings.images_per_caption - 1 if run.method.objective == "stablerep" else 1
             points = [(line["step"], line["loss"]) for line in run.metrics()]
-            losses[run.learner.name] = {"points": points, "floor": math.log(positives)}
+            losses[run.method.name] = {"points": points, "floor": math.log(positives)}
     return losses
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stablerep.demo.generate import dataset_url
-from stablerep.demo.settings import DemoSettings, Learner
+from stablerep.demo.settings import DemoSettings, Method
 from stablerep.demo.side_by_side import Task, run_side_by_side
 
 
@@ -18,7 +18,7 @@ from stablerep.demo.side_by_side import Task, run_side_by_side
 class DemoRun:
     """One training run of the demo."""
 
-    learner: Learner
+    method: Method
     seed: int
     folder: Path
 
@@ -44,9 +44,9 @@ class DemoRun:
 def demo_runs(out: Path, settings: DemoSettings) -> list[DemoRun]:
     """All runs of a demo, seed by seed."""
     return [
-        DemoRun(learner, seed, out / "store" / "runs" / f"{learner.name}-{seed}")
+        DemoRun(method, seed, out / "store" / "runs" / f"{method.name}-{seed}")
         for seed in range(settings.seeds)
-        for learner in settings.learners
+        for method in settings.methods
     ]
 
 
@@ -69,8 +69,8 @@ def train_all(out: Path, settings: DemoSettings) -> None:
 def _arguments(out: Path, settings: DemoSettings, run: DemoRun) -> list[str]:
     configuration: dict[str, Any] = {
         "run": run.folder.resolve().as_uri(),
-        "datasets": [dataset_url(out, run.learner.images)],
-        "objective": run.learner.objective,
+        "datasets": [dataset_url(out, run.method.images)],
+        "objective": run.method.objective,
         "images_per_caption": settings.images_per_caption,
         "views_per_batch": settings.views_per_step,
         "steps": settings.training_steps,
@@ -78,7 +78,7 @@ def _arguments(out: Path, settings: DemoSettings, run: DemoRun) -> list[str]:
         "log_every": max(1, settings.training_steps // 60),
         "checkpoint_every": max(5, settings.training_steps // 6),
     }
-    if run.learner.drop_nouns:
+    if run.method.drop_nouns:
         configuration["drop_words"] = json.loads(
             (files("stablerep") / "assets/fashion_nouns.json").read_text()
         )

@@ -3,7 +3,7 @@
 from stablerep.config.recipe import Recipe, load_recipe
 from stablerep.generation.generator import Generator
 from stablerep.generation.noise import noise_seed
-from stablerep.generation.pending import Drawn
+from stablerep.generation.pending import GroupPixels
 from stablerep.generation.pipeline import (
     LoadedPipeline,
     builtin_revision,
@@ -13,8 +13,8 @@ from stablerep.generation.pipeline import (
 )
 
 __all__ = [
-    "Drawn",
     "Generator",
+    "GroupPixels",
     "LoadedPipeline",
     "Recipe",
     "builtin_revision",

@@ -15,9 +15,9 @@ from stablerep.errors import InvalidInput, StableRepError
 from stablerep.generation.batch_size import BatchSize
 from stablerep.generation.encode import encode_jpeg, to_bytes
 from stablerep.generation.noise import noise_seed
-from stablerep.generation.pending import Drawn, Row, Unfinished, split_captions
+from stablerep.generation.pending import GroupPixels, PendingGroup, Row, split_captions
 from stablerep.generation.pipeline import BROKEN_DEVICE, LoadedPipeline, load_pipeline
-from stablerep.generation.sampling import OnStep, make_sampler
+from stablerep.generation.samplers import OnStep, make_sampler
 from stablerep.shards import Group, skipped_group
 
 Stage = Literal["text", "denoise", "decode", "encode"]
@@ -101,13 +101,15 @@ class Generator:
             StableRepError: the pipeline fails whatever the caption, or memory does not suffice even for one
                 image.
         """
-        for drawn in self.draw(captions, on_step=on_step):
-            yield self.encode(drawn)
+        for group_pixels in self.generate_pixels(captions, on_step=on_step):
+            yield self.encode(group_pixels)
 
-    def draw(self, captions: Iterable[str | Caption], *, on_step: OnStep | None = None) -> Iterator[Drawn]:
+    def generate_pixels(
+        self, captions: Iterable[str | Caption], *, on_step: OnStep | None = None
+    ) -> Iterator[GroupPixels]:
         """As `generate`, but the groups are still to be encoded, by any thread: the GPU's need not wait."""
         self._size.begin()
-        waiting: deque[Unfinished] = deque()
+        waiting: deque[PendingGroup] = deque()
         rows: list[Row] = []
         for caption in _with_ids(captions):
             group = self._begin(caption)
@@ -121,18 +123,18 @@ class Generator:
             rows = self._draw_first(rows, on_step)
             yield from _completed(waiting)
 
-    def encode(self, drawn: Drawn) -> Group:
+    def encode(self, group_pixels: GroupPixels) -> Group:
         """The group with its images as JPEG files. Any thread may call."""
-        id_, text = drawn.caption
-        if drawn.error:
-            return skipped_group(id_, text, drawn.error)
+        id_, text = group_pixels.caption
+        if group_pixels.error:
+            return skipped_group(id_, text, group_pixels.error)
         recipe = self.recipe
         with self._timed("encode"):
             encoded = tuple(
                 encode_jpeg(pixels, save_size=recipe.save_size, quality=recipe.jpeg_quality)
-                for pixels in drawn.pixels
+                for pixels in group_pixels.pixels
             )
-        return Group(id_, text, encoded, drawn.info)
+        return Group(id_, text, encoded, group_pixels.info)
 
     def latents(self, captions: Iterable[str | Caption]) -> Tensor:
         """What the sampler makes of the captions before decoding, [captions x images c h w]; for inspection.
@@ -146,7 +148,7 @@ class Generator:
             samples.append(self._sample(batch, None)[: len(batch)])
         return torch.cat(samples)
 
-    def _begin(self, caption: Caption) -> Unfinished:
+    def _begin(self, caption: Caption) -> PendingGroup:
         started = time.perf_counter()
         try:
             return self._embed(caption)
@@ -155,19 +157,19 @@ class Generator:
         except BROKEN_DEVICE:
             raise
         except _FAULTS as error:  # UnicodeError is a ValueError
-            return Unfinished(caption, None, [], [], error=f"text encoding failed: {_describe(error)}")
+            return PendingGroup(caption, None, [], [], error=f"text encoding failed: {_describe(error)}")
         finally:
             if self._on_stage is not None:
                 self._wait_for_device()
             self._text_seconds += time.perf_counter() - started
 
-    def _embed(self, caption: Caption) -> Unfinished:
+    def _embed(self, caption: Caption) -> PendingGroup:
         count = self.recipe.images_per_caption
         seeds = [noise_seed(self.seed, caption.id, index) for index in range(count)]
         info: dict[str, Any] = {"recipe_digest": self.recipe.digest, "seeds": seeds}
         if self._sampler.is_truncated(caption.text):
             info["truncated"] = True
-        return Unfinished(caption, self._sampler.embed(caption.text), seeds, [None] * count, info)
+        return PendingGroup(caption, self._sampler.embed(caption.text), seeds, [None] * count, info)
 
     def _draw_first(self, rows: list[Row], on_step: OnStep | None) -> list[Row]:
         """Draws the first batch of rows. Returns the rows still wanted, none of a group that failed."""
@@ -276,9 +278,9 @@ class Generator:
             torch.cuda.synchronize(self.pipeline.device)
 
 
-def _completed(waiting: deque[Unfinished]) -> Iterator[Drawn]:
+def _completed(waiting: deque[PendingGroup]) -> Iterator[GroupPixels]:
     while waiting and waiting[0].is_done:
-        yield waiting.popleft().drawn()
+        yield waiting.popleft().group_pixels()
 
 
 def _with_ids(captions: Iterable[str | Caption]) -> Iterator[Caption]:

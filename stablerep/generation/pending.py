@@ -11,7 +11,7 @@ from stablerep.captions import Caption
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GroupPixels:
     """A group whose images are pixels, uint8 [h w 3] each; none, and an `error`, where drawing failed."""
 
     caption: Caption
@@ -26,7 +26,7 @@ class Drawn:
 
 
 @dataclass(eq=False)
-class Unfinished:
+class PendingGroup:
     """A group being drawn: None where an image is still to come."""
 
     caption: Caption
@@ -40,11 +40,13 @@ class Unfinished:
     def is_done(self) -> bool:
         return bool(self.error) or not any(image is None for image in self.pixels)
 
-    def drawn(self) -> Drawn:
+    def group_pixels(self) -> GroupPixels:
         """The group, once it is done."""
         if self.error:
-            return Drawn(self.caption, (), {}, self.error)
-        return Drawn(self.caption, tuple(image for image in self.pixels if image is not None), self.info)
+            return GroupPixels(self.caption, (), {}, self.error)
+        return GroupPixels(
+            self.caption, tuple(image for image in self.pixels if image is not None), self.info
+        )
 
     def rows(self) -> list["Row"]:
         return [Row(self, index) for index in range(len(self.pixels))]
@@ -54,7 +56,7 @@ class Unfinished:
 class Row:
     """One image of one group, a row of a batch."""
 
-    group: Unfinished
+    group: PendingGroup
     index: int
 
     @property

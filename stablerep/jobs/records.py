@@ -43,7 +43,7 @@ class CreateRecord(BaseModel):
     deleting: bool = False
 
     @property
-    def birth(self) -> str:
+    def job_uid(self) -> str:
         """Tells the job from others of its name, in the queue's words."""
         return self.create_time.isoformat()
 

@@ -6,7 +6,7 @@ short stream from the jobs' cursors, highest priority first, in turns among equa
     sr:epoch            set once every job of the store is here (`begin_epoch`); missing, nothing is leased
     sr:jobs             set of all jobs' names
     sr:ready            stream of at most `waiting` unread entries and the leased ones; group `generators`;
-                        an entry names the job's birth, so that one of a deleted job is not another's
+                        an entry names the job's job_uid, so that one of a deleted job is not another's
     sr:backlog          sorted set: jobs that have shards to feed, by priority and turn; sr:turn counts turns
     sr:job:<dataset>    hash: state, priority, planned, next (the cursor), complete (planning over), ...
     sr:done:<dataset>   bitmap, a bit a shard
@@ -16,7 +16,7 @@ short stream from the jobs' cursors, highest priority first, in turns among equa
     sr:failures:<dataset>, sr:dead:<dataset>   hashes with a field for each shard that failed
     sr:rebuild          lock of the process that rebuilds all this from the store
     sr:uncounted        set: rebuilt jobs of which it is not yet known what the done shards hold
-    sr:stats            hash of events counted for monitoring: errors, lost, buried, planned
+    sr:stats            hash of events counted for monitoring: errors, lost, dead_lettered, planned
 
 Scripts build key names from datasets' names, and those share no hash tag: Redis Cluster is not supported.
 Needs Redis 7.0 or Valkey.
@@ -38,19 +38,19 @@ from redis.retry import Retry
 
 from stablerep.errors import InvalidInput, NotFound, Unavailable
 from stablerep.queue.leases import (
-    Failure,
-    Failures,
+    FailOutcome,
     JobStatus,
     Lease,
-    Renewal,
+    RenewOutcome,
+    ShardFailures,
     ShardState,
     ShardStatus,
 )
 from stablerep.queue.states import Counts, JobState
-from stablerep.queue.stats import QueueMeasure, read_measure
+from stablerep.queue.stats import QueueStats, read_stats
 
-MOST_ERRORS = 3
-MOST_LOST = 20  # workers on spot nodes vanish without the shard's being to blame
+MAX_ERRORS = 3
+MAX_LOST = 20  # workers on spot nodes vanish without the shard's being to blame
 RETRY_SECONDS = 5.0
 """Before a shard that failed is tried again; `_RETRY_FACTOR` times that after its second error."""
 _RETRY_FACTOR = 4
@@ -60,7 +60,7 @@ _REBUILDING = "Redis has lost its data, the queue is being rebuilt from the stor
 # The steps of a rebuild itself, and those that change nothing without an epoch.
 _UNGUARDED = {
     "lease.lua",
-    "measure.lua",
+    "stats.lua",
     "uncounted.lua",
     "lock.lua",
     "restore.lua",
@@ -123,30 +123,30 @@ class Queue:
         Args:
             token: of the lock "sr:rebuild", which must be held still. Empty: there was nothing to rebuild.
         """
-        return str(self.step("begin_epoch", token, secrets.token_hex(8)))
+        return str(self.run_script("begin_epoch", token, secrets.token_hex(8)))
 
-    def add_job(self, dataset: str, *, priority: int = 0, birth: str = "") -> bool:
+    def add_job(self, dataset: str, *, priority: int = 0, job_uid: str = "") -> bool:
         """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already.
 
         Args:
-            birth: tells it from others of its name, before and after; empty: a random one. One that the store
-                knows too keeps leases good for `complete` over a rebuild.
+            job_uid: tells it from others of its name, before and after; empty: a random one. One that the
+                store knows too keeps leases good for `complete` over a rebuild.
         """
-        return self._run("add_job", dataset, priority, birth or secrets.token_hex(4)) == 1
+        return self._run("add_job", dataset, priority, job_uid or secrets.token_hex(4)) == 1
 
-    def birth(self, dataset: str) -> str:
+    def job_uid(self, dataset: str) -> str:
         """What tells the job from others of its name. Raises `NotFound`."""
         with self._reaching():
-            birth = self._redis.hget(f"sr:job:{dataset}", "birth")
-        return str(self._found(dataset, birth))
+            job_uid = self._redis.hget(f"sr:job:{dataset}", "job_uid")
+        return str(self._found(dataset, job_uid))
 
-    def extend(self, dataset: str, planned: int) -> JobState:
+    def set_planned(self, dataset: str, planned: int) -> JobState:
         """Shards 0..planned-1 may be leased from now on. Returns the state; a final one ignores them."""
-        return self._job_step("extend", dataset, planned, 0)
+        return self._job_step("set_planned", dataset, planned, 0)
 
     def finish_planning(self, dataset: str) -> JobState:
         """There will be no more shards: PLANNING becomes RUNNING, or final when all is done already."""
-        return self._job_step("extend", dataset, 0, 1)
+        return self._job_step("set_planned", dataset, 0, 1)
 
     def set_state(self, dataset: str, state: JobState, error: str = "") -> JobState:
         """Moves a job to a state, which final ones never leave; returns the one it has then.
@@ -205,7 +205,7 @@ class Queue:
         with self._reaching():
             return sorted(self._redis.smembers("sr:jobs"))
 
-    def failures(self, dataset: str) -> dict[int, Failures]:
+    def failures(self, dataset: str) -> dict[int, ShardFailures]:
         """Shards not yet done that have failed or lost a lease, and how often."""
         found: dict[int, dict[str, Any]] = {}
         with self._reaching():
@@ -213,7 +213,7 @@ class Queue:
         for field, value in fields.items():
             shard, kind = field.split(":")
             found.setdefault(int(shard), {})[kind] = value if kind == "error" else int(value)
-        return {shard: Failures(**kinds) for shard, kinds in sorted(found.items())}
+        return {shard: ShardFailures(**kinds) for shard, kinds in sorted(found.items())}
 
     def dead(self, dataset: str) -> dict[int, str]:
         """Shards given up, with the last error of each."""
@@ -241,29 +241,29 @@ class Queue:
         return found
 
     def lease(
-        self, worker: str, lease_seconds: float, *, on_buried: Callable[[str], None] | None = None
+        self, worker: str, lease_seconds: float, *, on_dead_lettered: Callable[[str], None] | None = None
     ) -> Lease | None:
         """A shard to work on, or None when there is none at the moment, or no epoch yet; does not wait.
 
         Args:
             worker: a name that no other process has; it owns the lease.
             lease_seconds: a lease that nobody renewed for so long is handed on, whoever took it.
-            on_buried: called with each job of which this step found a shard's lease lost once too often.
+            on_dead_lettered: called with each job of which a shard's lease was found lost once too often.
         """
         before = time.monotonic()
-        reply = self._run("lease", worker, _milliseconds(lease_seconds), self._waiting, MOST_LOST)
-        buried, *leased = reply
-        if on_buried is not None:
-            for dataset in dict.fromkeys(buried):
-                on_buried(dataset)
+        reply = self._run("lease", worker, _milliseconds(lease_seconds), self._waiting, MAX_LOST)
+        dead_lettered, *leased = reply
+        if on_dead_lettered is not None:
+            for dataset in dict.fromkeys(dead_lettered):
+                on_dead_lettered(dataset)
         if not leased:
             return None
-        dataset, shard, entry_id, birth = leased
-        return Lease(dataset, int(shard), entry_id, worker, before + lease_seconds, birth)
+        dataset, shard, entry_id, job_uid = leased
+        return Lease(dataset, int(shard), entry_id, worker, before + lease_seconds, job_uid)
 
-    def renew(self, lease: Lease) -> Renewal:
+    def renew(self, lease: Lease) -> RenewOutcome:
         """Starts the lease's time anew, provided it is still the worker's; a lost one stays lost."""
-        return Renewal(self._run("renew", lease.dataset, lease.entry_id, lease.worker))
+        return RenewOutcome(self._run("renew", lease.dataset, lease.entry_id, lease.worker))
 
     def complete(self, lease: Lease, *, groups: int, images: int, skipped: int) -> bool:
         """Records that the shard's tar and index are in the store; False if it was done before (not counted).
@@ -272,17 +272,17 @@ class Queue:
         """
         return bool(
             self._run(
-                "complete", lease.dataset, lease.shard, lease.entry_id, groups, images, skipped, lease.birth
+                "complete", lease.dataset, lease.shard, lease.entry_id, groups, images, skipped, lease.job_uid
             )
         )
 
-    def fail(self, lease: Lease, error: str) -> Failure:
+    def fail(self, lease: Lease, error: str) -> FailOutcome:
         """Hands the shard back with an error, to be tried again after a while; the third makes it dead.
 
         Without effect on a lost lease.
         """
         whose = (lease.dataset, lease.shard, lease.entry_id, lease.worker)
-        return Failure(self._run("fail", *whose, MOST_ERRORS, _text(error), self._retry_ms, _RETRY_FACTOR))
+        return FailOutcome(self._run("fail", *whose, MAX_ERRORS, _text(error), self._retry_ms, _RETRY_FACTOR))
 
     def release(self, lease: Lease) -> bool:
         """Hands the shard back at once, as if it had not been taken; False when the lease was lost."""
@@ -299,15 +299,15 @@ class Queue:
         """Forgets a job, and ends its leases; False when it was not there."""
         return bool(self._run("remove", dataset))
 
-    def leave(self, worker: str) -> None:
+    def deregister_worker(self, worker: str) -> None:
         """Strikes a worker that stops off the consumer group; hand its lease back first."""
-        self._run("leave", worker)
+        self._run("deregister_worker", worker)
 
-    def measure(self) -> QueueMeasure:
+    def stats(self) -> QueueStats:
         """How the whole queue is at this moment; a few milliseconds of Redis for 1,000 jobs."""
-        return read_measure(self._run("measure"))
+        return read_stats(self._run("stats"))
 
-    def step(self, script: str, *arguments: str | int | bytes) -> Any:
+    def run_script(self, script: str, *arguments: str | int | bytes) -> Any:
         """Runs a Lua step that has no method of its own; those are of rebuild.py, reconcile.py, lock.py."""
         return self._run(script, *arguments)
 

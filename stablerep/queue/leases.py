@@ -16,11 +16,11 @@ class Lease:
     entry_id: str
     worker: str
     deadline: float
-    birth: str = ""
+    job_uid: str = ""
     """Tells the job from one of the same name that was deleted meanwhile."""
 
 
-class Renewal(StrEnum):
+class RenewOutcome(StrEnum):
     """What became of a lease: still the worker's, another's (or done), or of a job that is over."""
 
     HELD = "HELD"
@@ -28,7 +28,7 @@ class Renewal(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-class Failure(StrEnum):
+class FailOutcome(StrEnum):
     """What became of a shard that failed: tried again, dead, or neither, as it was not the worker's."""
 
     RETRY = "RETRY"
@@ -37,7 +37,7 @@ class Failure(StrEnum):
 
 
 @dataclass(frozen=True)
-class Failures:
+class ShardFailures:
     """How often a shard not yet done has failed: with an error (the last one), and by a lost lease."""
 
     errors: int = 0

@@ -37,7 +37,7 @@ def hold(queue: Queue, name: str, *, seconds: float = LOCK_SECONDS) -> Iterator[
     """Holds the lock during the block; None when another process has it. Raises `Unavailable`."""
     lock = Lock(name)
     milliseconds = round(seconds * 1000)
-    if not queue.step("lock", name, lock.token, milliseconds, "take"):
+    if not queue.run_script("lock", name, lock.token, milliseconds, "take"):
         yield None
         return
     left = threading.Event()
@@ -45,7 +45,7 @@ def hold(queue: Queue, name: str, *, seconds: float = LOCK_SECONDS) -> Iterator[
     def renew() -> None:
         while not left.wait(seconds / RENEWALS):
             try:
-                if not queue.step("lock", name, lock.token, milliseconds, "keep"):
+                if not queue.run_script("lock", name, lock.token, milliseconds, "keep"):
                     lock.lose()
                     return
             except Unavailable as error:  # perhaps only for a moment; the steps look at the token themselves
@@ -63,6 +63,6 @@ def hold(queue: Queue, name: str, *, seconds: float = LOCK_SECONDS) -> Iterator[
 
 def _give_up(queue: Queue, lock: Lock) -> None:
     try:
-        queue.step("lock", lock.name, lock.token, 0, "keep")
+        queue.run_script("lock", lock.name, lock.token, 0, "keep")
     except Unavailable as error:
         logger.warning("%s runs out by itself: %s", lock.name, error)

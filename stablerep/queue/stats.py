@@ -24,7 +24,7 @@ class JobBacklog:
 
 
 @dataclass(frozen=True)
-class QueueMeasure:
+class QueueStats:
     """All jobs together, and those that are not over one by one.
 
     Attributes:
@@ -34,8 +34,8 @@ class QueueMeasure:
         oldest_lease_seconds: since the oldest leased shard was put up for lease; 0 when none is leased. That
             is a little before it was taken, and the clock goes on when a lost lease is taken over.
         busy_workers, idle_workers: seen in the last `SEEN_SECONDS`, with and without a lease.
-        errors, leases_lost, buried, planned: events since Redis was empty: shards that failed with an error,
-            leases that ran out, shards given up, shards planned.
+        errors, leases_lost, dead_lettered, planned: events since Redis was empty: shards that
+            failed with an error, leases that ran out, shards given up, shards planned.
     """
 
     jobs: tuple[JobBacklog, ...]
@@ -46,7 +46,7 @@ class QueueMeasure:
     idle_workers: int
     errors: int
     leases_lost: int
-    buried: int
+    dead_lettered: int
     planned: int
 
     @property
@@ -55,7 +55,7 @@ class QueueMeasure:
         return sum(job.waiting + job.leased for job in self.jobs if job.state in LEASABLE)
 
 
-def read_measure(text: str) -> QueueMeasure:
+def read_stats(text: str) -> QueueStats:
     """What measure.lua tells."""
     told = json.loads(text)
     # Lua's JSON cannot tell an empty list from an empty map.
@@ -64,7 +64,7 @@ def read_measure(text: str) -> QueueMeasure:
     states.update({JobState(state): count for state, count in (told["ended"] or {}).items()})
     seen = [leases for leases, idle in told["workers"] or () if idle <= SEEN_SECONDS * 1000]
     stats = told["stats"] or {}
-    return QueueMeasure(
+    return QueueStats(
         jobs=tuple(sorted(jobs, key=lambda job: (-job.waiting - job.leased, job.dataset))),
         job_states={state: states[state] for state in JobState},
         dead_shards=told["dead"],
@@ -73,7 +73,7 @@ def read_measure(text: str) -> QueueMeasure:
         idle_workers=sum(leases == 0 for leases in seen),
         errors=stats.get("errors", 0),
         leases_lost=stats.get("lost", 0),
-        buried=stats.get("buried", 0),
+        dead_lettered=stats.get("dead_lettered", 0),
         planned=stats.get("planned", 0),
     )
 

@@ -3,33 +3,33 @@
 from typing import Protocol
 
 
-class Watch(Protocol):
-    """Called by the first rank; `written` by the thread that writes checkpoints."""
+class TrainingCallback(Protocol):
+    """Called by the first rank; `on_checkpoint` by the thread that writes checkpoints."""
 
-    def begins(self, run: str, step: int, steps: int) -> None:
+    def on_start(self, run: str, step: int, steps: int) -> None:
         """`run` goes on after `step` of its `steps` steps."""
 
-    def stepped(self, step: int, views: int, waited: float) -> None:
+    def on_step(self, step: int, views: int, waited: float) -> None:
         """`step` steps are done, the last on `views` views for which it had to wait `waited` seconds."""
 
-    def lost(self, loss: float) -> None:
+    def on_loss(self, loss: float) -> None:
         """The loss over all ranks, as often as it is looked at."""
 
-    def written(self, seconds: float) -> None:
+    def on_checkpoint(self, seconds: float) -> None:
         """A checkpoint is in the store, `seconds` after its writing began."""
 
 
-class Unwatched:
+class NoCallback:
     """Nobody watches."""
 
-    def begins(self, run: str, step: int, steps: int) -> None:
+    def on_start(self, run: str, step: int, steps: int) -> None:
         """Nothing."""
 
-    def stepped(self, step: int, views: int, waited: float) -> None:
+    def on_step(self, step: int, views: int, waited: float) -> None:
         """Nothing."""
 
-    def lost(self, loss: float) -> None:
+    def on_loss(self, loss: float) -> None:
         """Nothing."""
 
-    def written(self, seconds: float) -> None:
+    def on_checkpoint(self, seconds: float) -> None:
         """Nothing."""

@@ -14,13 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stablerep.config.training import TrainConfig
 from stablerep.data.augment.apply import augment
-from stablerep.data.batches.loader import Feed, Share
+from stablerep.data.batches.loader import RankBatch, RankLoader
 from stablerep.data.batches.order import BatchOrder
-from stablerep.data.corpus.positive_sets import Corpus, Pools, make_pools, single_images
+from stablerep.data.corpus.positive_sets import Corpus, PositiveSets, make_positive_sets, single_images
 from stablerep.data.images import ImageSource
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.objectives import multi_positive_loss
-from stablerep.training.callbacks import Unwatched, Watch
+from stablerep.training.callbacks import NoCallback, TrainingCallback
 from stablerep.training.checkpoint import checkpoint_steps, read_checkpoint, restore_state
 from stablerep.training.distributed import Ranks
 from stablerep.training.export import export_run
@@ -35,7 +35,7 @@ class Diverged(StableRepError):
 
 
 def train(
-    config: TrainConfig, ranks: Ranks, stop: threading.Event, watch: Watch | None = None
+    config: TrainConfig, ranks: Ranks, stop: threading.Event, callback: TrainingCallback | None = None
 ) -> dict[str, Any] | None:
     """Trains to the end, from the last checkpoint if there is one, and exports the encoder.
 
@@ -53,15 +53,15 @@ def train(
     finished = run.result()
     if finished is not None:
         return finished
-    pools = _pools(config, run.corpus)
-    order = BatchOrder(pools, config.seed, config.captions_per_batch, config.images_drawn)
+    sets = _positive_sets(config, run.corpus)
+    order = BatchOrder(sets, config.seed, config.captions_per_batch, config.images_drawn)
     source = ImageSource(run.corpus, memory=config.decoded_bytes)
-    feed = Feed(order, source, config.augment, config.views_per_image, ranks.rank, ranks.size)
+    loader = RankLoader(order, source, config.augment, config.views_per_image, ranks.rank, ranks.size)
     learner = build_learner(config, ranks.device, ranks.size)
     optimizer = build_optimizer(learner, config)
     start = _resume(run, ranks, learner, optimizer)
-    watching = watch if watch is not None and ranks.first else Unwatched()
-    end = _train_steps(config, ranks, run, feed, learner, optimizer, start, stop, watching)
+    callback = callback if callback is not None and ranks.first else NoCallback()
+    end = _train_steps(config, ranks, run, loader, learner, optimizer, start, stop, callback)
     if end.step < config.steps:
         return None
     result = {
@@ -70,8 +70,8 @@ def train(
         "seconds": round(end.seconds, 1),
         "views": config.views_per_batch * config.steps,
         "images_distinct": _distinct_images(order, config.steps, run.corpus) if ranks.first else 0,
-        "groups": len(pools),
-        "groups_skipped": pools.skipped,
+        "groups": len(sets),
+        "groups_skipped": sets.skipped,
         "epochs": round(config.steps / order.steps_per_epoch, 2),
         "ranks": ranks.size,
         "device": str(ranks.device.type),
@@ -85,10 +85,10 @@ def train(
     return result
 
 
-def _pools(config: TrainConfig, corpus: Corpus) -> Pools:
+def _positive_sets(config: TrainConfig, corpus: Corpus) -> PositiveSets:
     if config.objective == "simclr":
         return single_images(corpus.image_counts)
-    return make_pools(
+    return make_positive_sets(
         corpus.captions,
         corpus.image_counts,
         at_least=config.images_per_caption,
@@ -111,26 +111,26 @@ def _train_steps(
     config: TrainConfig,
     ranks: Ranks,
     run: Run,
-    feed: Feed,
+    loader: RankLoader,
     learner: Learner,
     optimizer: torch.optim.Optimizer,
     start: Progress,
     stop: threading.Event,
-    watch: Watch,
+    callback: TrainingCallback,
 ) -> Progress:
     """Steps start.step .. config.steps - 1, or fewer if `stop` is set on any rank."""
     model = _distributed(learner, ranks)
     began, progress = time.monotonic(), start
-    watch.begins(run.name, start.step, config.steps)
-    with Reports(config, run, start, watch) if ranks.first else nullcontext() as reports:
-        for share, waited in _timed(feed.shares(start.step, config.steps, config.prefetch)):
-            step = share.step + 1
-            rate = learning_rate(config, share.step)
+    callback.on_start(run.name, start.step, config.steps)
+    with Reports(config, run, start, callback) if ranks.first else nullcontext() as reports:
+        for batch, waited in _timed(loader.shares(start.step, config.steps, config.prefetch)):
+            step = batch.step + 1
+            rate = learning_rate(config, batch.step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             # What a model draws at random, such as dropout, is then the same however the run got here.
-            torch.manual_seed((config.seed + share.step * ranks.size + ranks.rank) % 2**63)
-            loss = _loss(model, share, config, ranks.device)
+            torch.manual_seed((config.seed + batch.step * ranks.size + ranks.rank) % 2**63)
+            loss = _loss(model, batch, config, ranks.device)
             loss.backward()
             checkpointed = step % config.checkpoint_every == 0 or step == config.steps
             logged = step % config.log_every == 0 or step == config.steps
@@ -140,12 +140,12 @@ def _train_steps(
                 norm = _gradient_norm(learner) if logged or checkpointed else 0.0
                 value, stopping = _agree(ranks, loss, norm, stop, step)
                 progress = Progress(step, start.seconds + time.monotonic() - began, value)
-                watch.lost(value)
+                callback.on_loss(value)
                 if logged and reports:
                     reports.log(progress, rate, norm)
             optimizer.step()
             optimizer.zero_grad()
-            watch.stepped(step, config.views_per_batch, waited)
+            callback.on_step(step, config.views_per_batch, waited)
             if reports and (checkpointed or stopping):
                 reports.checkpoint(progress, learner, optimizer)
             if stopping:
@@ -153,19 +153,19 @@ def _train_steps(
     return progress
 
 
-def _timed(shares: Iterator[Share]) -> Iterator[tuple[Share, float]]:
-    """Each share with the seconds that were waited for it."""
+def _timed(shares: Iterator[RankBatch]) -> Iterator[tuple[RankBatch, float]]:
+    """Each batch with the seconds that were waited for it."""
     asked = time.monotonic()
-    for share in shares:
-        yield share, time.monotonic() - asked
+    for batch in shares:
+        yield batch, time.monotonic() - asked
         asked = time.monotonic()
 
 
-def _loss(model: nn.Module, share: Share, config: TrainConfig, device: torch.device) -> Tensor:
-    images = share.images.to(device, non_blocking=True)
-    views = augment(images, share.parameters, config.augment, config.encoder.image_size)
-    embeddings = model(views.contiguous(memory_format=torch.channels_last), share.views)
-    labels = share.labels.to(device).repeat(share.views)
+def _loss(model: nn.Module, batch: RankBatch, config: TrainConfig, device: torch.device) -> Tensor:
+    images = batch.images.to(device, non_blocking=True)
+    views = augment(images, batch.parameters, config.augment, config.encoder.image_size)
+    embeddings = model(views.contiguous(memory_format=torch.channels_last), batch.views)
+    labels = batch.labels.to(device).repeat(batch.views)
     return multi_positive_loss(embeddings, labels, temperature=config.temperature)
 
 

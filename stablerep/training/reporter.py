@@ -10,7 +10,7 @@ from torch import nn
 
 from stablerep.config.training import TrainConfig
 from stablerep.progress import Bars
-from stablerep.training.callbacks import Watch
+from stablerep.training.callbacks import TrainingCallback
 from stablerep.training.checkpoint import CheckpointInfo, CheckpointWriter
 from stablerep.training.logs import RunLog
 from stablerep.training.run import Run
@@ -28,10 +28,10 @@ class Progress:
 class Reports:
     """The reports of the first rank; a context, which completes what was begun whichever way it is left."""
 
-    def __init__(self, config: TrainConfig, run: Run, start: Progress, watch: Watch) -> None:
+    def __init__(self, config: TrainConfig, run: Run, start: Progress, callback: TrainingCallback) -> None:
         self._config, self._last = config, start
         self._log = RunLog(run.store, run.name, start.step)
-        self._checkpoints = CheckpointWriter(run.store, run.name, watch.written)
+        self._checkpoints = CheckpointWriter(run.store, run.name, callback.on_checkpoint)
         self._bars = Bars()
         self._bar = self._bars.add(run.name, config.steps, start.step)
 

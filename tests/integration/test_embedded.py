@@ -18,7 +18,7 @@ from stablerep.queue.client import Queue
 SYNCED = 1.2  # appendfsync everysec
 PARENT = """
 import sys, time
-from stablerep.jobs import embedded
+from stablerep.local import queue_server as embedded
 from stablerep.queue.client import Queue
 if sys.argv[2] == "no death signal":
     embedded._BECOME_SERVER = "import os, sys; os.execv(sys.argv[2], sys.argv[2:])"
@@ -89,7 +89,7 @@ def test_a_killed_server_comes_back_with_everything_and_clients_go_on(folder):
         queue = Queue(server.url)
         queue.begin_epoch()
         queue.add_job("a")
-        queue.extend("a", 5)
+        queue.set_planned("a", 5)
         lease = queue.lease("w", 60)
         queue.complete(lease, groups=1, images=4, skipped=0)
         before = queue.status("a")

@@ -222,16 +222,16 @@ class TestGroups:
         assert [group.info.get("truncated") for group in groups] == [True, None]
 
     def test_captions_are_drawn_as_needed_and_groups_given_early(self, sd: Path) -> None:
-        drawn: list[int] = []
+        group_pixels: list[int] = []
 
         def source() -> Iterator[str]:
             for index in range(100):
-                drawn.append(index)
+                group_pixels.append(index)
                 yield "a red shoe"
 
         groups = Generator(recipe_for(sd)).generate(source())
         assert next(groups).caption_id == 0
-        assert len(drawn) == 3  # 9 rows fill the batch of 8
+        assert len(group_pixels) == 3  # 9 rows fill the batch of 8
 
     def test_each_caption_is_encoded_once_and_the_empty_one_once(self, sd: Path) -> None:
         recipe = recipe_for(sd)

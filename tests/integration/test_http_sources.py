@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from stablerep.captions import http_objects, read_captions
+from stablerep.captions import read_captions
+from stablerep.captions.remote import http as http_objects
 from stablerep.captions.remote.access import Remote
 from stablerep.captions.remote.http import HttpObjects
 from stablerep.captions.remote.urls import AllowedUrls
 from stablerep.errors import InvalidInput, NotFound, TornObject, Unavailable
-from stablerep.jobs import sources
 from stablerep.jobs.job import CaptionSource
+from stablerep.jobs.planning import sources
 from stablerep.jobs.planning.sources import identify_source, open_job_source
 from stablerep.storage import open_store
 from stablerep.storage.interface import Store
@@ -46,7 +47,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_objects, "SILENT_SECONDS", 0.3)
     monkeypatch.setattr(http_objects, "PIECE_SECONDS", 0.8)
     monkeypatch.setattr(http_objects, "TRIES", 2)
-    monkeypatch.setattr(http_objects, "MOST_PIECES", 3)
+    monkeypatch.setattr(http_objects, "MAX_PIECES", 3)
     monkeypatch.setattr(http_objects, "PAUSE_SECONDS", 0.02)
 
 

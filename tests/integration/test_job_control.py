@@ -13,7 +13,7 @@ from stablerep.data import GroupDataset
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, StoreError, WrongState
 from stablerep.jobs.control import delete_job, finish_deletion, record_dead
 from stablerep.jobs.records import Event, read_events, state_of, write_event
-from stablerep.queue.client import Queue, Renewal
+from stablerep.queue.client import Queue, RenewOutcome
 from stablerep.shards.layout import create_key, dataset_prefix, dead_prefix, job_prefix
 from stablerep.storage import open_store
 from tests.gateways import caption_file, planned, wait_for
@@ -72,7 +72,7 @@ class TestPause:
         assert client.pause_job("jobs/shoes").state is JobState.PAUSED
         assert queue.lease("other", 60) is None
         for lease in held:
-            assert queue.renew(lease) is Renewal.HELD
+            assert queue.renew(lease) is RenewOutcome.HELD
             assert queue.complete(lease, **make_shard(store, lease))
         job = client.get_job("shoes")
         assert (job.state, job.counts.done, job.counts.pending) == (JobState.PAUSED, 2, 4)

@@ -13,9 +13,9 @@ import redis
 from stablerep.captions import CaptionReport
 from stablerep.config.recipe import load_recipe
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound
-from stablerep.jobs import planning
 from stablerep.jobs.control import cancel_job, record_dead
 from stablerep.jobs.job import CaptionSource, JobSpec
+from stablerep.jobs.planning import plan as planning
 from stablerep.jobs.planning.caption_writer import BATCH_SHARDS, BATCHES
 from stablerep.jobs.planning.plan import create_job, plan
 from stablerep.jobs.view import job_view

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from stablerep.errors import InvalidInput, NotFound, Unavailable
-from stablerep.queue.client import MOST_LOST, Failure, Failures, Lease, Queue, Renewal
+from stablerep.queue.client import MAX_LOST, FailOutcome, Lease, Queue, RenewOutcome, ShardFailures
 from stablerep.queue.states import Counts, JobState
 from tests.queueing import LONG, add, drain, finish
 
@@ -63,11 +63,11 @@ def test_counts_put_each_shard_in_one_place(queue):
 def test_shards_are_served_while_planning_goes_on(queue):
     queue.add_job("a")
     assert queue.lease("w", LONG) is None
-    assert queue.extend("a", 2) is JobState.PLANNING
+    assert queue.set_planned("a", 2) is JobState.PLANNING
     assert drain(queue) == [("a", 0), ("a", 1)]
     assert queue.state("a") is JobState.PLANNING
-    queue.extend("a", 3)
-    queue.extend("a", 1)  # a planner that starts over never shrinks the job
+    queue.set_planned("a", 3)
+    queue.set_planned("a", 1)  # a planner that starts over never shrinks the job
     assert queue.finish_planning("a") is JobState.RUNNING
     assert drain(queue) == [("a", 2)]
     assert queue.state("a") is JobState.SUCCEEDED
@@ -75,14 +75,14 @@ def test_shards_are_served_while_planning_goes_on(queue):
 
 def test_planning_that_ends_after_the_last_shard_is_done_ends_the_job(queue):
     queue.add_job("a")
-    queue.extend("a", 1)
+    queue.set_planned("a", 1)
     drain(queue)
     assert queue.finish_planning("a") is JobState.SUCCEEDED
 
 
 def test_a_job_that_is_there_already_is_left_alone(queue):
     assert queue.add_job("a", priority=3)
-    queue.extend("a", 4)
+    queue.set_planned("a", 4)
     assert not queue.add_job("a", priority=5)
     assert queue.status("a").priority == 3
     assert queue.counts("a").planned == 4
@@ -117,10 +117,10 @@ def test_completion_after_the_lease_was_reclaimed_counts_and_ends_the_other_leas
     time.sleep(2 * SHORT)
     other = queue.lease("other", SHORT)
     assert (other.shard, other.entry_id) == (slow.shard, slow.entry_id)
-    assert queue.renew(slow) is Renewal.LOST
-    assert queue.renew(other) is Renewal.HELD
+    assert queue.renew(slow) is RenewOutcome.LOST
+    assert queue.renew(other) is RenewOutcome.HELD
     assert finish(queue, slow)
-    assert queue.renew(other) is Renewal.LOST
+    assert queue.renew(other) is RenewOutcome.LOST
     assert not finish(queue, other)
     assert queue.counts("a") == Counts(planned=1, done=1, groups=2, images=8, skipped=1)
     assert queue.state("a") is JobState.SUCCEEDED
@@ -138,8 +138,8 @@ def test_late_completion_ends_a_lease_under_a_new_entry(queue, raw):
     assert third.entry_id != slow.entry_id
     assert finish(queue, slow)
     assert queue.counts("a") == Counts(planned=1, done=1, groups=2, images=8, skipped=1)
-    assert queue.renew(third) is Renewal.LOST
-    assert queue.fail(third, "too late") is Failure.IGNORED
+    assert queue.renew(third) is RenewOutcome.LOST
+    assert queue.fail(third, "too late") is FailOutcome.IGNORED
     assert not finish(queue, third)
     assert_nothing_left(raw)
 
@@ -168,7 +168,7 @@ def test_a_renewed_lease_is_not_reclaimed(queue):
     lease = queue.lease("w", 0.2)
     for _ in range(6):
         time.sleep(0.08)
-        assert queue.renew(lease) is Renewal.HELD
+        assert queue.renew(lease) is RenewOutcome.HELD
         assert queue.lease("other", 0.2) is None
     time.sleep(0.25)
     assert queue.lease("other", 0.2).shard == lease.shard
@@ -179,7 +179,7 @@ def test_a_lease_is_handed_on_however_many_renewed_ones_were_taken_before_it(que
     held = [queue.lease(f"w{number}", 3.0) for number in range(59)]
     lost = queue.lease("lost", 3.0)
     time.sleep(1.6)
-    assert {queue.renew(lease) for lease in held} == {Renewal.HELD}
+    assert {queue.renew(lease) for lease in held} == {RenewOutcome.HELD}
     time.sleep(1.5)
     again = queue.lease("other", 3.0)
     assert (again.shard, again.worker) == (lost.shard, "other")
@@ -189,11 +189,11 @@ def test_only_the_owner_renews_fails_or_releases(queue):
     add(queue, "a", 1)
     lease = queue.lease("w", LONG)
     thief = Lease("a", lease.shard, lease.entry_id, "thief", lease.deadline)
-    assert queue.renew(thief) is Renewal.LOST
-    assert queue.fail(thief, "mine") is Failure.IGNORED
+    assert queue.renew(thief) is RenewOutcome.LOST
+    assert queue.fail(thief, "mine") is FailOutcome.IGNORED
     assert not queue.release(thief)
     assert queue.failures("a") == {}
-    assert queue.renew(lease) is Renewal.HELD
+    assert queue.renew(lease) is RenewOutcome.HELD
     assert queue.counts("a").leased == 1
 
 
@@ -206,9 +206,9 @@ def test_third_error_makes_a_shard_dead_and_the_job_fails_once_the_rest_is_done(
             finish(queue, lease)
             lease = queue.lease("w", LONG)
         outcomes.append(queue.fail(lease, f"boom {attempt} \ud800"))
-    assert outcomes == [Failure.RETRY, Failure.RETRY, Failure.DEAD]
+    assert outcomes == [FailOutcome.RETRY, FailOutcome.RETRY, FailOutcome.DEAD]
     assert queue.dead("a") == {1: "boom 2 ?"}
-    assert queue.failures("a") == {1: Failures(errors=3)}
+    assert queue.failures("a") == {1: ShardFailures(errors=3)}
     assert drain(queue) in ([], [("a", 0)])
     status = queue.status("a")
     assert status.state is JobState.FAILED
@@ -237,14 +237,14 @@ def test_lost_leases_are_counted_apart_from_errors(queue):
     for _ in range(4):
         time.sleep(1.5 * SHORT)
         lease = queue.lease("w", SHORT)
-    assert queue.failures("a") == {0: Failures(errors=1, lost=4, error="boom")}
+    assert queue.failures("a") == {0: ShardFailures(errors=1, lost=4, error="boom")}
     finish(queue, lease)
     assert queue.failures("a") == {}
 
 
 def test_releasing_leaves_no_mark_however_often(queue):
     add(queue, "a", 1)
-    for _ in range(2 * MOST_LOST):
+    for _ in range(2 * MAX_LOST):
         assert queue.release(queue.lease("w", LONG))
     assert queue.failures("a") == {}
     assert drain(queue) == [("a", 0)]
@@ -252,12 +252,12 @@ def test_releasing_leaves_no_mark_however_often(queue):
 
 def test_a_shard_whose_lease_is_lost_too_often_is_dead(queue, raw):
     add(queue, "a", 1)
-    for _ in range(MOST_LOST + 1):
+    for _ in range(MAX_LOST + 1):
         assert queue.lease("w", SHORT) is not None
         time.sleep(1.2 * SHORT)
-    buried = []
-    assert queue.lease("w", SHORT, on_buried=buried.append) is None
-    assert buried == ["a"]
+    dead_lettered = []
+    assert queue.lease("w", SHORT, on_dead_lettered=dead_lettered.append) is None
+    assert dead_lettered == ["a"]
     assert "21 workers" in queue.dead("a")[0]
     assert queue.state("a") is JobState.FAILED
     assert_nothing_left(raw)
@@ -292,7 +292,7 @@ def test_a_full_server_takes_no_jobs_but_loses_no_shard(queue, raw):
     add(queue, "a", 30)
     queue.add_job("b")
     raw.config_set("maxmemory", 1)
-    for call in (lambda: queue.add_job("c"), lambda: queue.extend("b", 5)):
+    for call in (lambda: queue.add_job("c"), lambda: queue.set_planned("b", 5)):
         with pytest.raises(Unavailable, match="at the moment"):
             call()
     for _ in range(20):  # a step that frees memory first is let through, as a whole
@@ -305,7 +305,7 @@ def test_a_full_server_takes_no_jobs_but_loses_no_shard(queue, raw):
     drain(queue)
     assert queue.counts("a").done == 30
     assert queue.failures("a") == {}
-    assert queue.extend("b", 5) is JobState.PLANNING
+    assert queue.set_planned("b", 5) is JobState.PLANNING
 
 
 def test_a_server_that_is_busy_with_a_script_is_away(queue, raw, redis_url):
@@ -368,7 +368,7 @@ def test_no_key_a_shard(queue, raw):
     assert raw.dbsize() <= 12
     before = sum(raw.memory_usage(key) for key in raw.scan_iter())
     queue.add_job("b")
-    queue.extend("b", 1_000_000)
+    queue.set_planned("b", 1_000_000)
     assert sum(raw.memory_usage(key) for key in raw.scan_iter()) < before + 2_000
 
 
@@ -379,7 +379,7 @@ def test_cancelling_drops_what_waits_and_keeps_what_is_done(queue, raw):
     of_a = [lease for lease in mine if lease.dataset == "a"]
     finish(queue, of_a[0])
     assert queue.set_state("a", JobState.CANCELLED) is JobState.CANCELLED
-    assert {queue.renew(lease) for lease in of_a[1:]} == {Renewal.CANCELLED}
+    assert {queue.renew(lease) for lease in of_a[1:]} == {RenewOutcome.CANCELLED}
     assert finish(queue, of_a[1])  # it is in the store, so it counts
     for lease in of_a[2:]:
         assert queue.release(lease)
@@ -411,7 +411,7 @@ def test_final_states_stay(queue):
     assert queue.set_state("a", JobState.CANCELLED) is JobState.SUCCEEDED
     queue.add_job("b")
     queue.set_state("b", JobState.FAILED, "no usable caption")
-    assert queue.extend("b", 5) is JobState.FAILED
+    assert queue.set_planned("b", 5) is JobState.FAILED
     assert queue.finish_planning("b") is JobState.FAILED
     assert queue.set_state("b", JobState.RUNNING) is JobState.FAILED
     assert queue.status("b").error == "no usable caption"
@@ -420,10 +420,10 @@ def test_final_states_stay(queue):
 
 def test_a_job_failed_with_an_error_is_not_revived_by_completions(queue):
     queue.add_job("a")
-    queue.extend("a", 1)
+    queue.set_planned("a", 1)
     lease = queue.lease("w", LONG)
     queue.set_state("a", JobState.FAILED, "the source changed")
-    assert queue.renew(lease) is Renewal.CANCELLED
+    assert queue.renew(lease) is RenewOutcome.CANCELLED
     finish(queue, lease)
     assert queue.state("a") is JobState.FAILED
 
@@ -433,7 +433,7 @@ def test_a_paused_job_is_served_again_only_when_resumed(queue, raw):
     held = queue.lease("w", LONG)
     queue.set_state("a", JobState.PAUSED)
     assert queue.lease("w", LONG) is None
-    assert queue.renew(held) is Renewal.HELD
+    assert queue.renew(held) is RenewOutcome.HELD
     finish(queue, held)
     assert queue.state("a") is JobState.PAUSED
     assert queue.set_state("a", JobState.RUNNING) is JobState.RUNNING
@@ -445,7 +445,7 @@ def test_a_paused_job_is_served_again_only_when_resumed(queue, raw):
 def test_a_job_paused_in_planning_is_planned_on_when_resumed(queue):
     queue.add_job("a")
     queue.set_state("a", JobState.PAUSED)
-    assert queue.extend("a", 1) is JobState.PAUSED
+    assert queue.set_planned("a", 1) is JobState.PAUSED
     assert queue.set_state("a", JobState.RUNNING) is JobState.PLANNING
     queue.set_state("a", JobState.PAUSED)
     assert queue.finish_planning("a") is JobState.PAUSED
@@ -457,7 +457,7 @@ def test_entries_of_a_job_that_is_gone_are_dropped(queue, raw):
     lease = queue.lease("w", LONG)
     raw.delete("sr:job:a", "sr:backlog")
     assert queue.lease("w", LONG) is None
-    assert queue.renew(lease) is Renewal.CANCELLED
+    assert queue.renew(lease) is RenewOutcome.CANCELLED
     assert not finish(queue, lease)
     assert_nothing_left(raw)
     assert raw.exists("sr:done:a") == 0
@@ -467,8 +467,8 @@ def test_a_server_that_lost_everything_is_an_empty_queue_not_an_error(queue, raw
     add(queue, "a", 10)
     lease = queue.lease("w", LONG)
     raw.flushall()
-    assert queue.renew(lease) is Renewal.LOST
-    assert queue.fail(lease, "boom") is Failure.IGNORED
+    assert queue.renew(lease) is RenewOutcome.LOST
+    assert queue.fail(lease, "boom") is FailOutcome.IGNORED
     assert not queue.release(lease)
     assert queue.lease("w", LONG) is None
     assert not finish(queue, lease)
@@ -490,7 +490,7 @@ def test_a_rebuilt_bitmap_is_jumped_over(queue, raw):
     queue.add_job("a")
     raw.set("sr:done:a", b"\xff" * (shards // 8))
     raw.setbit("sr:done:a", 77_777, 0)
-    queue.extend("a", shards)
+    queue.set_planned("a", shards)
     assert queue.finish_planning("a") is JobState.RUNNING
     assert drain(queue) == [("a", 77_777)]
     assert queue.state("a") is JobState.SUCCEEDED
@@ -501,10 +501,10 @@ def test_workers_that_vanish_or_leave_are_struck_off_the_group(queue, raw):
     queue.lease("vanishes", SHORT)
     time.sleep(2 * SHORT)
     lease = queue.lease("leaves", SHORT)
-    queue.leave("leaves")
-    assert queue.renew(lease) is Renewal.HELD  # one that holds a lease is not struck off
+    queue.deregister_worker("leaves")
+    assert queue.renew(lease) is RenewOutcome.HELD  # one that holds a lease is not struck off
     queue.release(lease)
-    queue.leave("leaves")
+    queue.deregister_worker("leaves")
     assert raw.xinfo_consumers("sr:ready", "generators") == []
 
 
@@ -513,7 +513,7 @@ def test_unknown_jobs_are_not_found(queue):
         queue.state,
         queue.counts,
         queue.finish_planning,
-        lambda name: queue.extend(name, 1),
+        lambda name: queue.set_planned(name, 1),
         lambda name: queue.set_state(name, JobState.CANCELLED),
     ):
         with pytest.raises(NotFound, match="'nope'"):
@@ -544,7 +544,7 @@ def test_everything_survives_a_crash_of_the_server(queue, redis_server, raw):
     redis_server.kill()
     redis_server.restart()
     assert (queue.counts("a"), queue.failures("a"), queue.epoch()) == before
-    assert queue.renew(lease) is Renewal.HELD
+    assert queue.renew(lease) is RenewOutcome.HELD
     finish(queue, lease)
     drain(queue)
     assert queue.counts("a") == Counts(planned=40, done=40, groups=80, images=320, skipped=40)

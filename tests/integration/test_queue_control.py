@@ -7,8 +7,8 @@ import pytest
 import redis
 
 from stablerep.errors import NotFound
-from stablerep.queue.client import MOST_ERRORS, Queue
-from stablerep.queue.leases import Failure, Failures, Renewal, ShardState, ShardStatus
+from stablerep.queue.client import MAX_ERRORS, Queue
+from stablerep.queue.leases import FailOutcome, RenewOutcome, ShardFailures, ShardState, ShardStatus
 from stablerep.queue.states import JobState
 from tests.queueing import LONG, add, drain, finish
 
@@ -46,7 +46,7 @@ class TestBackOff:
         patient = Queue(redis_url, retry_seconds=0.2)
         add(queue, "a", 3)
         first = patient.lease("w", LONG)
-        assert patient.fail(first, "boom") is Failure.RETRY
+        assert patient.fail(first, "boom") is FailOutcome.RETRY
         others = drain(queue)
         assert len(others) == 2
         assert ("a", first.shard) not in others
@@ -119,8 +119,8 @@ class TestRetry:
         add(queue, "a", 1)
         kill_shards(queue, "a", {0})
         queue.retry("a")
-        outcomes = [queue.fail(queue.lease("w", LONG), "again") for _ in range(MOST_ERRORS)]
-        assert outcomes == [Failure.RETRY, Failure.RETRY, Failure.DEAD]
+        outcomes = [queue.fail(queue.lease("w", LONG), "again") for _ in range(MAX_ERRORS)]
+        assert outcomes == [FailOutcome.RETRY, FailOutcome.RETRY, FailOutcome.DEAD]
         assert queue.dead("a") == {0: "again"}
 
     def test_ten_thousand_shards_are_retried_in_one_step(self, queue, raw):
@@ -132,22 +132,22 @@ class TestRetry:
     @pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.FAILED])
     def test_a_job_that_ended_for_another_reason_stays_as_it_is(self, queue, state):
         add(queue, "a", 2)
-        for _ in range(MOST_ERRORS):
+        for _ in range(MAX_ERRORS):
             lease = queue.lease("w", LONG)
             while lease.shard != 0:
                 finish(queue, lease)
                 lease = queue.lease("w", LONG)
             queue.fail(lease, "boom")
         queue.add_job("b")
-        queue.extend("b", 1)
+        queue.set_planned("b", 1)
         queue.set_state("b", state, "the source changed" if state is JobState.FAILED else "")
         assert queue.retry("b") is state
         assert queue.retry("a") is JobState.RUNNING
 
     def test_a_paused_job_stays_paused(self, queue):
         queue.add_job("a")
-        queue.extend("a", 2)
-        for _ in range(MOST_ERRORS):
+        queue.set_planned("a", 2)
+        for _ in range(MAX_ERRORS):
             queue.fail(queue.lease("w", LONG), "boom")
         while not queue.dead("a"):
             queue.fail(queue.lease("w", LONG), "boom")
@@ -165,7 +165,7 @@ class TestRemove:
         assert queue.remove("a")
         assert not queue.remove("a")
         for lease in held[1:]:
-            assert queue.renew(lease) is (Renewal.LOST if lease.dataset == "a" else Renewal.HELD)
+            assert queue.renew(lease) is (RenewOutcome.LOST if lease.dataset == "a" else RenewOutcome.HELD)
             if lease.dataset == "b":
                 queue.release(lease)
         assert sorted(drain(queue)) == [("b", 0), ("b", 1), ("b", 2)]
@@ -202,13 +202,13 @@ class TestShards:
                 finish(queue, lease)
         told = {shard.number: shard for shard in queue.shards("a", 0, 100)}
         assert told[3] == ShardStatus(3, ShardState.LEASED, worker=held.worker)
-        assert told[5] == ShardStatus(5, ShardState.DEAD, errors=MOST_ERRORS, error="dead")
+        assert told[5] == ShardStatus(5, ShardState.DEAD, errors=MAX_ERRORS, error="dead")
         assert told[0] == ShardStatus(0, ShardState.DONE)
 
     def test_the_last_error_of_a_shard_to_be_retried_is_kept_until_it_is_done(self, queue):
         add(queue, "a", 1)
         queue.fail(queue.lease("w", LONG), "out of memory")
-        assert queue.failures("a") == {0: Failures(errors=1, error="out of memory")}
+        assert queue.failures("a") == {0: ShardFailures(errors=1, error="out of memory")}
         assert queue.shards("a", 0, 1) == [
             ShardStatus(0, ShardState.PENDING, errors=1, error="out of memory")
         ]
@@ -302,7 +302,7 @@ class TestFairness:
         for name in ("a", "b", "c"):
             queue.add_job(name)
         for name in ("a", "b", "c"):
-            queue.extend(name, 100)
+            queue.set_planned(name, 100)
         taken = [queue.lease("w", LONG).dataset for _ in range(120)]
         assert all(len(set(taken[n : n + 3])) == 3 for n in range(0, 120, 3))
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from services.gateway import planners
+from services.gateway import background
 from services.generator.stages.fetch import check_captions
 from stablerep.config.recipe import load_recipe
 from stablerep.errors import NotFound, TornObject, Unavailable
@@ -18,9 +18,9 @@ from stablerep.jobs.control import delete_job, pause_job, resume_job
 from stablerep.jobs.job import CaptionSource, JobSpec
 from stablerep.jobs.planning.plan import create_job
 from stablerep.jobs.records import read_dead
-from stablerep.jobs.recovery.backfill import mend, reconcile_lock, snapshot
+from stablerep.jobs.recovery.backfill import invalidate_shards, reconcile_lock, snapshot
 from stablerep.jobs.recovery.reconcile import reconcile_job
-from stablerep.jobs.recovery.sync import follow_all
+from stablerep.jobs.recovery.sync import sync_all_from_store
 from stablerep.queue.client import Queue
 from stablerep.queue.lock import hold
 from stablerep.queue.states import JobState
@@ -82,10 +82,10 @@ def test_a_pause_that_redis_lost_is_heard_again(store, queue):
     submit(store, queue, "shoes", 4)
     pause_job(store, queue, "shoes")
     queue.set_state("shoes", JobState.RUNNING)  # as a server that lost its last second has it
-    follow_all(store, queue)
+    sync_all_from_store(store, queue)
     assert queue.state("shoes") is JobState.PAUSED
     resume_job(store, queue, "shoes")
-    follow_all(store, queue)
+    sync_all_from_store(store, queue)
     assert queue.state("shoes") is JobState.RUNNING
 
 
@@ -93,7 +93,7 @@ def test_a_dead_letter_that_did_not_reach_the_store_does_so_later(store, queue):
     submit(store, queue, "shoes", 4)
     bury(queue, "shoes", 1, "no memory")
     assert read_dead(store, "shoes", 1) is None
-    follow_all(store, queue)
+    sync_all_from_store(store, queue)
     assert read_dead(store, "shoes", 1) == "no memory"
 
 
@@ -114,7 +114,7 @@ def test_a_shard_made_while_reconciliation_took_it_back_counts_once(store, queue
         lease = queue.lease("w", 60)
         assert lease is not None
         complete(queue, lease, make(store, "shoes", lease.shard))
-        mend(queue, lock, "shoes", before, before.totals, [lease.shard])
+        invalidate_shards(queue, lock, "shoes", before, before.totals, [lease.shard])
     assert is_exact(store, queue.counts("shoes"), "shoes")
     work(store, queue)
     assert is_exact(store, queue.counts("shoes"), "shoes")
@@ -137,7 +137,7 @@ def test_a_shard_left_by_an_earlier_job_of_the_name_is_not_taken_for_this_ones(s
 
 def test_a_job_whose_captions_cannot_be_read_fails_in_the_end(store, queue, redis_url, monkeypatch):
     """Nothing says that they have changed, so that it is tried again first."""
-    monkeypatch.setattr(planners, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(background, "POLL_SECONDS", 0.05)
     store.put(upload_part_key("u", 0), b"a shoe\n")
     facts = {"file_name": "captions.txt", "parts": 1, "size": 7}
     store.put(upload_key("u"), json.dumps(facts).encode())
@@ -145,7 +145,7 @@ def test_a_job_whose_captions_cannot_be_read_fails_in_the_end(store, queue, redi
     store.put(upload_key("u"), b"torn")
 
     async def plan_until_over():
-        async with planners.Planners(store, queue, redis_url, threads=1):
+        async with background.Planners(store, queue, redis_url, threads=1):
             for _ in range(400):
                 if queue.state("shoes").final:
                     return

@@ -7,11 +7,11 @@ import pytest
 import redis
 
 from stablerep.errors import NotFound, Unavailable
-from stablerep.jobs import rebuild
 from stablerep.jobs.control import cancel_job, pause_job, record_dead, resume_job, retry_job
 from stablerep.jobs.planning.plan import plan
 from stablerep.jobs.records import Event, write_event
-from stablerep.jobs.recovery.backfill import recount
+from stablerep.jobs.recovery import rebuild
+from stablerep.jobs.recovery.backfill import backfill_totals
 from stablerep.jobs.recovery.rebuild import ensure_queue, restore_absent
 from stablerep.jobs.recovery.reconcile import reconcile_job
 from stablerep.queue.client import Queue
@@ -216,16 +216,16 @@ def test_workers_go_on_while_the_finished_shards_are_counted(store, queue, flush
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recount(Dies(), queue)
-    assert recount(WorkedOnMeanwhile(), queue) == 1
+        backfill_totals(Dies(), queue)
+    assert backfill_totals(WorkedOnMeanwhile(), queue) == 1
     assert queue.counts("shoes").done == 15
     assert is_exact(store, queue.counts("shoes"), "shoes")
-    assert recount(store, queue) == 0
+    assert backfill_totals(store, queue) == 0
     flush()
     ensure_queue(store, queue)
     reconcile_job(store, queue, "shoes")
     assert is_exact(store, queue.counts("shoes"), "shoes")
-    assert recount(store, queue) == 0, "reconciliation has done it"
+    assert backfill_totals(store, queue) == 0, "reconciliation has done it"
 
 
 @LOCAL
@@ -237,7 +237,7 @@ def test_steps_that_change_a_job_wait_for_the_rebuild(store, queue, flush):
     def meanwhile():
         for step in (
             lambda: cancel_job(store, queue, "shoes"),
-            lambda: queue.extend("shoes", 99),
+            lambda: queue.set_planned("shoes", 99),
             lambda: queue.set_state("shoes", JobState.CANCELLED),
             lambda: queue.add_job("shoes"),
             lambda: queue.retry("shoes", [0]),
@@ -341,7 +341,7 @@ def test_a_job_that_the_queue_was_never_told_of_is_added(store, queue):
     store.put("datasets/not-a-job/dataset.json", b"{}")
     assert restore_absent(store, queue) == ["lost"]
     assert restore_absent(store, queue) == []
-    recount(store, queue)
+    backfill_totals(store, queue)
     assert is_exact(store, queue.counts("lost"), "lost")
     work(store, queue)
     assert queue.state("lost") is JobState.SUCCEEDED

@@ -25,16 +25,16 @@ class Recorder:
         self.losses: list[float] = []
         self.checkpoints: list[float] = []
 
-    def begins(self, run: str, step: int, steps: int) -> None:
+    def on_start(self, run: str, step: int, steps: int) -> None:
         self.began.append((run, step, steps))
 
-    def stepped(self, step: int, views: int, waited: float) -> None:
+    def on_step(self, step: int, views: int, waited: float) -> None:
         self.steps.append((step, views, waited))
 
-    def lost(self, loss: float) -> None:
+    def on_loss(self, loss: float) -> None:
         self.losses.append(loss)
 
-    def written(self, seconds: float) -> None:
+    def on_checkpoint(self, seconds: float) -> None:
         self.checkpoints.append(seconds)
 
 
@@ -44,14 +44,14 @@ def test_a_run_tells_every_step_and_checkpoint_and_goes_on_counting_after_a_stop
     config = configuration(url, "told", steps=30, checkpoint_every=10)
     first, second = Recorder(), Recorder()
     stop = threading.Event()
-    original = first.stepped
+    original = first.on_step
 
     def stop_at_ten(step: int, views: int, waited: float) -> None:
         original(step, views, waited)
         if step == 10:
             stop.set()
 
-    first.stepped = stop_at_ten  # type: ignore[method-assign]
+    first.on_step = stop_at_ten  # type: ignore[method-assign]
     assert train(config, ALONE, stop, first) is None
     result = train(config, ALONE, threading.Event(), second)
     assert result
@@ -63,8 +63,8 @@ def test_a_run_tells_every_step_and_checkpoint_and_goes_on_counting_after_a_stop
     assert {views for _, views, _ in steps} == {24}
     assert all(0 <= waited < 60 for _, _, waited in steps)
     assert second.losses[-1] == result["loss"]
-    written = len(first.checkpoints) + len(second.checkpoints)
-    assert written == len({10, 20, 30} | {stopped})
+    on_checkpoint = len(first.checkpoints) + len(second.checkpoints)
+    assert on_checkpoint == len({10, 20, 30} | {stopped})
     assert checkpoint_steps(open_store(url), "told") == [20, 30]
 
 
@@ -99,7 +99,7 @@ def test_a_trainer_process_serves_its_metrics_until_it_ends(tmp_path: Path) -> N
         assert told["stablerep_training_steps_total"] >= 20
         # The run goes on while its numbers are read, one after the other.
         steps = told["stablerep_training_steps_total"]
-        assert abs(told["stablerep_training_images_total"] / 24 - steps) <= 5
+        assert abs(told["stablerep_training_views_total"] / 24 - steps) <= 5
         assert abs(told["stablerep_training_step"] - steps) <= 5
         assert told["stablerep_training_planned_steps"] == 100_000
         assert 0 < told["stablerep_training_loss"] < 10 * math.log(24)

@@ -15,17 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from services.generator import gpu
 from services.generator.drain import Drain
-from services.generator.leased_shards import Hand
+from services.generator.leased_shards import LeasedShards
 from services.generator.readiness import Readiness
+from services.generator.stages import gpu
 from services.generator.stages.upload import Uploader
 from services.generator.worker import Worker
 from stablerep.captions import Caption
 from stablerep.client.generator import GeneratorClient
-from stablerep.config.settings import Generator as Settings
+from stablerep.config.settings import GeneratorSettings
 from stablerep.generation import Generator, LoadedPipeline, Recipe, load_pipeline
-from stablerep.queue.client import MOST_LOST, Queue
+from stablerep.queue.client import MAX_LOST, Queue
 from stablerep.queue.states import JobState
 from stablerep.shards import Group, build_tar, commit_shard, read_index
 from stablerep.shards.layout import dataset_key, dead_key, index_key, shard_key
@@ -142,7 +142,7 @@ def test_late_tar_of_a_worker_that_does_not_know_yet_changes_nothing(
     )
     assert tar != late
     readiness = Readiness()
-    hand = Hand(store, queue, readiness, lease_seconds=900)
+    hand = LeasedShards(store, queue, readiness, lease_seconds=900)
     uploader = Uploader(store, queue, hand, Drain(), readiness)
     lease = queue.lease("late", 900)
     assert lease is not None
@@ -257,7 +257,7 @@ def test_shard_that_workers_died_of_is_recorded_in_the_store(
     start: StartWorker, store: Store, queue: Queue, pipeline: Path
 ) -> None:
     plan_job(store, queue, "deadly", make_recipe(pipeline), make_shards(1, 2))
-    for _ in range(MOST_LOST + 1):
+    for _ in range(MAX_LOST + 1):
         assert queue.lease("dies of it", 0.001) is not None
         time.sleep(0.005)
     worker = start(lease_seconds=1)
@@ -341,7 +341,7 @@ def test_batch_too_large_for_memory_is_halved_recorded_and_tried_again_with_the_
     monkeypatch.setattr(gpu, "load_pipeline", load)
     shards = make_shards(6, 4)
     plan_job(store, queue, "shoes", make_recipe(pipeline), shards)
-    settings = Settings(lease_seconds=5, poll_seconds=0.05, device="cpu", in_flight=1)
+    settings = GeneratorSettings(lease_seconds=5, poll_seconds=0.05, device="cpu", in_flight=1)
     worker = Worker(store, queue, settings)
     running = threading.Thread(target=worker.run)
     running.start()

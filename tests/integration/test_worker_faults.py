@@ -164,7 +164,7 @@ def test_workers_killed_twenty_times_in_one_job_lose_and_double_nothing(
         assert victim.wait() == -signal.SIGKILL
         alive.append(start())
         planned = max(planned, min(len(shards), queue.counts("shoes").done + 20))  # never without work
-        queue.extend("shoes", planned)
+        queue.set_planned("shoes", planned)
     assert queue.finish_planning("shoes") is JobState.RUNNING
     until(lambda: queue.state("shoes").final, *alive)
     assert_whole(store, queue, "shoes", shards[:planned], IMAGES)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from services.generator import encoder
 from services.generator.drain import Drain
-from services.generator.leased_shards import Hand
+from services.generator.leased_shards import LeasedShards
 from services.generator.readiness import Readiness
-from services.generator.stages.encode import Encoder
+from services.generator.stages import encode as encoder
+from services.generator.stages.encode import JpegEncoder
 from services.generator.stages.upload import Uploader
 from services.generator.worker import Worker
 from stablerep.captions import Caption
 from stablerep.config.recipe import Recipe
-from stablerep.config.settings import Generator as Settings
+from stablerep.config.settings import GeneratorSettings
 from stablerep.generation import Generator
 from stablerep.queue.client import Queue
 from stablerep.shards import build_tar
@@ -95,22 +95,22 @@ def test_no_more_shards_are_in_hand_than_allowed_and_pixels_wait_for_a_slow_enco
     store = open_store(tmp_path / "store")
     plan_job(store, queue, "shoes", tiny_recipe, make_shards(1, 4))
     readiness = Readiness()
-    hand = Hand(store, queue, readiness, lease_seconds=60)
+    hand = LeasedShards(store, queue, readiness, lease_seconds=60)
     lease = queue.lease("one", 60)
     assert lease is not None
     shard = hand.take(lease)
-    encoding = Encoder(hand, Uploader(store, queue, hand, Drain(), readiness))
+    encoding = JpegEncoder(hand, Uploader(store, queue, hand, Drain(), readiness))
     generator = Generator(tiny_recipe, device="cpu")
-    drawn = list(generator.draw(["dark plain dress"] * 4))
-    monkeypatch.setattr(encoder, "MOST_WAITING_BYTES", 2 * drawn[0].size)
+    group_pixels = list(generator.generate_pixels(["dark plain dress"] * 4))
+    monkeypatch.setattr(encoder, "MAX_WAITING_BYTES", 2 * group_pixels[0].size)
     put: list[int] = []
 
-    def draw() -> None:
-        for number, group in enumerate(drawn):
+    def generate_pixels() -> None:
+        for number, group in enumerate(group_pixels):
             encoding.put(shard, generator, group)
             put.append(number)
 
-    gpu = threading.Thread(target=draw)
+    gpu = threading.Thread(target=generate_pixels)
     gpu.start()
     time.sleep(0.3)
     assert put == [0, 1]
@@ -154,7 +154,7 @@ def test_error_that_nobody_foresaw_ends_the_worker_and_costs_no_other_shard(
 
     store = open_store(tmp_path / "store")
     plan_job(store, queue, "shoes", tiny_recipe, make_shards(40, 2))
-    worker = Worker(store, queue, Settings(poll_seconds=0.05, device="cpu", grace_seconds=10))
+    worker = Worker(store, queue, GeneratorSettings(poll_seconds=0.05, device="cpu", grace_seconds=10))
     raised: list[Exception] = []
 
     def run() -> None:

@@ -9,9 +9,9 @@ from PIL import Image
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.data import GroupDataset
-from stablerep.data.batches.loader import Feed
+from stablerep.data.batches.loader import RankLoader
 from stablerep.data.batches.order import BatchOrder, draw_without_replacement, uniforms
-from stablerep.data.corpus.positive_sets import Corpus, make_pools, single_images, without_words
+from stablerep.data.corpus.positive_sets import Corpus, make_positive_sets, single_images, without_words
 from stablerep.data.images import ImageSource
 from stablerep.errors import InvalidInput, NotFound
 from stablerep.shards import Group, build_tar, commit_shard, skipped_group
@@ -45,7 +45,9 @@ def dataset(tmp_path) -> GroupDataset:
 
 
 def pools_of(dataset: GroupDataset, at_least: int = 2, drop_words: tuple[str, ...] = ()):
-    return make_pools(dataset.captions, dataset.image_counts, at_least=at_least, drop_words=drop_words)
+    return make_positive_sets(
+        dataset.captions, dataset.image_counts, at_least=at_least, drop_words=drop_words
+    )
 
 
 def test_groups_are_read_by_position(dataset):
@@ -121,7 +123,7 @@ def test_ranks_share_the_batch_of_one_process(dataset, crops, images):
     order = BatchOrder(pools_of(dataset), seed=1, captions=4, images_per_caption=images)
 
     def share(rank: int, ranks: int):
-        return Feed(order, source, AugmentConfig(), crops, rank, ranks).share(2)
+        return RankLoader(order, source, AugmentConfig(), crops, rank, ranks).share(2)
 
     whole, parts = share(0, 1), [share(rank, 2) for rank in range(2)]
     views = whole.images.unflatten(0, (2, 4))  # [views captions ...]
@@ -148,11 +150,11 @@ def test_pixels_are_the_same_kept_or_read_anew(dataset):
 def test_made_ahead_is_the_same_and_errors_reach_the_consumer(dataset):
     source = ImageSource(Corpus((dataset,)))
     order = BatchOrder(pools_of(dataset), seed=1, captions=4, images_per_caption=2)
-    feed = Feed(order, source, AugmentConfig(), 1, 0, 1)
+    feed = RankLoader(order, source, AugmentConfig(), 1, 0, 1)
     for now, before in zip(feed.shares(1, 4, 0), feed.shares(1, 4, 2), strict=True):
         assert now.step == before.step
         assert torch.equal(now.images, before.images)
-    broken = Feed(order, source, AugmentConfig(), 1, 0, 0)
+    broken = RankLoader(order, source, AugmentConfig(), 1, 0, 0)
     with pytest.raises(ZeroDivisionError):
         list(broken.shares(0, 2, 2))
 

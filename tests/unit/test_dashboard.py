@@ -15,10 +15,10 @@ import services.generator.metrics
 import services.trainer.metrics
 from services.gateway.queue_metrics import QueueCollector
 from services.gateway.server import SERVICE
-from services.health.single_flight import Timely
+from services.health.single_flight import SingleFlightCall
 from services.rpc.metrics import MetricsInterceptor
 from stablerep.queue.states import JobState
-from stablerep.queue.stats import JobBacklog, QueueMeasure
+from stablerep.queue.stats import JobBacklog, QueueStats
 from tests.promql import Matcher, Reading, grouped_labels, readings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,8 +37,8 @@ Series = dict[str, list[dict[str, str]]]
 def exported() -> Series:
     """Labels of every series of the three processes, by name, as a scrape reads them."""
     MetricsInterceptor([SERVICE])
-    services.trainer.metrics.PrometheusWatch().begins("run", 0, 1)
-    measure = QueueMeasure(
+    services.trainer.metrics.PrometheusCallback().on_start("run", 0, 1)
+    stats = QueueStats(
         jobs=(JobBacklog("shoes", JobState.RUNNING, waiting=1, leased=1, done=1, dead=1),),
         job_states=dict.fromkeys(JobState, 1),
         dead_shards=1,
@@ -47,11 +47,11 @@ def exported() -> Series:
         idle_workers=1,
         errors=1,
         leases_lost=1,
-        buried=1,
+        dead_lettered=1,
         planned=4,
     )
     queue = CollectorRegistry()
-    queue.register(QueueCollector(lambda: measure, Timely[object]("the store", lambda: True)))
+    queue.register(QueueCollector(lambda: stats, SingleFlightCall[object]("the store", lambda: True)))
     found: Series = {"up": [{}]}
     for registry in (prometheus_client.REGISTRY, queue):
         for family in text_string_to_metric_families(generate_latest(registry).decode()):

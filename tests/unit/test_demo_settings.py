@@ -13,12 +13,12 @@ def test_several_seeds_mean_the_study_with_its_controls() -> None:
     settings = demo_settings(None, 3)
     assert settings.size == "study"
     assert settings.seeds == 3
-    assert {"stablerep_regrouped", "stablerep_no_noun"} <= {learner.name for learner in settings.learners}
+    assert {"stablerep_regrouped", "stablerep_no_noun"} <= {method.name for method in settings.methods}
 
 
 def test_the_plain_demo_is_one_seed_of_two_learners() -> None:
     settings = demo_settings(None, 1)
-    assert (settings.size, settings.seeds, len(settings.learners)) == ("demo", 1, 2)
+    assert (settings.size, settings.seeds, len(settings.methods)) == ("demo", 1, 2)
 
 
 def test_one_seed_of_the_study_is_one_seed() -> None:

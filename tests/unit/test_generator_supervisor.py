@@ -13,7 +13,7 @@ import pytest
 
 from services.generator import supervisor
 from services.generator.supervisor import plan_workers
-from stablerep.config.settings import Generator as Settings
+from stablerep.config.settings import GeneratorSettings
 from stablerep.errors import InvalidInput
 
 SUPERVISE = """
@@ -80,7 +80,7 @@ def test_a_worker_that_keeps_dying_is_given_up_and_its_status_is_the_exit_status
     dies = f"import pathlib, os, sys; {starts}; sys.exit(3)"
     process = supervise(dies, "", pause=0.001)
     assert process.wait(60) == 3
-    assert len(pids(tmp_path, 0)) == 1 + supervisor.MOST_RESTARTS
+    assert len(pids(tmp_path, 0)) == 1 + supervisor.MAX_RESTARTS
 
 
 def test_wrong_settings_end_all_workers(tmp_path: Path) -> None:
@@ -90,7 +90,9 @@ def test_wrong_settings_end_all_workers(tmp_path: Path) -> None:
 
 def test_each_worker_has_a_gpu_and_ports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "visible_gpus", lambda: ["GPU-aa", "GPU-bb"])
-    settings = Settings(address="0.0.0.0:50052", metrics_address="0.0.0.0:9100", announce=Path("a.json"))
+    settings = GeneratorSettings(
+        address="0.0.0.0:50052", metrics_address="0.0.0.0:9100", announce=Path("a.json")
+    )
     first, second = plan_workers("auto", ["--set", "log_level=DEBUG"], settings)
     assert first.environment == {"CUDA_VISIBLE_DEVICES": "GPU-aa"}
     assert second.environment == {"CUDA_VISIBLE_DEVICES": "GPU-bb"}
@@ -106,15 +108,15 @@ def test_each_worker_has_a_gpu_and_ports_of_its_own(monkeypatch: pytest.MonkeyPa
         "--set",
         "generator.announce=a-1.json",
     ]
-    third = plan_workers("3", [], Settings())[2]
+    third = plan_workers("3", [], GeneratorSettings())[2]
     assert third.environment == {"CUDA_VISIBLE_DEVICES": "GPU-aa"}
     assert "generator.address=127.0.0.1:0" in third.command
 
 
 def test_workers_without_gpus() -> None:
-    (only,) = plan_workers("auto", [], Settings(device="cpu"))
+    (only,) = plan_workers("auto", [], GeneratorSettings(device="cpu"))
     assert only.environment == {}
-    assert len(plan_workers("3", [], Settings(device="cpu"))) == 3
+    assert len(plan_workers("3", [], GeneratorSettings(device="cpu"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_workers_without_gpus() -> None:
 )
 def test_workers_that_cannot_be_shared_out(field: str, workers: str, device: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        plan_workers(workers, [], Settings(device=device))
+        plan_workers(workers, [], GeneratorSettings(device=device))
     assert caught.value.field == field
 
 

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
-from services.rpc.server import listen, open_front
+from services.rpc.server import listen, open_server
 from stablerep.config.settings import Auth, Settings
 from stablerep.errors import InvalidInput
 from stablerep.tokens import add_token, new_token
@@ -81,7 +81,7 @@ def call(
     body: Callable[[grpc.aio.Channel, Servicer], Coroutine[Any, Any, None]], settings: Settings = OPEN
 ) -> None:
     async def run() -> None:
-        front = open_front(settings, SERVICE, [])
+        front = open_server(settings, SERVICE, [])
         servicer = Servicer()
         rpc.add_GenerationServiceServicer_to_server(servicer, front.server)
         address = listen(front, settings, "127.0.0.1:0", field="address")

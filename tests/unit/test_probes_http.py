@@ -9,7 +9,7 @@ import pytest
 
 from services.health.heartbeat import Heartbeat
 from services.health.http import Probes, serve_probes
-from services.health.single_flight import Timely
+from services.health.single_flight import SingleFlightCall
 from stablerep.errors import InvalidInput, Unavailable
 from tests.scrape import get
 
@@ -79,7 +79,7 @@ def test_an_answer_that_does_not_come_is_an_error_in_time_and_is_asked_for_once(
         go_on.wait(30)
         return 7
 
-    timely = Timely("the store", hang, wait_seconds=0.2)
+    timely = SingleFlightCall("the store", hang, wait_seconds=0.2)
     for _ in range(3):
         before = time.monotonic()
         with pytest.raises(Unavailable, match="the store does not answer"):
@@ -105,7 +105,7 @@ def test_an_answer_serves_for_a_while_and_an_error_too() -> None:
             raise Unavailable("away")
         return len(asked)
 
-    timely = Timely("the queue", count, keep_seconds=0.3)
+    timely = SingleFlightCall("the queue", count, keep_seconds=0.3)
     for _ in range(2):
         with pytest.raises(Unavailable, match="away"):
             timely.get()

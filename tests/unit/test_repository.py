@@ -1,6 +1,7 @@
 """The rules of this repository: who may import what, what may be tracked, what is generated is up to date."""
 
 import ast
+import graphlib
 import importlib
 import re
 import subprocess
@@ -15,14 +16,18 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ROOT / "stablerep" / "v1"
 LARGEST_FILE = 10 * 2**20
-HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL"}
+HEAVY = {"torch", "torchvision", "timm", "diffusers", "transformers", "numpy", "PIL"}
+LONGEST_FILE = 400
 LIGHT_PACKAGES = [
+    "stablerep.config",
     "stablerep.captions",
-    "stablerep.jobs",
     "stablerep.storage",
+    "stablerep.shards",
+    "stablerep.queue",
+    "stablerep.jobs",
+    "stablerep.local",
     "stablerep.client",
     "stablerep.cli",
-    "stablerep.config.settings",
     "stablerep.errors",
     "stablerep.v1",
     "services.gateway",
@@ -55,6 +60,59 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.split(".")[0])
     return names
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Every module of the library and the services, and those of them that it imports, anywhere in it."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in tracked(".py")
+        if path.relative_to(ROOT).parts[0] in ("stablerep", "services") and not path.is_relative_to(GENERATED)
+    }
+    graph: dict[str, set[str]] = {module: set() for module in paths}
+    for module, path in paths.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                named = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                named = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+            else:
+                continue
+            graph[module] |= named & paths.keys() - {module}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle of a graph, or nothing."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_files_and_no_rooms_import_each_other_in_a_circle() -> None:
+    """A room is a package just below `stablerep` or `services`; an import within a function counts, too."""
+    files = import_graph()
+    assert len(files) > 200
+    rooms: dict[str, set[str]] = {}
+    for module, others in files.items():
+        room = ".".join(module.split(".")[:2])
+        rooms.setdefault(room, set()).update(".".join(other.split(".")[:2]) for other in others)
+        rooms[room].discard(room)
+    assert len(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == 4
+    assert circle(files) == []
+    assert circle(rooms) == []
+
+
+def test_no_file_of_code_is_long() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in tracked(".py")
+        if path.relative_to(ROOT).parts[0] in ("stablerep", "services") and not path.is_relative_to(GENERATED)
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST_FILE
+    }
+    assert long == {}
 
 
 def test_the_library_imports_no_service() -> None:

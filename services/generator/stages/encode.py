@@ -5,15 +5,15 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-from services.generator.drain import HandBack
-from services.generator.leased_shards import Hand, ShardInHand, Stage
+from services.generator.drain import ReleaseShard
+from services.generator.leased_shards import LeasedShard, LeasedShards, ShardStage
 from services.generator.metrics import count_group
 from services.generator.stages.upload import Uploader
-from stablerep.generation import Drawn, Generator
+from stablerep.generation import Generator, GroupPixels
 from stablerep.shards import build_tar
 
 logger = logging.getLogger("stablerep.generator")
-MOST_WAITING_BYTES = 256 << 20
+MAX_WAITING_BYTES = 256 << 20
 """Pixels that wait to be encoded; the GPU waits while there are more."""
 
 
@@ -21,19 +21,19 @@ MOST_WAITING_BYTES = 256 << 20
 class _Work:
     """A group to encode, or with None the end of its shard."""
 
-    shard: ShardInHand
+    shard: LeasedShard
     generator: Generator
-    drawn: Drawn | None
+    group_pixels: GroupPixels | None
 
     @property
     def size(self) -> int:
-        return self.drawn.size if self.drawn else 0
+        return self.group_pixels.size if self.group_pixels else 0
 
 
-class Encoder:
+class JpegEncoder:
     """A thread's work; it never waits for the network."""
 
-    def __init__(self, hand: Hand, uploader: Uploader) -> None:
+    def __init__(self, hand: LeasedShards, uploader: Uploader) -> None:
         self._hand = hand
         self._uploader = uploader
         self._changed = threading.Condition()
@@ -41,15 +41,15 @@ class Encoder:
         self._bytes = 0
         self._ended = False
 
-    def put(self, shard: ShardInHand, generator: Generator, drawn: Drawn | None) -> None:
+    def put(self, shard: LeasedShard, generator: Generator, group_pixels: GroupPixels | None) -> None:
         """A group of a shard, or None after its last. Waits while too many pixels wait already."""
-        work = _Work(shard, generator, drawn)
+        work = _Work(shard, generator, group_pixels)
         with self._changed:
             self._changed.wait_for(
-                lambda: self._ended or not self._bytes or self._bytes + work.size <= MOST_WAITING_BYTES
+                lambda: self._ended or not self._bytes or self._bytes + work.size <= MAX_WAITING_BYTES
             )
             if self._ended:
-                raise HandBack("the worker ends")
+                raise ReleaseShard("the worker ends")
             self._waiting.append(work)
             self._bytes += work.size
             self._changed.notify_all()
@@ -82,19 +82,19 @@ class Encoder:
 
     def _encode(self, work: _Work) -> None:
         shard = work.shard
-        if work.drawn is not None:
-            group = work.generator.encode(work.drawn)
+        if work.group_pixels is not None:
+            group = work.generator.encode(work.group_pixels)
             count_group(len(group.encoded))
             shard.groups.append(group)
             return
         shard.keeper.check()
         _log(shard)
         shard.tar, shard.groups = build_tar(shard.groups), []
-        shard.stage = Stage.UPLOADING
+        shard.stage = ShardStage.UPLOADING
         self._uploader.put(shard)
 
 
-def _log(shard: ShardInHand) -> None:
+def _log(shard: LeasedShard) -> None:
     images = sum(len(group.encoded) for group in shard.groups)
     logger.info(
         "%s: %d groups, %d images, %d skipped, %.2f images/s",

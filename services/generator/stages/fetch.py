@@ -8,13 +8,13 @@ from queue import SimpleQueue
 from pydantic import ValidationError
 
 from services.generator.drain import Drain
-from services.generator.leased_shards import Hand, ShardInHand, Stage, Task
+from services.generator.leased_shards import LeasedShard, LeasedShards, ShardStage, Task
 from services.generator.metrics import count_retry
 from services.generator.readiness import Readiness
 from services.generator.stages.upload import Uploader
 from stablerep.captions import Caption
 from stablerep.config.recipe import Recipe
-from stablerep.config.settings import Generator as Settings
+from stablerep.config.settings import GeneratorSettings
 from stablerep.errors import StableRepError, TornObject, Unavailable
 from stablerep.jobs.recovery.rebuild import ensure_queue
 from stablerep.queue.client import Lease, Queue
@@ -26,7 +26,7 @@ logger = logging.getLogger("stablerep.generator")
 LEAD_SECONDS = 2.0
 """The next shard is leased so long before the GPU is done with the last, or twice the time that it takes to
 fetch one: a shard that waits longer in one worker's hand is one that an idle worker could have made."""
-LOOK_SECONDS = 0.02
+POLL_SECONDS = 0.02
 
 
 class Fetcher:
@@ -37,13 +37,13 @@ class Fetcher:
         worker: str,
         store: Store,
         queue: Queue,
-        settings: Settings,
-        hand: Hand,
+        settings: GeneratorSettings,
+        hand: LeasedShards,
         uploader: Uploader,
         drain: Drain,
         readiness: Readiness,
     ) -> None:
-        self.ready: SimpleQueue[ShardInHand | None] = SimpleQueue()  # None: no more come
+        self.ready: SimpleQueue[LeasedShard | None] = SimpleQueue()  # None: no more come
         self._worker = worker
         self._store = store
         self._queue = queue
@@ -60,9 +60,9 @@ class Fetcher:
             while not self._drain.ordered:
                 self._drain.wait(self._readiness.pause)
                 if not self._has_room():
-                    self._drain.wait(LOOK_SECONDS)
+                    self._drain.wait(POLL_SECONDS)
                 elif not self._drain.ordered:
-                    self._look()
+                    self._poll()
         finally:
             self.ready.put(None)
 
@@ -71,20 +71,20 @@ class Fetcher:
         if len(shards) >= self._settings.in_flight:
             return False
         lead = max(LEAD_SECONDS, 2 * self._fetch_seconds)
-        return all(shard.stage >= Stage.DRAWING and _seconds_left(shard) <= lead for shard in shards)
+        return all(shard.stage >= ShardStage.GENERATING and _seconds_left(shard) <= lead for shard in shards)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         started = time.monotonic()
         try:
             lease = self._queue.lease(
-                self._worker, self._settings.lease_seconds, on_buried=self._hand.record_dead
+                self._worker, self._settings.lease_seconds, on_dead_lettered=self._hand.record_dead
             )
             if lease is None:
                 ensure_queue(self._store, self._queue, self._drain.sign)
         except (StableRepError, OSError) as error:
-            self._away(error)
+            self._unavailable(error)
             return
-        self._readiness.well("queue")
+        self._readiness.clear_problem("queue")
         if lease is None:
             self._readiness.worked()
             self._drain.wait(self._settings.poll_seconds)
@@ -92,10 +92,10 @@ class Fetcher:
         self._fetch(lease)
         self._fetch_seconds = time.monotonic() - started
 
-    def _away(self, error: Exception) -> None:
+    def _unavailable(self, error: Exception) -> None:
         logger.warning("%s", error)
         count_retry("queue")
-        self._readiness.trouble("queue", error)
+        self._readiness.set_problem("queue", error)
         self._readiness.failed()
 
     def _fetch(self, lease: Lease) -> None:
@@ -107,11 +107,11 @@ class Fetcher:
                     shard.task = self._read_task(lease)
             except Unavailable as error:
                 count_retry("store")
-                self._readiness.trouble("store", error)
+                self._readiness.set_problem("store", error)
                 raise
-            self._readiness.well("store")
+            self._readiness.clear_problem("store")
             if shard.index is None:
-                shard.stage = Stage.WAITING
+                shard.stage = ShardStage.WAITING
                 self.ready.put(shard)
             else:
                 self._uploader.put(shard)
@@ -152,8 +152,8 @@ def check_captions(index: ShardIndex, captions: Sequence[Caption], lease: Lease)
         )
 
 
-def _seconds_left(shard: ShardInHand) -> float:
+def _seconds_left(shard: LeasedShard) -> float:
     """Until the GPU is done with it."""
-    if shard.stage > Stage.DRAWING:
+    if shard.stage > ShardStage.GENERATING:
         return 0.0
     return shard.pace.seconds_left() if shard.pace else float("inf")

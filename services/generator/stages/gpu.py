@@ -7,22 +7,22 @@ from queue import Empty, SimpleQueue
 import torch
 
 from services.generator.drain import Drain, Pace
-from services.generator.leased_shards import Hand, ShardInHand, Stage, Task
+from services.generator.leased_shards import LeasedShard, LeasedShards, ShardStage, Task
 from services.generator.metrics import count_oom_halving, observe_model_load, observe_stage
 from services.generator.previews import Preview, Previews
 from services.generator.readiness import Readiness, pause_after
-from services.generator.stages.encode import Encoder
+from services.generator.stages.encode import JpegEncoder
 from services.generator.stages.upload import Uploader
 from services.health.heartbeat import Heartbeat
 from stablerep.config.recipe import Recipe
-from stablerep.config.settings import Generator as Settings
+from stablerep.config.settings import GeneratorSettings
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
 from stablerep.generation import Generator, LoadedPipeline, load_pipeline
 from stablerep.shards import Group
 
 LOADING_SECONDS = 3600.0
 """A pipeline may first have to be downloaded."""
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 """Between two looks for previews while there is no shard."""
 
 
@@ -31,9 +31,9 @@ class Gpu:
 
     def __init__(
         self,
-        settings: Settings,
-        hand: Hand,
-        encoder: Encoder,
+        settings: GeneratorSettings,
+        hand: LeasedShards,
+        encoder: JpegEncoder,
         uploader: Uploader,
         previews: Previews,
         drain: Drain,
@@ -67,16 +67,16 @@ class Gpu:
                 raise
             except (StableRepError, OSError) as error:
                 failures += 1
-                self._readiness.trouble("model", error)
+                self._readiness.set_problem("model", error)
                 self._drain.wait(pause_after(failures))
 
-    def run(self, ready: SimpleQueue[ShardInHand | None]) -> None:
+    def run(self, ready: SimpleQueue[LeasedShard | None]) -> None:
         """Draws what is ready until None comes; after the order to stop, nothing more is begun."""
         while True:
             self._heartbeat.beat()
             self._serve_previews(loaded_only=False)
             try:
-                shard = ready.get(timeout=LOOK_SECONDS)
+                shard = ready.get(timeout=POLL_SECONDS)
             except Empty:
                 continue
             if shard is None:
@@ -90,21 +90,21 @@ class Gpu:
             finally:
                 self.state = "IDLE"
 
-    def _make(self, shard: ShardInHand) -> None:
+    def _make(self, shard: LeasedShard) -> None:
         task = shard.task
         if task is None:
             return
         shard.keeper.check()
         generator = self._generator_for(task)
         self._draw(shard, task, generator)
-        shard.stage = Stage.ENCODING
+        shard.stage = ShardStage.ENCODING
         self._encoder.put(shard, generator, None)
 
-    def _draw(self, shard: ShardInHand, task: Task, generator: Generator) -> None:
+    def _draw(self, shard: LeasedShard, task: Task, generator: Generator) -> None:
         images = len(task.captions) * task.recipe.images_per_caption
         steps = math.ceil(images / generator.batch_images) * task.recipe.steps
         pace = shard.pace = Pace(steps=steps, groups=len(task.captions))
-        shard.stage = Stage.DRAWING
+        shard.stage = ShardStage.GENERATING
         self.state = "GENERATING"
 
         def check() -> None:
@@ -117,9 +117,9 @@ class Gpu:
             pace.count("steps")
             check()
 
-        for drawn in generator.draw(task.captions, on_step=on_step):
+        for group_pixels in generator.generate_pixels(task.captions, on_step=on_step):
             pace.count("groups")
-            self._encoder.put(shard, generator, drawn)
+            self._encoder.put(shard, generator, group_pixels)
             if shard.over:  # another stage failed it; the rest would be drawn for nothing
                 return
             check()
@@ -159,13 +159,13 @@ class Gpu:
         except (InvalidInput, NotFound):  # the recipe's fault, not this worker's
             raise
         except StableRepError as error:
-            self._readiness.trouble("model", error)
+            self._readiness.set_problem("model", error)
             raise
         finally:
             self.state = "IDLE"
             self._heartbeat.beat()
         observe_model_load(time.monotonic() - started)
-        self._readiness.well("model")
+        self._readiness.clear_problem("model")
         self.recipe_digest = recipe.digest
         return self._pipeline
 

@@ -7,7 +7,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from services.generator.drain import Drain
-from services.generator.leased_shards import Hand, ShardInHand, Stage
+from services.generator.leased_shards import LeasedShard, LeasedShards, ShardStage
 from services.generator.metrics import Server, count_retry, observe_stage
 from services.generator.readiness import Readiness, pause_after
 from stablerep.errors import StableRepError, Unavailable
@@ -23,7 +23,9 @@ logger = logging.getLogger("stablerep.generator")
 class Uploader:
     """A thread's work. The shards that wait are those in hand: no more than the worker may lease."""
 
-    def __init__(self, store: Store, queue: Queue, hand: Hand, drain: Drain, readiness: Readiness) -> None:
+    def __init__(
+        self, store: Store, queue: Queue, hand: LeasedShards, drain: Drain, readiness: Readiness
+    ) -> None:
         self.shards_done = 0
         self.images_done = 0
         self.seconds = 0.0
@@ -33,11 +35,11 @@ class Uploader:
         self._hand = hand
         self._drain = drain
         self._readiness = readiness
-        self._waiting: SimpleQueue[ShardInHand | None] = SimpleQueue()
+        self._waiting: SimpleQueue[LeasedShard | None] = SimpleQueue()
 
-    def put(self, shard: ShardInHand) -> None:
+    def put(self, shard: LeasedShard) -> None:
         """A shard with its tar, or with the index of one that is in the store already."""
-        shard.stage = Stage.UPLOADING
+        shard.stage = ShardStage.UPLOADING
         self._waiting.put(shard)
 
     def end(self) -> None:
@@ -51,7 +53,7 @@ class Uploader:
                 with self._hand.working_on(shard):
                     self._finish(shard)
 
-    def _finish(self, shard: ShardInHand) -> None:
+    def _finish(self, shard: LeasedShard) -> None:
         index = shard.index
         if index is None:
             started = time.monotonic()
@@ -64,16 +66,16 @@ class Uploader:
             self.images_done += index.images
         self._hand.completed(shard, first=first)
 
-    def _commit(self, shard: ShardInHand) -> ShardIndex:
+    def _commit(self, shard: LeasedShard) -> ShardIndex:
         shard.keeper.check()  # of a job that was deleted meanwhile nothing must be written
         return commit_shard(self._store, shard.lease.dataset, shard.lease.shard, shard.tar)
 
-    def _report(self, shard: ShardInHand, index: ShardIndex) -> bool:
+    def _report(self, shard: LeasedShard, index: ShardIndex) -> bool:
         return self._queue.complete(
             shard.lease, groups=len(index.groups), images=index.images, skipped=len(index.skipped)
         )
 
-    def _patiently(self, server: Server, shard: ShardInHand, step: Callable[[], T]) -> T:
+    def _patiently(self, server: Server, shard: LeasedShard, step: Callable[[], T]) -> T:
         """Takes the step as soon as the server is there; the lease is kept meanwhile.
 
         Raises HandBack when the worker has to end before.
@@ -86,13 +88,13 @@ class Uploader:
                 failures += 1
                 logger.warning("%s", error)
                 count_retry(server)
-                self._readiness.trouble(server, error)
+                self._readiness.set_problem(server, error)
                 self._drain.check()
                 self._drain.wait(pause_after(failures))
                 if server == "queue":
                     self._rebuild()
             else:
-                self._readiness.well(server)
+                self._readiness.clear_problem(server)
                 return result
 
     def _rebuild(self) -> None:

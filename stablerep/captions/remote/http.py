@@ -29,7 +29,7 @@ TRIES = 4
 """In a row, without a byte."""
 PAUSE_SECONDS = 0.1
 """Before the first try again; doubled each time."""
-MOST_PIECES = 16
+MAX_PIECES = 16
 """Into which one range may break."""
 REDIRECTS = 5
 _CHUNK = 1 << 16
@@ -90,7 +90,7 @@ class HttpObjects:
             Unavailable: no answer, again and again.
         """
         data = bytearray()
-        for _ in range(MOST_PIECES):
+        for _ in range(MAX_PIECES):
             if len(data) == length:
                 return bytes(data)
             start = offset + len(data)

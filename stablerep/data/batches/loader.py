@@ -16,7 +16,7 @@ from stablerep.data.images import ImageSource
 
 
 @dataclass(frozen=True)
-class Share:
+class RankBatch:
     """n captions of a step with V views each, view-major: view 0 of all captions, then view 1, ...
 
     `images` is uint8 [V*n 3 H W], `labels` int64 [n]; both still on the CPU, not yet augmented.
@@ -30,7 +30,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Feed:
+class RankLoader:
     """Shares of the global batches for one of `ranks`; which captions and views is independent of `ranks`."""
 
     order: BatchOrder
@@ -40,7 +40,7 @@ class Feed:
     rank: int
     ranks: int
 
-    def share(self, step: int) -> Share:
+    def share(self, step: int) -> RankBatch:
         """This rank's part of step `step`."""
         batch = self.order.batch(step)
         captions, images = batch.groups.shape
@@ -53,7 +53,7 @@ class Feed:
         views = images * self.crops
         uniform = uniforms(self.order.seed, AUGMENTATION, step, (views, captions, UNIFORMS_PER_VIEW))
         own = uniform[:, mine].reshape(-1, UNIFORMS_PER_VIEW)
-        return Share(
+        return RankBatch(
             step=step,
             views=views,
             images=self.source.images(groups, numbers),
@@ -61,18 +61,18 @@ class Feed:
             parameters=draw_parameters(self.augment, own, self.source.size),
         )
 
-    def shares(self, first: int, end: int, ahead: int) -> Iterator[Share]:
+    def shares(self, first: int, end: int, ahead: int) -> Iterator[RankBatch]:
         """The shares of steps first..end-1, made `ahead` of time by a thread; 0: when they are asked for."""
         if ahead == 0:
             return (self.share(step) for step in range(first, end))
         return _ahead(self, first, end, ahead)
 
 
-def _ahead(feed: Feed, first: int, end: int, ahead: int) -> Iterator[Share]:
-    made: queue.Queue[Share | BaseException] = queue.Queue(ahead)
+def _ahead(feed: RankLoader, first: int, end: int, ahead: int) -> Iterator[RankBatch]:
+    made: queue.Queue[RankBatch | BaseException] = queue.Queue(ahead)
     abandoned = threading.Event()
 
-    def offer(item: Share | BaseException) -> None:
+    def offer(item: RankBatch | BaseException) -> None:
         while not abandoned.is_set():
             try:
                 made.put(item, timeout=0.2)

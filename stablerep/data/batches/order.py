@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from stablerep.data.corpus.positive_sets import Pools
+from stablerep.data.corpus.positive_sets import PositiveSets
 from stablerep.errors import InvalidInput
 
 ORDER, IMAGES, AUGMENTATION = range(3)  # independent streams of random numbers
@@ -30,32 +30,32 @@ class Batch:
 class BatchOrder:
     """The batches of a run. An epoch sees every pool once, short of the last incomplete batch."""
 
-    pools: Pools
+    sets: PositiveSets
     seed: int
     captions: int
     images_per_caption: int
 
     def __post_init__(self) -> None:
-        if len(self.pools) < self.captions:
+        if len(self.sets) < self.captions:
             message = (
-                f"a batch wants {self.captions} captions, only {len(self.pools)} have "
+                f"a batch wants {self.captions} captions, only {len(self.sets)} have "
                 f"{self.images_per_caption} images or more; lower views_per_batch"
             )
             raise InvalidInput(message, field="views_per_batch")
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.pools) // self.captions
+        return len(self.sets) // self.captions
 
     def batch(self, step: int) -> Batch:
         """The global batch of step `step`, counted from 0 over the whole run."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self.seed, epoch, len(self.pools))
+        order = _epoch_order(self.seed, epoch, len(self.sets))
         chosen = order[position * self.captions : (position + 1) * self.captions]
         uniform = uniforms(self.seed, IMAGES, step, (self.captions, self.images_per_caption))
-        images = draw_without_replacement(self.pools.counts[chosen], uniform)
-        groups, within = self.pools.locate(np.broadcast_to(chosen[:, None], images.shape), images)
-        return Batch(step, self.pools.labels[chosen], groups, within)
+        images = draw_without_replacement(self.sets.counts[chosen], uniform)
+        groups, within = self.sets.locate(np.broadcast_to(chosen[:, None], images.shape), images)
+        return Batch(step, self.sets.labels[chosen], groups, within)
 
 
 def uniforms(seed: int, stream: int, step: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -11,7 +11,7 @@ from stablerep.errors import InvalidInput
 
 
 @dataclass(frozen=True)
-class Pools:
+class PositiveSets:
     """P pools of images, each with a label; a pool is one group unless words were dropped.
 
     The images of a pool are numbered 0..counts[p]-1 through its groups in order. `groups` lists the groups by
@@ -36,9 +36,9 @@ class Pools:
         return self.groups[slot], position - before
 
 
-def make_pools(
+def make_positive_sets(
     captions: Sequence[str], image_counts: np.ndarray, *, at_least: int, drop_words: Sequence[str] = ()
-) -> Pools:
+) -> PositiveSets:
     """The pools with `at_least` images or more; the others are counted in `skipped`.
 
     Without `drop_words` every group is a pool of its own, and groups with equal texts share a label. With it
@@ -58,18 +58,18 @@ def make_pools(
         most = int(counts.max(initial=0))
         message = f"no caption has {at_least} images to draw (the most is {most}); lower images_per_caption"
         raise InvalidInput(message, field="images_per_caption")
-    return Pools(
+    return PositiveSets(
         labels[keys][kept], counts[kept], starts[kept], order, ends, skipped=int(len(keys) - kept.sum())
     )
 
 
-def single_images(image_counts: np.ndarray) -> Pools:
+def single_images(image_counts: np.ndarray) -> PositiveSets:
     """Every image a pool and a label of its own: what SimCLR draws from, since it knows no captions."""
     total = int(image_counts.sum())
     if not total:
         raise InvalidInput("the datasets hold no images", field="datasets")
     each, groups = np.arange(total), np.arange(len(image_counts))
-    return Pools(each, np.ones(total, np.int64), each, groups, np.cumsum(image_counts), skipped=0)
+    return PositiveSets(each, np.ones(total, np.int64), each, groups, np.cumsum(image_counts), skipped=0)
 
 
 def without_words(captions: Sequence[str], words: Sequence[str]) -> list[str]:

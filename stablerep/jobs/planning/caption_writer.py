@@ -81,4 +81,4 @@ class CaptionWriter:
     def _report(self) -> None:
         """Tells the queue of the oldest batch, once it is written."""
         end = self._writing.popleft().result()
-        self.over = self._queue.extend(self._dataset, end).final
+        self.over = self._queue.set_planned(self._dataset, end).final

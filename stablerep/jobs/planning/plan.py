@@ -38,7 +38,7 @@ from stablerep.storage.interface import Store
 _COMPARED = ("source", "seed", "captions_per_shard", "priority")
 
 
-class StopSign(Protocol):
+class StopToken(Protocol):
     """A `threading.Event`, or anything else that can say that it is time to stop."""
 
     def is_set(self) -> bool: ...
@@ -60,7 +60,7 @@ def create_job(store: Store, queue: Queue, spec: JobSpec, remote: Remote = STORE
     return record.spec
 
 
-def plan(store: Store, queue: Queue, dataset: str, stop: StopSign, remote: Remote = STORE_ONLY) -> None:
+def plan(store: Store, queue: Queue, dataset: str, stop: StopToken, remote: Remote = STORE_ONLY) -> None:
     """Cuts the job's captions into shards and hands them to the queue as they are written.
 
     Goes on where another planner was stopped or killed; done twice, or by two at once, it changes nothing.
@@ -89,7 +89,7 @@ def plan(store: Store, queue: Queue, dataset: str, stop: StopSign, remote: Remot
         _fail(store, queue, dataset, problem, report)
         return
     if planned is not None:
-        queue.extend(dataset, planned.shards)
+        queue.set_planned(dataset, planned.shards)
         queue.finish_planning(dataset)
 
 
@@ -119,11 +119,14 @@ def fail_planning(store: Store, queue: Queue, dataset: str, error: str) -> None:
 def _enqueue(store: Store, queue: Queue, record: CreateRecord) -> None:
     """Adds the job to the queue, in place of one of its name whose objects were removed by hand."""
     dataset, priority = record.spec.dataset, record.spec.priority
-    if queue.add_job(dataset, priority=priority, birth=record.birth) or queue.birth(dataset) == record.birth:
+    if (
+        queue.add_job(dataset, priority=priority, job_uid=record.job_uid)
+        or queue.job_uid(dataset) == record.job_uid
+    ):
         return
-    if read_create(store, dataset).birth == record.birth:
+    if read_create(store, dataset).job_uid == record.job_uid:
         queue.remove(dataset)
-        queue.add_job(dataset, priority=priority, birth=record.birth)
+        queue.add_job(dataset, priority=priority, job_uid=record.job_uid)
 
 
 def _created(store: Store, dataset: str) -> CreateRecord | None:
@@ -198,7 +201,7 @@ def _is_over(store: Store, queue: Queue, dataset: str) -> bool:
 
 
 def _plan_shards(
-    store: Store, queue: Queue, record: CreateRecord, report: CaptionReport, stop: StopSign, remote: Remote
+    store: Store, queue: Queue, record: CreateRecord, report: CaptionReport, stop: StopToken, remote: Remote
 ) -> PlannedRecord | None:
     """Writes and enqueues every shard; None when it was to stop before the end."""
     spec = record.spec

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stablerep.errors import NotFound, TornObject, Unavailable
-from stablerep.jobs.planning.plan import StopSign
+from stablerep.jobs.planning.plan import StopToken
 from stablerep.jobs.recovery.indexes import NOTHING, ShardBits, Totals, read_each, totals_of
 from stablerep.queue.client import Queue
 from stablerep.queue.lock import Lock, hold
@@ -26,11 +26,11 @@ class Snapshot:
 
     planned: int
     totals: Totals
-    birth: str
+    job_uid: str
     done: ShardBits
 
 
-def recount(store: Store, queue: Queue, stop: StopSign = _NEVER) -> int:
+def backfill_totals(store: Store, queue: Queue, stop: StopToken = _NEVER) -> int:
     """Counts what the shards hold that were done before a rebuild; returns of how many jobs.
 
     Nothing happens, at the cost of one question, when no job is uncounted. One that another process counts is
@@ -40,9 +40,9 @@ def recount(store: Store, queue: Queue, stop: StopSign = _NEVER) -> int:
         StoreError, Unavailable: try again later.
     """
     counted = 0
-    for dataset in sorted(queue.step("uncounted")):
+    for dataset in sorted(queue.run_script("uncounted")):
         with hold(queue, reconcile_lock(dataset)) as lock:
-            if lock is not None and dataset in queue.step("uncounted"):
+            if lock is not None and dataset in queue.run_script("uncounted"):
                 counted += _recount(store, queue, dataset, lock, stop)
     return counted
 
@@ -54,15 +54,15 @@ def reconcile_lock(dataset: str) -> str:
 
 def snapshot(queue: Queue, dataset: str) -> Snapshot:
     """Raises `NotFound`."""
-    reply = queue.step("snapshot", dataset)
+    reply = queue.run_script("snapshot", dataset)
     if not reply:
         raise NotFound(f"no job {dataset!r} in the queue")
-    planned, groups, images, skipped, birth, bits = reply
+    planned, groups, images, skipped, job_uid, bits = reply
     totals = Totals(int(groups), int(images), int(skipped))
-    return Snapshot(int(planned), totals, birth, ShardBits(bytes.fromhex(bits)))
+    return Snapshot(int(planned), totals, job_uid, ShardBits(bytes.fromhex(bits)))
 
 
-def mend(
+def invalidate_shards(
     queue: Queue, lock: Lock, dataset: str, before: Snapshot, kept: Totals, shards: Sequence[int] = ()
 ) -> None:
     """Takes shards back, and makes the totals those of what was done at the snapshot and is kept."""
@@ -73,11 +73,13 @@ def mend(
         done = [shard for shard in chunk if shard in before.done]
         rest = [shard for shard in chunk if shard not in before.done]
         once = secrets.token_hex(8)
-        queue.step("mend", lock.name, lock.token, dataset, once, *totals, len(done), *done, *rest)
+        queue.run_script(
+            "invalidate_shards", lock.name, lock.token, dataset, once, *totals, len(done), *done, *rest
+        )
         difference = NOTHING
 
 
-def _recount(store: Store, queue: Queue, dataset: str, lock: Lock, stop: StopSign) -> bool:
+def _recount(store: Store, queue: Queue, dataset: str, lock: Lock, stop: StopToken) -> bool:
     def read(shard: int) -> Totals:
         try:
             index = read_index(store, dataset, shard)
@@ -98,6 +100,6 @@ def _recount(store: Store, queue: Queue, dataset: str, lock: Lock, stop: StopSig
     kept = NOTHING
     for totals in read_each(read, before.done, check):
         kept += totals
-    mend(queue, lock, dataset, before, kept)
+    invalidate_shards(queue, lock, dataset, before, kept)
     logger.info("%s: counted what its %d finished shards hold", dataset, len(before.done))
     return True

@@ -19,7 +19,7 @@ from itertools import islice
 from stablerep.config.names import DATASET_NAME
 from stablerep.errors import NotFound, StableRepError, TornObject, Unavailable
 from stablerep.jobs.control import finish_deletion
-from stablerep.jobs.planning.plan import StopSign
+from stablerep.jobs.planning.plan import StopToken
 from stablerep.jobs.records import (
     ControlState,
     CreateRecord,
@@ -78,11 +78,11 @@ class StoredJob:
         return JobState.RUNNING if self.planned_all else JobState.PLANNING
 
 
-def ensure_queue(store: Store, queue: Queue, stop: StopSign = _NEVER) -> bool:
+def ensure_queue(store: Store, queue: Queue, stop: StopToken = _NEVER) -> bool:
     """Whether the queue may be used; if Redis lost everything, rebuilds it first, or lets another do so.
 
     Cheap while there is an epoch. A rebuild lists the index objects of the store's jobs: a minute or two for
-    a million shards. What they hold is to be counted afterwards (`recount`).
+    a million shards. What they hold is to be counted afterwards (`backfill_totals`).
 
     Args:
         stop: ends a rebuild soon, to be begun anew by another process.
@@ -197,18 +197,18 @@ def _put(queue: Queue, job: StoredJob, token: str) -> bool:
         "groups": 0,
         "images": 0,
         "skipped": 0,
-        "birth": job.record.birth,
+        "job_uid": job.record.job_uid,
         "create_time": f"{job.record.create_time.timestamp():.6f}",
         "end_time": f"{job.end_time.timestamp():.6f}" if job.end_time else "",
         "error": job.control.error,
     }
     dataset = job.record.spec.dataset
     flat = [word for pair in fields.items() for word in pair]
-    if not queue.step("restore", token, dataset, bytes(job.done), *flat):
+    if not queue.run_script("restore", token, dataset, bytes(job.done), *flat):
         return False
     letters = iter(job.dead.items())
     while chunk := tuple(islice(letters, _DEAD_AT_A_TIME)):
-        queue.step("restore_dead", token, dataset, *(word for letter in chunk for word in letter))
+        queue.run_script("restore_dead", token, dataset, *(word for letter in chunk for word in letter))
     return True
 
 

@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 from stablerep.captions.remote.access import STORE_ONLY, Remote
 from stablerep.errors import NotFound, StableRepError, Unavailable
 from stablerep.jobs.control import record_dead
-from stablerep.jobs.planning.plan import StopSign, rewrite_captions
+from stablerep.jobs.planning.plan import StopToken, rewrite_captions
 from stablerep.jobs.records import read_create
-from stablerep.jobs.recovery.backfill import Snapshot, mend, reconcile_lock, recount, snapshot
+from stablerep.jobs.recovery.backfill import (
+    Snapshot,
+    invalidate_shards,
+    reconcile_lock,
+    snapshot,
+)
 from stablerep.jobs.recovery.indexes import NOTHING, ShardBits, Totals, number_of, read_each, shards_below
 from stablerep.jobs.recovery.rebuild import ensure_queue, job_names, restore_absent
 from stablerep.jobs.recovery.shard_check import NO_TAR, Checked, Verdict, shard_checker
-from stablerep.jobs.recovery.sync import follow_records
+from stablerep.jobs.recovery.sync import sync_from_store
 from stablerep.queue.client import Queue
 from stablerep.queue.leases import Lease
 from stablerep.queue.lock import Lock, hold
@@ -32,13 +37,13 @@ from stablerep.shards.layout import (
 )
 from stablerep.storage.interface import Store
 
-__all__ = ["Reconciled", "ensure_queue", "reconcile_all", "reconcile_job", "recount"]
+__all__ = ["ReconcileResult", "ensure_queue", "reconcile_all", "reconcile_job"]
 
-MOST_PROBLEMS = 100
+MAX_PROBLEMS = 100
 
 
 @dataclass(frozen=True)
-class Reconciled:
+class ReconcileResult:
     """What was found of a job and done; the fields are those of `ReconcileJobsResponse`."""
 
     dataset: str
@@ -73,8 +78,8 @@ def reconcile_job(
     *,
     verify: bool = False,
     remote: Remote = STORE_ONLY,
-    stop: StopSign | None = None,
-) -> Reconciled:
+    stop: StopToken | None = None,
+) -> ReconcileResult:
     """Compares a job with its objects and mends what can be mended.
 
     Workers may go on meanwhile. Killed anywhere, the next call does the rest.
@@ -101,7 +106,7 @@ def reconcile_job(
             if stop is not None and stop.is_set():
                 raise Unavailable("reconciliation was stopped; call it again")
 
-        follow_records(store, queue, dataset)
+        sync_from_store(store, queue, dataset)
         before = snapshot(queue, dataset)
         found = _look(store, dataset, before, check, verify=verify)
         if found.no_captions:
@@ -110,7 +115,7 @@ def reconcile_job(
         _mend(store, queue, lock, dataset, before, found)
         record_dead(store, queue, dataset)
     status = queue.status(dataset)
-    return Reconciled(
+    return ReconcileResult(
         dataset=dataset,
         state=status.state,
         shards=status.counts.planned,
@@ -119,7 +124,7 @@ def reconcile_job(
         missing=found.verdicts[Verdict.MISSING],
         torn=found.verdicts[Verdict.TORN],
         indexed=found.verdicts[Verdict.INDEXED],
-        problems=tuple(found.problems[:MOST_PROBLEMS]),
+        problems=tuple(found.problems[:MAX_PROBLEMS]),
     )
 
 
@@ -129,8 +134,8 @@ def reconcile_all(
     *,
     verify: bool = False,
     remote: Remote = STORE_ONLY,
-    stop: StopSign | None = None,
-) -> Iterator[Reconciled]:
+    stop: StopToken | None = None,
+) -> Iterator[ReconcileResult]:
     """Reconciles every job of the store, by name; one that cannot be is told as a problem of its own."""
     for dataset in job_names(store):
         try:
@@ -142,7 +147,7 @@ def reconcile_all(
                 raise
             status = queue.status(dataset)
             counts = status.counts
-            yield Reconciled(
+            yield ReconcileResult(
                 dataset, status.state, counts.planned, counts.done, counts.dead, 0, 0, 0, (str(error),)
             )
 
@@ -194,11 +199,11 @@ def _tar_sizes(store: Store, dataset: str, end: int) -> Sequence[int]:
 def _mend(store: Store, queue: Queue, lock: Lock, dataset: str, before: Snapshot, found: _Findings) -> None:
     """Brings queue and store to what was found. What workers complete meanwhile counts for itself."""
     for each in found.unknown:
-        lease = Lease(dataset, each.shard, "0-0", "reconciliation", 0.0, before.birth)
+        lease = Lease(dataset, each.shard, "0-0", "reconciliation", 0.0, before.job_uid)
         totals = each.totals
         queue.complete(lease, groups=totals.groups, images=totals.images, skipped=totals.skipped)
     for each in found.lost:
         # The index first: without it the shard is not done, whatever else there is.
         for key in (index_key, shard_key, dead_key):
             store.delete(key(dataset, each.shard))
-    mend(queue, lock, dataset, before, found.kept, [each.shard for each in found.lost])
+    invalidate_shards(queue, lock, dataset, before, found.kept, [each.shard for each in found.lost])

@@ -12,7 +12,7 @@ from stablerep.queue.states import JobState
 from stablerep.storage.interface import Store
 
 
-def follow_all(store: Store, queue: Queue) -> None:
+def sync_all_from_store(store: Store, queue: Queue) -> None:
     """Follows the records of every job that is not over, and keeps the dead letters of all in the store.
 
     Raises:
@@ -22,18 +22,18 @@ def follow_all(store: Store, queue: Queue) -> None:
         try:
             status = queue.status(dataset)
             if not status.state.final:
-                follow_records(store, queue, dataset)
+                sync_from_store(store, queue, dataset)
             if status.counts.dead:
                 record_dead(store, queue, dataset)
         except NotFound:  # deleted meanwhile
             continue
 
 
-def follow_records(store: Store, queue: Queue, dataset: str) -> None:
+def sync_from_store(store: Store, queue: Queue, dataset: str) -> None:
     """Tells the queue what it should have heard: that planning is over, that the job is paused or over."""
     planned = read_planned(store, dataset)
     if planned is not None and not queue.status(dataset).planned_all:
-        queue.extend(dataset, planned.shards)
+        queue.set_planned(dataset, planned.shards)
         queue.finish_planning(dataset)
     control = state_of(read_events(store, dataset))
     if control.ended is not None:

@@ -15,7 +15,7 @@ local function retry(ds) return 'sr:retry:' .. ds end
 local function failures(ds) return 'sr:failures:' .. ds end
 
 -- What tells a job from others of its name, before and after it.
-local function birth(ds) return redis.call('HGET', job(ds), 'birth') or '' end
+local function job_uid(ds) return redis.call('HGET', job(ds), 'job_uid') or '' end
 
 local function now()
   local time = redis.call('TIME')
@@ -108,6 +108,6 @@ end
 local function bury(ds, shard, error)
   redis.call('HSET', dead(ds), shard, error)
   redis.call('HDEL', failures(ds), shard .. ':error')  -- the dead letter has it
-  redis.call('HINCRBY', STATS, 'buried', 1)
+  redis.call('HINCRBY', STATS, 'dead_lettered', 1)
   settle(ds)
 end

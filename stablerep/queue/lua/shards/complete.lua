@@ -1,9 +1,9 @@
 -- Records a shard whose tar and index are in the store, by whatever worker, however late.
--- ARGV: dataset, shard, entry id, groups, images, skipped, birth of the job. Returns 1 if it was not done before.
+-- ARGV: dataset, shard, entry id, groups, images, skipped, job_uid of the job. Returns 1 if it was not done before.
 local ds, shard, id = ARGV[1], ARGV[2], ARGV[3]
 drop(id)
 local holder = redis.call('HGET', leased(ds), shard)
-if redis.call('EXISTS', job(ds)) == 0 or birth(ds) ~= ARGV[7] then
+if redis.call('EXISTS', job(ds)) == 0 or job_uid(ds) ~= ARGV[7] then
   -- Deleted, or another job of that name by now; or restored after Redis lost all: then the next worker finds the tar.
   if holder == id then redis.call('HDEL', leased(ds), shard) end
   return 0

@@ -1,8 +1,8 @@
 -- Leases one shard: an expired lease first, then the next waiting entry.
--- ARGV: worker, lease in ms, most waiting entries, most lost leases. Returns {jobs of which it buried a shard,
--- dataset, shard, entry id, birth of the job}, and the first alone when there is nothing to lease.
+-- ARGV: worker, lease in ms, most waiting entries, most lost leases. Returns {jobs of which it dead_lettered a shard,
+-- dataset, shard, entry id, job_uid of the job}, and the first alone when there is nothing to lease.
 local worker, lease_ms, most_waiting, most_lost = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local buried = {}
+local dead_lettered = {}
 
 -- The next shard of a job that is neither done, dead nor in some worker's hands; false when it has none.
 local function next_shard(ds)
@@ -47,7 +47,7 @@ local function feed()
     redis.call('ZREM', BACKLOG, ds)
     local shard = next_shard(ds)
     if shard then
-      redis.call('XADD', READY, '*', 'dataset', ds, 'shard', shard, 'birth', birth(ds))
+      redis.call('XADD', READY, '*', 'dataset', ds, 'shard', shard, 'job_uid', job_uid(ds))
       waiting = waiting + 1
       enroll(ds)
     end
@@ -80,7 +80,7 @@ end
 
 -- Whether the worker may keep the entry it has just got; if not, the entry is gone.
 local function keep(id, ds, shard, born, was_lost)
-  if birth(ds) ~= born then  -- of a job that was deleted
+  if job_uid(ds) ~= born then  -- of a job that was deleted
     drop(id)
     return false
   end
@@ -91,7 +91,7 @@ local function keep(id, ds, shard, born, was_lost)
     local lost = redis.call('HINCRBY', failures(ds), shard .. ':lost', 1)
     if lost > most_lost then
       bury(ds, shard, lost .. ' workers died or stalled while they had this shard')
-      table.insert(buried, ds)
+      table.insert(dead_lettered, ds)
       useful = false
     end
   end
@@ -106,7 +106,7 @@ local function keep(id, ds, shard, born, was_lost)
 end
 
 -- Without an epoch Redis has lost everything, and what is here by now may be half of it.
-if redis.call('EXISTS', EPOCH) == 0 then return {buried} end
+if redis.call('EXISTS', EPOCH) == 0 then return {dead_lettered} end
 ensure_group()
 wake()
 for _ = 1, 1000 do  -- each round but the last takes an entry off the stream; bounded so as not to hold the server
@@ -115,9 +115,9 @@ for _ = 1, 1000 do  -- each round but the last takes an entry off the stream; bo
   if entry then
     local id, fields = entry[1], entry[2]
     local ds, shard, born = fields[2], fields[4], fields[6] or ''
-    if keep(id, ds, shard, born, was_lost) then return {buried, ds, shard, id, born} end
+    if keep(id, ds, shard, born, was_lost) then return {dead_lettered, ds, shard, id, born} end
   elseif not was_lost then
-    return {buried}
+    return {dead_lettered}
   end
 end
-return {buried}
+return {dead_lettered}

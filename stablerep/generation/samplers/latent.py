@@ -1,26 +1,17 @@
-"""From embedded captions to images, a batch at a time: by embeddings and own noise, or by prompt.
+"""Stable Diffusion and Stable Diffusion XL: by embeddings and our own noise."""
 
-Stable Diffusion and Stable Diffusion XL pipelines take embeddings and our noise (`LatentSampler`); any other
-diffusers text-to-image pipeline takes prompt texts and one CPU generator an image (`PromptSampler`; tested on
-LatentConsistencyModelPipeline).
-"""
-
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput
 from stablerep.generation.noise import draw_noise, make_generator
 from stablerep.generation.pipeline import LoadedPipeline, make_scheduler
-
-OnStep = Callable[[], None]
-"""Called after each denoising step; what it raises ends the batch."""
+from stablerep.generation.samplers.interface import OnStep, as_callback
 
 
 @dataclass(frozen=True)
@@ -29,29 +20,6 @@ class Embedding:
 
     states: Tensor
     pooled: Tensor | None = None
-
-
-class Sampler(Protocol):
-    """Makes images of one recipe. Rows of a batch do not influence each other."""
-
-    def embed(self, caption: str) -> Any:
-        """What `sample` wants of a caption; one caption a call, so that the shape is always the same."""
-
-    def is_truncated(self, caption: str) -> bool:
-        """Whether the text encoder sees only the beginning of the caption."""
-
-    def sample(self, embeddings: Sequence[Any], seeds: Sequence[int], on_step: OnStep | None) -> Tensor:
-        """Latents [n c h w], or images if the pipeline keeps its latents to itself."""
-
-    def decode(self, samples: Tensor) -> Tensor:
-        """Images, float32 [n 3 h w]; 0 to 1 where finite."""
-
-
-def make_sampler(loaded: LoadedPipeline, recipe: Recipe) -> Sampler:
-    """The sampler that suits the pipeline. Raises InvalidInput for a recipe that it cannot follow."""
-    if isinstance(loaded.pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
-        return LatentSampler(loaded, recipe)
-    return PromptSampler(loaded, recipe)
 
 
 class LatentSampler:
@@ -101,7 +69,7 @@ class LatentSampler:
             height=self._recipe.image_size,
             width=self._recipe.image_size,
             output_type="latent",
-            callback_on_step_end=_as_callback(on_step),
+            callback_on_step_end=as_callback(on_step),
         )
         return result.images
 
@@ -133,54 +101,3 @@ class LatentSampler:
             prompts["pooled_prompt_embeds"] = pooled
             prompts["negative_pooled_prompt_embeds"] = self._empty.pooled.expand_as(pooled)
         return prompts
-
-
-class PromptSampler:
-    """Any other text-to-image pipeline: prompts in, pixels out; noise comes from the images' generators."""
-
-    def __init__(self, loaded: LoadedPipeline, recipe: Recipe) -> None:
-        self._pipe = loaded.pipe
-        self._scheduler = make_scheduler(loaded, recipe.sampler)
-        self._settings: dict[str, Any] = {
-            "num_inference_steps": recipe.steps,
-            "guidance_scale": recipe.guidance_scale,
-            "height": recipe.image_size,
-            "width": recipe.image_size,
-        }
-        known = inspect.signature(type(loaded.pipe).__call__).parameters
-        missing = {*self._settings, "generator", "output_type"} - known.keys()
-        if missing:
-            raise InvalidInput(
-                f"{type(loaded.pipe).__name__} cannot be told {', '.join(sorted(missing))}",
-                field="model",
-            )
-        self._reports_steps = "callback_on_step_end" in known
-
-    def embed(self, caption: str) -> str:
-        return caption
-
-    def is_truncated(self, caption: str) -> bool:
-        return False  # how much such a pipeline reads is its own affair
-
-    @torch.inference_mode()
-    def sample(self, embeddings: Sequence[str], seeds: Sequence[int], on_step: OnStep | None) -> Tensor:
-        self._pipe.scheduler = self._scheduler
-        report = {"callback_on_step_end": _as_callback(on_step)} if self._reports_steps else {}
-        generators = [make_generator(seed) for seed in seeds]
-        return self._pipe(
-            prompt=list(embeddings), generator=generators, output_type="pt", **self._settings, **report
-        ).images
-
-    def decode(self, samples: Tensor) -> Tensor:
-        return samples.float().clamp(0, 1)
-
-
-def _as_callback(on_step: OnStep | None) -> Callable[..., dict[str, Any]] | None:
-    if on_step is None:
-        return None
-
-    def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        on_step()
-        return tensors
-
-    return callback

@@ -1,0 +1,18 @@
+"""From embedded captions to images: `make_sampler` picks the sampler that suits a pipeline."""
+
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from stablerep.config.recipe import Recipe
+from stablerep.generation.pipeline import LoadedPipeline
+from stablerep.generation.samplers.interface import OnStep, Sampler
+from stablerep.generation.samplers.latent import LatentSampler
+from stablerep.generation.samplers.prompt import PromptSampler
+
+__all__ = ["OnStep", "Sampler", "make_sampler"]
+
+
+def make_sampler(loaded: LoadedPipeline, recipe: Recipe) -> Sampler:
+    """The sampler that suits the pipeline. Raises InvalidInput for a recipe that it cannot follow."""
+    if isinstance(loaded.pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
+        return LatentSampler(loaded, recipe)
+    return PromptSampler(loaded, recipe)
