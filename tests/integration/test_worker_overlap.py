@@ -167,7 +167,7 @@ def test_error_that_nobody_foresaw_ends_the_worker_and_costs_no_other_shard(
     running.start()
     _until(lambda: queue.counts("shoes").done >= 1)
     monkeypatch.setattr(*{
-        "gpu": (Generator, "draw", fail),
+        "gpu": (Generator, "generate_pixels", fail),
         "encoder": (Generator, "encode", fail),
         "uploader": ("services.generator.stages.upload.commit_shard", fail),
         "fetcher": ("services.generator.stages.fetch.read_index", fail),
