@@ -45,7 +45,7 @@ class TrainConfig(_Frozen):
 
     stablerep: images_per_caption images of a caption, `crops` views of each (default 1), all positives of
     each other. simclr: every image by itself, `crops` views of it (default 2); captions and
-    images_per_caption are not looked at.
+    images_per_caption are ignored.
     """
 
     run: str  # URL: STORE/runs/NAME
