@@ -15,7 +15,10 @@ def job_message(store_url: str, view: JobView) -> pb.Job:
         state=view.state.value,
         recipe=pb.Recipe(**view.recipe.model_dump(), digest=view.recipe.digest),
         source=pb.CaptionSource(
-            format=view.source.format, column=view.source.column, limit=view.source.limit
+            format=view.source.format,
+            column=view.source.column,
+            limit=view.source.limit,
+            header=view.source.header,
         ),
         seed=view.seed,
         captions_per_shard=view.captions_per_shard,

@@ -7,7 +7,6 @@ from services.gateway.source_urls import source_uri
 from services.gateway.uploads import complete_upload
 from services.rpc.recipes import MAX_TEXT, named_preset, requested_recipe
 from stablerep.captions import check_format
-from stablerep.captions.patterns import is_pattern
 from stablerep.captions.remote.access import STORE_ONLY, Remote
 from stablerep.config.names import check_dataset
 from stablerep.config.settings import DEFAULT_MODELS
@@ -80,14 +79,14 @@ def _source(store: Store, source: pb.CaptionSource, remote: Remote) -> CaptionSo
             uri, name = "", complete_upload(store, source.upload_id).file_name
         else:
             uri, name = source_uri(store, source.uri, remote)
-        if check_format(name, source.format) != "webdataset" and is_pattern(uri):
-            raise InvalidInput("many files can only be WebDataset shards (.tar)", field="format")
+        check_format(name, source.format)
         found = CaptionSource(
             uri=uri,
             upload_id=source.upload_id,
             format=source.format,
             column=source.column,
             limit=source.limit,
+            header=source.header if source.HasField("header") else None,
         )
         if uri:
             _check_there(store, found, remote)

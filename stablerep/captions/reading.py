@@ -1,4 +1,4 @@
-"""Reading a caption source: the format told from its name, every record counted, captions streamed."""
+"""Reading a caption source: format by its name, every record counted, captions streamed."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -7,13 +7,16 @@ from typing import BinaryIO
 
 from stablerep.captions.caption import Caption, CaptionReport, Flaw
 from stablerep.captions.formats.json import read_annotations, read_jsonl
+from stablerep.captions.formats.options import Options
 from stablerep.captions.formats.parquet import read_parquet
-from stablerep.captions.formats.text import read_csv, read_text, read_tsv
+from stablerep.captions.formats.table import read_csv, read_tsv
+from stablerep.captions.formats.text import read_text
 from stablerep.captions.formats.webdataset import read_samples
 from stablerep.captions.source import Source, decompressed
 from stablerep.errors import InvalidInput
 
-READERS: dict[str, Callable[[BinaryIO, str | None], Iterator[str | Flaw]]] = {
+Reader = Callable[[BinaryIO, Options], Iterator[str | Flaw]]
+READERS: dict[str, Reader] = {
     "text": read_text,
     "csv": read_csv,
     "tsv": read_tsv,
@@ -41,14 +44,16 @@ def read_captions(
     *,
     format: str | None = None,
     column: str | None = None,
+    header: bool | None = None,
     limit: int | None = None,
     report: CaptionReport | None = None,
 ) -> Iterator[Caption]:
     """The captions of a source in order, at most `limit`, each with the index of its record as its id.
 
     Args:
-        format: one of `FORMATS`; None or "": told from the source's name.
+        format: one of `FORMATS`; None or "": inferred from the source's name.
         column: name of the column or field, or (csv, tsv) its number from 0; None or "": by the usual names.
+        header: (csv, tsv) whether the first row is a header; None: inferred from its cells.
         limit: None or 0: all.
         report: kept up to date while captions are taken; records that give none are counted, not fatal.
 
@@ -56,24 +61,31 @@ def read_captions(
         InvalidInput: at once for a format or limit that cannot be; while reading, for a damaged or cut-off
             file and a column that is not there; at its end, for a file without a single usable caption.
     """
-    records = read_records(source, format=format, column=column)
+    records = read_records(source, format=format, column=column, header=header)
     if limit is not None and limit < 0:
         raise InvalidInput(f"{limit} is negative; 0 means all captions", field="limit")
     return _captions(source, records, column or None, limit or None, report or CaptionReport())
 
 
 def read_records(
-    source: Source, *, format: str | None = None, column: str | None = None
+    source: Source,
+    *,
+    format: str | None = None,
+    column: str | None = None,
+    header: bool | None = None,
+    options: Options | None = None,
 ) -> Iterator[str | Flaw]:
-    """Every record of a source in order: its caption, or why it gives none. Raises as `read_captions`."""
-    format = check_format(source.name, format)
-    if source.members and format != "webdataset":
-        raise InvalidInput(f"many files are read as webdataset only, not as {format}", field="format")
-    return _records(source, READERS[format], column or None)
+    """Every record of a source in order: its caption, or why it gives none. Raises as `read_captions`.
+
+    Args:
+        options: receives what the reader finds out; `column` and `header` are taken from it if it is given.
+    """
+    chosen = options or Options(column or None, header)
+    return _records(source, READERS[check_format(source.name, format)], chosen)
 
 
 def check_format(name: str, format: str | None = None) -> str:
-    """The format asked for, or the one that a file's name tells. Raises InvalidInput."""
+    """The format asked for, or the one of the file name's extension. Raises InvalidInput."""
     if format:
         if format not in READERS:
             raise InvalidInput(f"{format!r} is not one of {', '.join(FORMATS)}", field="format")
@@ -83,7 +95,7 @@ def check_format(name: str, format: str | None = None) -> str:
     if extension not in EXTENSIONS:
         known = ", ".join(f".{known}" for known in EXTENSIONS)
         raise InvalidInput(
-            f"{name!r} does not tell its format (known: {known}, each with .gz or .zst); "
+            f"the name {name!r} has no known extension ({known}, each also with .gz or .zst); "
             f"give one of {', '.join(FORMATS)}",
             field="format",
         )
@@ -119,32 +131,28 @@ def _captions(
         if taken == limit:
             return
     if not taken:
-        raise _nothing(source, column, report)
+        raise nothing_usable(source, column, report)
 
 
-def _records(
-    source: Source, reader: Callable[[BinaryIO, str | None], Iterator[str | Flaw]], column: str | None
-) -> Iterator[str | Flaw]:
-    """What a source's files hold, one file after the other; an error in one of several names it."""
+def _records(source: Source, reader: Reader, options: Options) -> Iterator[str | Flaw]:
+    """The records of a source's files, one file after the other; an error in one of several names it."""
     for part in source.members or (source,):
         with decompressed(part) as file:
             if reader is read_parquet and not file.seekable():
                 raise InvalidInput(
-                    f"{source.name}: unpack a Parquet file; it is compressed inside", field="source"
+                    f"{part.name}: unpack a Parquet file; it is compressed inside", field="source"
                 )
-            if reader is not read_samples:
-                yield from reader(file, column)
-                continue
             try:
-                yield from reader(file, column)
+                yield from reader(file, options)
             except InvalidInput as error:
                 text = str(error).removeprefix(f"{error.field}: ")
-                if text.startswith(part.name):
+                if not (source.members or reader is read_samples) or text.startswith(part.name):
                     raise
                 raise InvalidInput(f"{part.name}: {text}", field=error.field) from error
 
 
-def _nothing(source: Source, column: str | None, report: CaptionReport) -> InvalidInput:
+def nothing_usable(source: Source, column: str | None, report: CaptionReport) -> InvalidInput:
+    """The error of a source without a single usable caption."""
     if report.lines and report.missing_column == report.lines:
         what = f"no record of {source.name} has {column!r}" if column else f"{source.name}: no usual column"
         return InvalidInput(f"{what}; name the column that holds the captions", field="column")

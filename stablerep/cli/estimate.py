@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stablerep.cli.connection import Connection, connected_to_worker
-from stablerep.cli.jobs import ChosenRecipe, Set, choose_recipe, split_overrides
+from stablerep.cli.jobs import ChosenRecipe, Header, Set, choose_recipe, split_overrides
 from stablerep.errors import InvalidInput
 from stablerep.jobs.estimate import (
     LEASES,
@@ -63,9 +63,13 @@ def estimate(
             help="Images to make for a measurement, here or on the worker.",
         ),
     ] = 0,
-    format: Annotated[str, typer.Option(help="Format of the captions; told from the name otherwise.")] = "",
-    column: Annotated[str, typer.Option(help="Where the caption stands; found by the usual names.")] = "",
-    limit: Annotated[int, typer.Option(min=0, help="Take at most this many captions; 0 takes all.")] = 0,
+    format: Annotated[str, typer.Option(help="Format of the captions; default: by the file name.")] = "",
+    column: Annotated[
+        str,
+        typer.Option(help="Name or number (from 0) of the captions' column; default: a usual name."),
+    ] = "",
+    header: Header = None,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of captions; 0: all.")] = 0,
     captions_per_shard: Annotated[
         int, typer.Option(min=0, help="Captions in one shard; 0: the preset's.")
     ] = 0,
@@ -89,7 +93,7 @@ def estimate(
 
     loaded = load(preset, split_overrides(overrides))
     loaded = Preset(loaded.recipe, captions_per_shard or loaded.captions_per_shard)
-    counted = _count(captions, format, column, limit)
+    counted = _count(captions, format, column, header, limit)
     recipe, measured = loaded.recipe, None
     if worker:
         chosen = choose_recipe(preset, overrides)
@@ -105,12 +109,14 @@ def estimate(
     _show(found, loaded, speed, measured=measured is not None and not seconds_per_image)
 
 
-def _count(captions: str, format: str, column: str, limit: int) -> Counted:
-    from stablerep.captions import read_captions
+def _count(captions: str, format: str, column: str, header: bool | None, limit: int) -> Counted:
+    from stablerep.captions import describe, read_captions
 
     with _opened(captions) as source, console.status(f"counting the captions of {captions}") as status:
+        for line in describe(source, format=format, column=column, header=header).lines():
+            console.print(f"  {line}")
         return count_captions(
-            read_captions(source, format=format, column=column, limit=limit),
+            read_captions(source, format=format, column=column, header=header, limit=limit),
             lambda count: status.update(f"{count:,} captions of {captions}"),
         )
 

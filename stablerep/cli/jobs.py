@@ -13,17 +13,28 @@ import typer
 from rich.progress import TaskID
 from rich.table import Table
 
+from stablerep.captions.caption import CaptionReport
 from stablerep.cli.connection import Connection, connected, connected_to_worker
 from stablerep.client.progress import show_job
 from stablerep.errors import InvalidInput
 from stablerep.progress import Bars, console
 
 if TYPE_CHECKING:
+    from stablerep.captions import Description
     from stablerep.client import Client, Job
 
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override of a recipe field; may be repeated."),
+]
+
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether the first row of CSV or TSV is a header; default: by its cells.",
+        show_default=False,
+    ),
 ]
 
 app = typer.Typer(no_args_is_help=True, help="List, watch, steer and delete generation jobs.")
@@ -45,8 +56,9 @@ def submit(
     captions: Annotated[
         str,
         typer.Argument(
-            help="Caption file (text, CSV/TSV, JSONL, RedCaps, Parquet; .gz/.zst), WebDataset shards "
-            "'DIR/{00000..00099}.tar', store:KEY, or a URL that the gateway may read."
+            help="Caption file (text, CSV/TSV, JSONL, RedCaps, Parquet, WebDataset; .gz/.zst), many of them "
+            "('DIR/{00000..00099}.tar', 'DIR/*.csv'), - (standard input), store:KEY, or a URL that the "
+            "gateway may read."
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="Name of the dataset to make.")],
@@ -58,11 +70,15 @@ def submit(
     format: Annotated[
         str,
         typer.Option(
-            help="text, csv, tsv, jsonl, redcaps, parquet or webdataset; told from the name otherwise."
+            help="text, csv, tsv, jsonl, redcaps, parquet or webdataset; default: by the file name."
         ),
     ] = "",
-    column: Annotated[str, typer.Option(help="Where the caption stands; found by the usual names.")] = "",
-    limit: Annotated[int, typer.Option(help="Take at most this many captions; 0 takes all.")] = 0,
+    column: Annotated[
+        str,
+        typer.Option(help="Name or number (from 0) of the captions' column; default: a usual name."),
+    ] = "",
+    header: Header = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of captions; 0: all.")] = 0,
     upload: Annotated[
         bool,
         typer.Option("--upload", help="Read a URL on this machine and upload it; else the gateway reads it."),
@@ -82,6 +98,10 @@ def submit(
         stablerep submit captions.txt --name shoes --preset tiny --watch
 
         stablerep submit cc12m.tsv.gz --name cc12m --preset sd15 --set guidance_scale=2.5
+
+        stablerep submit "parts/part-{00000..00127}.parquet" --name laion --column TEXT
+
+        zcat captions.txt.gz | stablerep submit - --format text --name piped
     """
     chosen = choose_recipe(preset, overrides)
     with connection.client() as client, Bars() as bars:
@@ -92,7 +112,9 @@ def submit(
             recipe=chosen.overrides,
             format=format,
             column=column,
+            header=header,
             progress=_upload_bar(bars),
+            on_captions=_show_description,
             seed=seed,
             limit=limit,
             upload=upload,
@@ -145,6 +167,8 @@ def _watch(client: Client, name: str) -> None:
         for job in client.watch_job(name):
             show_job(bars, task, job)
     console.print(one_line(job))
+    for line in skipped_lines(job):
+        console.print(line)
     if job.state.value in ("FAILED", "CANCELLED"):
         raise typer.Exit(2)
 
@@ -154,6 +178,20 @@ def one_line(job: Job) -> str:
     counts = job.counts
     text = f"{job.name}: {job.state.value}, {counts.done}/{counts.shards} shards, {counts.images:,} images"
     return text + (f", error: {job.error}" if job.error else "")
+
+
+def skipped_lines(job: Job) -> list[str]:
+    """What became of the records that gave no caption, and of captions that could not be generated."""
+    report = CaptionReport(**job.caption_report)
+    lines = [f"  captions: {report}"] if report.lines > report.captions else []
+    if job.counts.skipped:
+        lines.append(f"  {job.counts.skipped:,} captions could not be generated; each shard's JSON says why")
+    return lines
+
+
+def _show_description(found: Description) -> None:
+    for line in found.lines():
+        console.print(f"  {line}")
 
 
 @app.command("list")

@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
+from stablerep.captions import Description
 from stablerep.client.captions import choose_captions
 from stablerep.client.channel import (
     DELETE_SECONDS,
@@ -73,24 +74,17 @@ class AsyncClient:
         priority: int = 0,
         format: str = "",
         column: str = "",
+        header: bool | None = None,
         limit: int = 0,
         upload: bool = False,
         request_id: str = "",
         progress: Progress | None = None,
+        on_captions: Callable[[Description], None] | None = None,
         timeout: float | None = None,
     ) -> Job:
         """Creates the job that makes `dataset`; arguments as in `Client.create_job`."""
-        choosing = choose_captions(captions, format=format, column=column, limit=limit, upload=upload)
-        with ExitStack() as stack:
-            chosen = await asyncio.to_thread(stack.enter_context, choosing)
-            path = chosen.path
-            uploaded = "" if path is None else await self.upload_captions(path, progress=progress)
         request = create_job_request(
             dataset,
-            uri=chosen.uri,
-            upload_id=uploaded,
-            format=chosen.format,
-            column=chosen.column,
             limit=limit,
             preset=preset,
             recipe=recipe,
@@ -99,6 +93,16 @@ class AsyncClient:
             priority=priority,
             request_id=request_id,
         )
+        choosing = choose_captions(
+            captions, format=format, column=column, header=header, limit=limit, upload=upload
+        )
+        with ExitStack() as stack:
+            chosen = await asyncio.to_thread(stack.enter_context, choosing)
+            if on_captions is not None and chosen.description is not None:
+                on_captions(chosen.description)
+            path = chosen.path
+            uploaded = "" if path is None else await self.upload_captions(path, progress=progress)
+        chosen.put_into(request.source, uploaded)
         return read_job(await self._call(self._stub.CreateJob, request, timeout))
 
     async def upload_captions(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> str:

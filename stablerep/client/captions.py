@@ -1,8 +1,9 @@
-"""What `captions` of a client means: a file to upload, or a place that the gateway reads itself.
+"""The `captions` of a client: a file to upload, or a place that the gateway reads itself.
 
-Of local WebDataset shards only the captions are sent, as JSON lines in the order of the samples, so that ids
-and counts are those that the gateway would give. With `upload`, a URL is read here, by fsspec and with the
-credentials of this machine, and sent like a file.
+Of WebDataset shards, and of many files (`part-{00000..00127}.parquet`, `parts/*.csv.gz`), only the captions
+are sent, as JSON lines in order, so that ids and counts are those that the gateway would give. A pipe (`-` is
+standard input) is first read into a file. With `upload`, a URL is read on this machine, by fsspec and with
+its credentials, and sent like a file.
 """
 
 import json
@@ -13,11 +14,20 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
+from stablerep.captions import FORMATS, Description, Source, check_format, describe, open_source
+from stablerep.captions.caption import Flaw
+from stablerep.captions.patterns import expand, is_pattern
+from stablerep.captions.reading import read_records
+from stablerep.captions.source import many_sources
 from stablerep.client.requests import caption_source
-from stablerep.errors import InvalidInput, NotFound
+from stablerep.errors import InvalidInput, NotFound, StableRepError
+from stablerep.v1 import generation_pb2 as pb
 
 _FLAWS = {
     "empty": {"caption": ""},
@@ -31,12 +41,27 @@ _FLAWS = {
 
 @dataclass(frozen=True)
 class ChosenCaptions:
-    """Either a file to upload or a URI to name; format and column are as the gateway is to be told them."""
+    """Either a file to upload or a URI to name; format, column and header are those for the gateway.
+
+    `description` says what is understood of captions that are read on this machine.
+    """
 
     path: Path | None
     uri: str
     format: str
     column: str
+    header: bool | None
+    description: Description | None = None
+
+    def put_into(self, source: pb.CaptionSource, upload_id: str) -> None:
+        """Names the captions in a request."""
+        source.format, source.column = self.format, self.column
+        if self.header is not None:
+            source.header = self.header
+        if upload_id:
+            source.upload_id = upload_id
+        else:
+            source.uri = self.uri
 
 
 @contextmanager
@@ -45,51 +70,78 @@ def choose_captions(
     *,
     format: str = "",
     column: str = "",
+    header: bool | None = None,
     limit: int = 0,
     upload: bool = False,
 ) -> Iterator[ChosenCaptions]:
-    """What to send for `captions`; files made on the way are there within the block.
+    """Chooses what to send for `captions`; temporary files last as long as the block.
 
     Raises:
-        InvalidInput: no such file, a damaged one, or a URL that cannot be read here.
+        InvalidInput: no such file, a damaged one, one whose captions cannot be found, or a URL that cannot be
+            read on this machine.
     """
     text = os.fspath(captions)
     remote = "://" in text
-    tars = format == "webdataset" or (not format and text.lower().endswith((".tar", ".tar.gz", ".tar.zst")))
+    asked = (format, column, header)
+    if text.startswith("store:") or (remote and not upload):
+        yield ChosenCaptions(None, str(caption_source(text)), *asked)
+        return
     with tempfile.TemporaryDirectory(prefix="stablerep-") as folder:
-        if text.startswith("store:") or (remote and not upload):
-            yield ChosenCaptions(None, str(caption_source(text)), format, column)
-        elif tars:
-            path = Path(folder) / f"{_name(text).partition('.tar')[0] or 'captions'}.jsonl.zst"
-            _extract(text, path, column, limit)
-            yield ChosenCaptions(path, "", "jsonl", "")
-        elif remote:
-            path = Path(folder) / _name(text)
-            _download(text, path)
-            yield ChosenCaptions(path, "", format, column)
-        else:
-            yield ChosenCaptions(Path(caption_source(text)), "", format, column)
+        with _failures(text):
+            chosen = _prepared(text, Path(folder), *asked, limit)
+        yield chosen
+
+
+def _prepared(
+    text: str, folder: Path, format: str, column: str, header: bool | None, limit: int
+) -> ChosenCaptions:
+    """The file to upload; `folder` receives it where it must be made first."""
+    if text == "-" or _is_pipe(text):
+        text = str(_spooled(text, folder, format))
+    many = is_pattern(text) and not Path(text).exists()
+    tars = format == "webdataset" or (not format and text.lower().endswith((".tar", ".tar.gz", ".tar.zst")))
+    if "://" not in text:
+        source = open_source(text if many else caption_source(text))
+    elif many or tars:
+        source = _remote_source(text)
+    else:
+        _download(text, folder / _name(text))
+        source = open_source(folder / _name(text))
+        text = str(folder / _name(text))
+    found = None
+    if many or tars or check_format(source.name, format) != "parquet" or find_spec("pyarrow"):
+        found = describe(source, format=format, column=column, header=header)
+    if not (many or tars):
+        return ChosenCaptions(Path(text).expanduser(), "", format, column, header, found)
+    path = folder / f"{_name(text).partition('.')[0] or 'captions'}.jsonl.zst"
+    _extract(source, path, check_format(source.name, format), column, header, limit)
+    return ChosenCaptions(path, "", "jsonl", "", None, found)
+
+
+def _is_pipe(text: str) -> bool:
+    path = Path(text)
+    return path.is_fifo() or (path.is_char_device() and text != os.devnull)
+
+
+def _spooled(text: str, folder: Path, format: str) -> Path:
+    """The content of a pipe as a file, which can be read twice."""
+    if not format:
+        raise InvalidInput(f"a pipe has no file name; give its format, {', '.join(FORMATS)}", field="format")
+    path = folder / "captions"
+    with sys.stdin.buffer if text == "-" else Path(text).open("rb") as pipe, path.open("wb") as file:
+        shutil.copyfileobj(pipe, file, 1 << 20)
+    return path
 
 
 def _name(text: str) -> str:
     return (text.partition("?")[0] if "://" in text else text).rstrip("/").rpartition("/")[2] or "captions"
 
 
-def _extract(text: str, path: Path, column: str, limit: int) -> None:
-    """Writes the captions of tars, read one after the other, as JSON lines."""
-    import zstandard
-
-    from stablerep.captions import open_source
-    from stablerep.captions.caption import Flaw
-    from stablerep.captions.reading import read_records
-
-    try:
-        source = _remote_source(text) if "://" in text else open_source(text)
-    except NotFound as error:
-        raise InvalidInput(str(error), field="captions") from error
+def _extract(source: Source, path: Path, format: str, column: str, header: bool | None, limit: int) -> None:
+    """Writes the captions of a source as JSON lines; a record without one keeps its place and its reason."""
     captions = 0
-    with zstandard.open(path, "w", encoding="utf-8") as file, _failures(text):
-        for record in read_records(source, format="webdataset", column=column):
+    with zstandard.open(path, "w", encoding="utf-8") as file:
+        for record in read_records(source, format=format, column=column, header=header):
             line = _FLAWS[record.value] if isinstance(record, Flaw) else {"caption": record}
             file.write(json.dumps(line) + "\n")
             captions += not isinstance(record, Flaw)
@@ -98,24 +150,19 @@ def _extract(text: str, path: Path, column: str, limit: int) -> None:
 
 
 def _download(url: str, path: Path) -> None:
-    with _failures(url):
-        files, name = _file_system(url)
-        with files.open(name, "rb") as remote, path.open("wb") as file:
-            shutil.copyfileobj(remote, file, 1 << 20)
+    files, name = _file_system(url)
+    with files.open(name, "rb") as remote, path.open("wb") as file:
+        shutil.copyfileobj(remote, file, 1 << 20)
 
 
-def _remote_source(url: str) -> Any:
-    """The tars behind a URL as one source."""
-    from stablerep.captions.patterns import expand
-    from stablerep.captions.source import Source, many_sources
-
-    with _failures(url):
-        members = []
-        for expanded in expand(url):
-            files, name = _file_system(expanded)
-            for path in sorted(files.glob(name)) if "*" in name else [name]:
-                opener = _Opener(files, path)
-                members.append(Source(path.rpartition("/")[2], files.size(path) or 0, opener))
+def _remote_source(url: str) -> Source:
+    """The files behind a URL as one source."""
+    members = []
+    for expanded in expand(url):
+        files, name = _file_system(expanded)
+        for path in sorted(files.glob(name)) if "*" in name else [name]:
+            opener = _Opener(files, path)
+            members.append(Source(path.rpartition("/")[2], files.size(path) or 0, opener))
     if not members:
         raise InvalidInput(f"there are no files {url}", field="captions")
     return many_sources(url, members)
@@ -146,7 +193,9 @@ def _failures(url: str) -> Iterator[None]:
     """Turns what fsspec and what it reads with raise into InvalidInput."""
     try:
         yield
-    except InvalidInput:
+    except NotFound as error:
+        raise InvalidInput(str(error), field="captions") from error
+    except StableRepError:
         raise
     except _expected_failures() as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from stablerep.client.job import job_name
+from stablerep.config.names import check_dataset
 from stablerep.errors import InvalidInput
 from stablerep.queue.leases import ShardState
 from stablerep.v1 import generation_pb2 as pb
@@ -17,10 +18,10 @@ _STORE_KEY = "store:"
 
 
 def caption_source(captions: str | os.PathLike[str]) -> Path | str:
-    """A local file as a Path; what lies in the gateway's store (`store:KEY` or a URL) as its `uri`.
+    """A local file as a Path; an object of the gateway's store (`store:KEY`) or a URL as its `uri`.
 
     Raises:
-        InvalidInput: a local path where no file is.
+        InvalidInput: a local path without a file.
     """
     text = os.fspath(captions)
     if text.startswith(_STORE_KEY):
@@ -39,10 +40,6 @@ def caption_source(captions: str | os.PathLike[str]) -> Path | str:
 def create_job_request(
     dataset: str,
     *,
-    uri: str = "",
-    upload_id: str = "",
-    format: str = "",
-    column: str = "",
     limit: int = 0,
     preset: str = "",
     recipe: Mapping[str, Any] | None = None,
@@ -51,21 +48,17 @@ def create_job_request(
     priority: int = 0,
     request_id: str = "",
 ) -> pb.CreateJobRequest:
-    """The message; a request id is made where none is given, so that a retry never creates twice.
+    """The message, still without its captions, checked before any are uploaded.
+
+    A request id is made where none is given, so that a retry never creates twice.
 
     Raises:
-        InvalidInput: a number that does not fit its field of the message, or is none.
+        InvalidInput: a name that a dataset cannot have, or a number that does not fit its field.
     """
-    source = pb.CaptionSource(format=format, column=column)
-    if upload_id:
-        source.upload_id = upload_id
-    else:
-        source.uri = uri
     request = pb.CreateJobRequest(
-        dataset=dataset,
+        dataset=check_dataset(dataset),
         preset=preset,
         recipe={key: str(value) for key, value in (recipe or {}).items()},
-        source=source,
         request_id=request_id or uuid4().hex,
     )
     _set_number(request.source, "limit", limit)

@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
+from stablerep.captions import Description
 from stablerep.client.captions import choose_captions
 from stablerep.client.channel import (
     DELETE_SECONDS,
@@ -87,35 +88,33 @@ class Client:
         priority: int = 0,
         format: str = "",
         column: str = "",
+        header: bool | None = None,
         limit: int = 0,
         upload: bool = False,
         request_id: str = "",
         progress: Progress | None = None,
+        on_captions: Callable[[Description], None] | None = None,
         timeout: float | None = None,
     ) -> Job:
         """Creates the job that makes `dataset`; the same call again gives the same job.
 
         Args:
-            captions: a local file, which is uploaded (of WebDataset shards, `dir/{00000..00099}.tar`, the
-                captions only); or `store:KEY` or a URL, which the gateway reads.
+            captions: a local file, which is uploaded; many of them (`dir/{00000..00099}.tar`, `dir/*.csv`),
+                whose captions are uploaded; `-`, standard input; `store:KEY` or a URL for the gateway.
             preset: where unset fields of the recipe come from; empty: the gateway's default.
             recipe: overrides by field name, e.g. `{"guidance_scale": 8}`.
             captions_per_shard: 0 takes the preset's.
-            format: text, csv, tsv, jsonl, redcaps, parquet or webdataset; empty: told from the file name.
-            column: where the caption stands; empty: found by the usual names.
-            limit: at most so many captions; 0 takes all.
+            format: text, csv, tsv, jsonl, redcaps, parquet or webdataset; empty: inferred from the file name.
+            column: name or number of the captions' column; empty: found by the usual names.
+            header: whether the first row of csv or tsv is a header; None: inferred from its cells.
+            limit: maximum number of captions; 0: all.
             upload: reads a URL here, by fsspec, and uploads it; the gateway need not reach it.
-            progress: called with bytes sent and bytes in all during an upload.
+            progress: called with the bytes sent and the total during an upload.
+            on_captions: called before the upload with what is understood of captions read on this machine.
             timeout: of the call that creates the job, in seconds; an upload before it has no limit.
         """
-        with choose_captions(captions, format=format, column=column, limit=limit, upload=upload) as chosen:
-            uploaded = "" if chosen.path is None else self.upload_captions(chosen.path, progress=progress)
         request = create_job_request(
             dataset,
-            uri=chosen.uri,
-            upload_id=uploaded,
-            format=chosen.format,
-            column=chosen.column,
             limit=limit,
             preset=preset,
             recipe=recipe,
@@ -124,6 +123,14 @@ class Client:
             priority=priority,
             request_id=request_id,
         )
+        choosing = choose_captions(
+            captions, format=format, column=column, header=header, limit=limit, upload=upload
+        )
+        with choosing as chosen:
+            if on_captions is not None and chosen.description is not None:
+                on_captions(chosen.description)
+            uploaded = "" if chosen.path is None else self.upload_captions(chosen.path, progress=progress)
+        chosen.put_into(request.source, uploaded)
         return read_job(self._call(self._stub.CreateJob, request, timeout))
 
     def upload_captions(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> str:

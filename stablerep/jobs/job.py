@@ -18,6 +18,7 @@ class CaptionSource:
     format: str = ""  # empty: inferred from the file name
     column: str = ""  # empty: found by the usual names
     limit: int = 0  # 0: all
+    header: bool | None = None  # of csv and tsv; None: inferred from the first row
 
     def __post_init__(self) -> None:
         if bool(self.uri) == bool(self.upload_id):

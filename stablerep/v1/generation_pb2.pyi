@@ -39,18 +39,20 @@ class Recipe(_message.Message):
     def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., sampler: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., image_size: _Optional[int] = ..., save_size: _Optional[int] = ..., images_per_caption: _Optional[int] = ..., batch_images: _Optional[int] = ..., jpeg_quality: _Optional[int] = ..., dtype: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class CaptionSource(_message.Message):
-    __slots__ = ("uri", "upload_id", "format", "column", "limit")
+    __slots__ = ("uri", "upload_id", "format", "column", "limit", "header")
     URI_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     COLUMN_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
     uri: str
     upload_id: str
     format: str
     column: str
     limit: int
-    def __init__(self, uri: _Optional[str] = ..., upload_id: _Optional[str] = ..., format: _Optional[str] = ..., column: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+    header: bool
+    def __init__(self, uri: _Optional[str] = ..., upload_id: _Optional[str] = ..., format: _Optional[str] = ..., column: _Optional[str] = ..., limit: _Optional[int] = ..., header: _Optional[bool] = ...) -> None: ...
 
 class CaptionReport(_message.Message):
     __slots__ = ("lines", "captions", "empty", "too_long", "bad_encoding", "missing_column", "malformed")

@@ -52,14 +52,6 @@ def test_control_characters_do_not_come_through() -> None:
     assert read("a.txt", "a\0b\x07 c\x85d\u2028e\u00a0f\n")[0] == [(0, "a b c d e f")]
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv"])
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
-def test_utf_16_is_told_and_what_to_do(name: str, encoding: str) -> None:
-    data = ("" if encoding == "utf-16" else "\ufeff").encode(encoding) + "a shoe\n".encode(encoding)
-    with pytest.raises(InvalidInput, match="iconv"):
-        read(name, data)
-
-
 def test_a_line_of_many_megabytes_is_passed_over_without_being_held() -> None:
     data = b"x" * (24 << 20) + b"\nshort\n"
     tracemalloc.start()
@@ -148,7 +140,7 @@ def test_plain_text_has_no_columns() -> None:
 def test_rows_that_are_short_or_badly_encoded_are_counted() -> None:
     data = b"id,caption\n1,a shoe\n2\n,\n\n3,\xff\n4,a boot,more\n"
     captions, counts = read("a.csv", data)
-    assert captions == [(0, "a shoe"), (5, "a boot")]
+    assert captions == [(0, "a shoe"), (5, "a boot,more")]
     assert counts == {"lines": 6, "captions": 2, "missing_column": 1, "empty": 2, "bad_encoding": 1}
 
 
@@ -157,20 +149,15 @@ def test_a_quoted_cell_over_several_lines_is_one_record_and_one_line_of_text() -
     assert read("a.csv", data)[0] == [(0, 'first second, "quoted" third'), (1, "next")]
 
 
-def test_a_quote_left_open_costs_the_rows_it_swallows_but_not_the_file() -> None:
-    captions, counts = read("a.csv", 'caption\ngood\n"open\n' + "line\n" * 60_000)
-    assert captions[0] == (0, "good")
-    assert counts["malformed"] == 1
-    assert counts["captions"] > 30_000
-
-
-def test_a_row_without_end_is_an_error_and_is_not_held() -> None:
-    with pytest.raises(InvalidInput, match="quote"):
-        read("a.csv", "caption\n" + '"\n",' * (2 << 20))
+INVISIBLE = {0xAD, 0x180E, 0x200B, 0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0xFFF9, 0xFFFC)}
+INVISIBLE |= {*range(0x2060, 0x2065), *range(0x2066, 0x206A)}
+BLANK = {0x115F, 0x1160, 0x200C, 0x200D, 0x2800, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10)}
 
 
 def normalised(text: str) -> str:
-    return " ".join("".join(" " if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in text).split())
+    spaced = " ".join("".join(" " if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in text).split())
+    line = " ".join("".join(c for c in spaced if ord(c) not in INVISIBLE).split())
+    return line if any(ord(c) not in BLANK and not c.isspace() for c in line) else ""
 
 
 def expected(texts: Sequence[str]) -> list[tuple[int, str]]:

@@ -68,7 +68,7 @@ def test_json_stands_in_where_there_is_no_txt_and_what_is_missing_is_counted() -
         ("a/2.jpg", JPEG), ("a/2.txt", b"two"), ("a/2.json", b'{"caption": "not this"}'),
         ("a/3.jpg", JPEG),
         ("a/4.json", b'{"url": "u"}'),
-        ("a/5.txt", b""), ("a/6.txt", b"\xff\xfe"), ("a/7.json", b"{"), ("a/8.json", b'{"caption": null}'),
+        ("a/5.txt", b""), ("a/6.txt", b"\xff\xff"), ("a/7.json", b"{"), ("a/8.json", b'{"caption": null}'),
         ("a/9.txt", b"x" * 2000), ("a/10.json", b"[1]"), ("a/11.json", b'{"caption": 5}'),
         ("README", b"no sample"), ("__meta__.json", b"{}"), ("a/.hidden", b""), ("._a", b""),
         ("a/12.TXT", b"twelve\n"), ("a/13.json", b'{"TEXT": "thirteen"}'), ("a/14.seg.png", JPEG),
@@ -193,9 +193,26 @@ def test_large_images_are_passed_over_without_being_read(tmp_path: Path) -> None
     assert sum(read) < len(data) / 2
 
 
-def test_other_formats_take_one_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("part-{}.txt", "one\ntwo\n"),
+        ("part-{}.csv", "caption;id\none;1\ntwo;2\n"),
+        ("part-{}.jsonl", '{"caption": "one"}\n{"caption": "two"}\n'),
+    ],
+)
+def test_every_format_takes_many_files_each_with_a_header_of_its_own(
+    tmp_path: Path, name: str, content: str
+) -> None:
     for number in range(2):
-        (tmp_path / f"{number}.txt").write_text("a\n")
-    with pytest.raises(InvalidInput, match="webdataset only") as caught:
-        read_captions(open_source(str(tmp_path / "{0..1}.txt")))
-    assert caught.value.field == "format"
+        (tmp_path / name.format(number)).write_text(content)
+    for pattern in (name.format("{0..1}"), name.format("*")):
+        found = list(read_captions(open_source(str(tmp_path / pattern))))
+        assert found == [(0, "one"), (1, "two"), (2, "one"), (3, "two")]
+
+
+def test_an_error_in_one_of_many_files_names_it(tmp_path: Path) -> None:
+    (tmp_path / "0.csv").write_text("caption,id\none,1\n")
+    (tmp_path / "1.csv").write_text("1,2,3\n")
+    with pytest.raises(InvalidInput, match=r"1\.csv"):
+        list(read_captions(open_source(str(tmp_path / "{0..1}.csv"))))

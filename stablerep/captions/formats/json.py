@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from stablerep.captions.caption import Flaw, clean
+from stablerep.captions.formats.characters import lines, utf8
 from stablerep.captions.formats.columns import usual_column
-from stablerep.captions.formats.text import lines
+from stablerep.captions.formats.options import Options
 from stablerep.errors import InvalidInput
 
 MAX_RECORD_CHARACTERS = 4 << 20
@@ -16,18 +17,18 @@ FIRST_READ = 1 << 16
 SPACE = " \t\r\n"
 
 
-def read_jsonl(file: BinaryIO, column: str | None) -> Iterator[str | Flaw]:
+def read_jsonl(file: BinaryIO, options: Options) -> Iterator[str | Flaw]:
     """A line is an object with a caption, or a plain string."""
-    for line in lines(file):
-        yield line if isinstance(line, Flaw) else _line(line, column)
+    for line in lines(file, options):
+        yield line if isinstance(line, Flaw) else _line(line, options.column)
 
 
-def read_annotations(file: BinaryIO, column: str | None) -> Iterator[str | Flaw]:
+def read_annotations(file: BinaryIO, options: Options) -> Iterator[str | Flaw]:
     """`{"annotations": [{"caption": ...}, ...]}` as RedCaps and COCO have it, or the list alone; streamed.
 
     Raises InvalidInput where the document is no JSON or has no such list; unlike a line it can't be skipped.
     """
-    text = _Text(file)
+    text = _Text(utf8(file, options))
     if not text.peek():
         return
     if text.peek() == "{":
@@ -37,7 +38,7 @@ def read_annotations(file: BinaryIO, column: str | None) -> Iterator[str | Flaw]
     text.take("[")
     while text.peek() != "]":
         record = text.value(MAX_RECORD_CHARACTERS)
-        yield _record(record, column)
+        yield _record(record, options.column)
         if text.peek() != "]":
             text.take(",")
 
@@ -84,7 +85,7 @@ class _Text:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape")
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
         self._buffer = ""
         self._start = 0  # of what was not taken yet
         self._taken = 0  # characters of the document before the buffer

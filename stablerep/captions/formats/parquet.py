@@ -5,12 +5,13 @@ from typing import Any, BinaryIO
 
 from stablerep.captions.caption import Flaw, clean
 from stablerep.captions.formats.columns import find_column
+from stablerep.captions.formats.options import Options
 from stablerep.errors import InvalidInput, StableRepError
 
 BATCH_ROWS = 4096
 
 
-def read_parquet(file: BinaryIO, column: str | None) -> Iterator[str | Flaw]:
+def read_parquet(file: BinaryIO, options: Options) -> Iterator[str | Flaw]:
     """One caption a row; a null is an empty one. The file must be seekable."""
     try:
         import pyarrow as pa
@@ -21,7 +22,7 @@ def read_parquet(file: BinaryIO, column: str | None) -> Iterator[str | Flaw]:
         ) from error
     try:
         table = pq.ParquetFile(file)
-        name = find_column(table.schema_arrow.names, column)
+        name = options.found_column = find_column(table.schema_arrow.names, options.column)
         kind = table.schema_arrow.field(name).type
         if pa.types.is_dictionary(kind):
             kind = kind.value_type

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from stablerep.captions.caption import Flaw, clean
+from stablerep.captions.formats.characters import decoded
 from stablerep.captions.formats.columns import usual_column
+from stablerep.captions.formats.options import Options
 from stablerep.errors import InvalidInput
 
 MAX_TEXT_BYTES = 1 << 20
@@ -45,12 +47,12 @@ class _Sample:
     json: bytes | Flaw | None = None
 
 
-def read_samples(file: BinaryIO, column: str | None) -> Iterator[str | Flaw]:
+def read_samples(file: BinaryIO, options: Options) -> Iterator[str | Flaw]:
     """One record a sample: its `.txt`, else the usual field of its `.json`; with a column, that field.
 
     Raises InvalidInput where the tar is damaged or cut off, with the place.
     """
-    tar = _Tar(file)
+    tar, column = _Tar(file), options.column
     sample: _Sample | None = None
     for name, size in tar.members():
         key, extension = _key(name)
@@ -85,7 +87,7 @@ def _caption(sample: _Sample, column: str | None) -> str | Flaw:
     if isinstance(found, Flaw):
         return found
     try:
-        text = found.decode()
+        text = decoded(found)
         return clean(text) if sample.text is not None else _of_json(json.loads(text), column)
     except UnicodeDecodeError:
         return Flaw.BAD_ENCODING

@@ -241,6 +241,7 @@ def _captions(
         open_job_source(store, source, remote),
         format=source.format,
         column=source.column,
+        header=source.header,
         limit=source.limit,
         report=report,
     )
