@@ -22,6 +22,8 @@ class Readiness:
     def __init__(self) -> None:
         self._troubles: dict[Part, str] = {}
         self._failures = 0
+        self.has_worked = False
+        """Whether a shard was made, or none was there to make: then its process is worth restarting."""
 
     def set_problem(self, part: Part, text: object) -> None:
         """This part does not work, in a line."""
@@ -43,6 +45,7 @@ class Readiness:
     def worked(self) -> None:
         """A shard was made, or there is none to make."""
         self._failures = 0
+        self.has_worked = True
 
     @property
     def pause(self) -> float:

@@ -6,8 +6,10 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2
@@ -15,6 +17,7 @@ from grpc_health.v1 import health, health_pb2
 from services.generator.health import WorkerChecks, worker_probes
 from services.generator.previews import Preview
 from services.generator.worker import Worker
+from services.health.http import Probes
 from services.process.address_file import write_address_file
 from services.rpc.recipes import requested_recipe
 from services.rpc.server import RpcServer, listen, open_server
@@ -113,13 +116,32 @@ async def serve(settings: Settings) -> None:
     _drain_on_signals(worker, settings.generator.grace_seconds)
     try:
         async with worker_probes(settings, checks) as probes:
-            if settings.generator.announce is not None:
-                write_address_file(settings.generator.announce, address, probes.address if probes else "")
+            announce = partial(_announce, settings.generator.announce, address, probes)
+            announce(worked=False)
             logger.info("%s serving on %s, store %s", worker.name, address, store.url)
-            await _work(worker, checks, front)
+            announcing = asyncio.create_task(_announce_work(worker, announce))
+            try:
+                await _work(worker, checks, front)
+            finally:
+                announcing.cancel()
     finally:
         await front.server.stop(1.0)
         queue.close()
+
+
+def _announce(file: Path | None, address: str, probes: Probes | None, *, worked: bool) -> None:
+    if file is not None:
+        write_address_file(file, address, probes.address if probes else "", worked=worked)
+
+
+async def _announce_work(worker: Worker, announce: Callable[..., None]) -> None:
+    """Writes the address file again once the worker has worked: its parent then knows it as healthy."""
+    while not worker.has_worked:
+        await asyncio.sleep(0.1)
+    try:
+        announce(worked=True)
+    except OSError as error:
+        logger.warning("cannot write the address file again: %s", error)
 
 
 async def _work(worker: Worker, checks: WorkerChecks, front: RpcServer) -> None:

@@ -95,6 +95,11 @@ class Worker:
         )
 
     @property
+    def has_worked(self) -> bool:
+        """Whether it has finished a shard, or found that there was none."""
+        return self._readiness.has_worked
+
+    @property
     def problem(self) -> str:
         """Why nothing should be sent here, in a line; empty when it is ready. Servers as last seen."""
         if self.drain.ordered:

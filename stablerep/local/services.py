@@ -4,26 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from stablerep.errors import Unavailable
+from stablerep.local.children import Restarts
 from stablerep.local.processes import Processes
 from stablerep.local.queue_server import EmbeddedServer
+from stablerep.progress import console
 
 
-@dataclass(frozen=True)
+@dataclass
 class LocalServices:
-    """What runs: the gateway's address, the store's URL, and the processes to look after."""
+    """The running services: the gateway's address, the store's URL and the processes."""
 
     address: str
     store_url: str
     server: EmbeddedServer
     processes: Processes
+    _restarts: Restarts = field(default_factory=lambda: Restarts(healthy_before=True))
 
     def revive(self) -> None:
-        """Starts whatever has died again, the queue server first. Raises ChildDied if it keeps dying."""
-        self.server.start()
+        """Restarts what has died, each after its pause. Raises ChildDied for what cannot be restarted."""
+        if not self.server.running:
+            self._revive_server()
         self.processes.revive()
+
+    def _revive_server(self) -> None:
+        if self._restarts.due is None:
+            self._report_death("the queue server has ended")
+        elif self._restarts.is_due:
+            try:
+                self.server.start()
+                self._restarts.started()
+            except Unavailable as error:
+                self._report_death(str(error))
+
+    def _report_death(self, text: str) -> None:
+        console.print(f"{text}; restarting it in {self._restarts.died(worked=False):g} s")
 
 
 @contextmanager
