@@ -149,13 +149,15 @@ s3://stablerep
   emptyDir: {sizeLimit: 8Gi}
 {{- end -}}
 
-{{/* What the restricted pod security level asks for: the numeric user that runs the pod. */}}
+{{/* What the restricted pod security level requires, with the numeric user that runs the pod; null: the cluster's choice. */}}
 {{- define "stablerep.podSecurity" -}}
 runAsNonRoot: true
+{{- if not (kindIs "invalid" .) }}
 runAsUser: {{ . }}
 runAsGroup: {{ . }}
 fsGroup: {{ . }}
 fsGroupChangePolicy: OnRootMismatch
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
