@@ -108,7 +108,7 @@ def test_user_ids_can_be_left_to_the_cluster() -> None:
 
     own = {"gateway": {10001}, "generator": {10001}, "redis": {999}, "minio": {1000}}
     assert user_ids() == own
-    assert user_ids(*VALUES["openshift-values"]) == dict.fromkeys(own, {None})
+    assert user_ids(*VALUES["openshift-values"]) == {name: {None} for name in own}
     assert user_ids("--set", "generator.userId=null") == {**own, "generator": {None}}
 
 
