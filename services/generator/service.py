@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2
@@ -17,7 +16,6 @@ from grpc_health.v1 import health, health_pb2
 from services.generator.health import WorkerChecks, worker_probes
 from services.generator.previews import Preview
 from services.generator.worker import Worker
-from services.health.http import Probes
 from services.process.address_file import write_address_file
 from services.rpc.recipes import requested_recipe
 from services.rpc.server import RpcServer, listen, open_server
@@ -116,7 +114,8 @@ async def serve(settings: Settings) -> None:
     _drain_on_signals(worker, settings.generator.grace_seconds)
     try:
         async with worker_probes(settings, checks) as probes:
-            announce = partial(_announce, settings.generator.announce, address, probes)
+            file, metrics_address = settings.generator.announce, probes.address if probes else ""
+            announce = partial(write_address_file, file, address, metrics_address)
             announce(worked=False)
             logger.info("%s serving on %s, store %s", worker.name, address, store.url)
             announcing = asyncio.create_task(_announce_work(worker, announce))
@@ -129,19 +128,11 @@ async def serve(settings: Settings) -> None:
         queue.close()
 
 
-def _announce(file: Path | None, address: str, probes: Probes | None, *, worked: bool) -> None:
-    if file is not None:
-        write_address_file(file, address, probes.address if probes else "", worked=worked)
-
-
 async def _announce_work(worker: Worker, announce: Callable[..., None]) -> None:
     """Writes the address file again once the worker has worked: its parent then knows it as healthy."""
     while not worker.has_worked:
         await asyncio.sleep(0.1)
-    try:
-        announce(worked=True)
-    except OSError as error:
-        logger.warning("cannot write the address file again: %s", error)
+    announce(worked=True)
 
 
 async def _work(worker: Worker, checks: WorkerChecks, front: RpcServer) -> None:

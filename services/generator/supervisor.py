@@ -71,39 +71,40 @@ class Supervisor:
 
     def __init__(self, children: Sequence[Child]) -> None:
         self._children = children
+        self._signal = 0
         self._stopping = False
 
     def run(self) -> int:
         """Returns the worst exit status, 128 + n of a worker ended by signal n. For the main thread alone."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
+            signal.signal(number, self._note_signal)
+        for child in self._children:
+            child.start()
         while [child for child in self._children if not self._has_ended(child)]:
             time.sleep(POLL_SECONDS)
+            self._pass_signal_on()
         codes = [child.status or 0 for child in self._children]
         return max(128 - code if code < 0 else code for code in codes)
 
     def _has_ended(self, child: Child) -> bool:
-        if child.status is not None:
-            return True
-        if self._stopping:
-            child.status = 0 if child.process is None else child.process.poll()
-        elif child.keep_running(logger.error) and child.process is not None:
-            logger.info("%s is process %d", child.name, child.process.pid)
-            if self._stopping:  # the signal came while it was started
-                child.process.terminate()
-        elif child.status:
-            logger.error("%s %s and is not restarted", child.name, how_it_ended(child.status))
+        if child.status is None and self._stopping:
+            child.status = child.process.poll()
+        elif child.status is None:
+            child.keep_running(logger.error)
+            if child.status:
+                logger.error("%s %s and is not restarted", child.name, how_it_ended(child.status))
             if child.status == WRONG_SETTINGS:
-                self._stop(signal.SIGTERM)
+                self._signal = signal.SIGTERM
         return child.status is not None
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._stop(number)
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
 
-    def _stop(self, number: int) -> None:
-        self._stopping = True
-        for child in self._children:
-            if child.process is not None:
+    def _pass_signal_on(self) -> None:
+        number, self._signal = self._signal, 0
+        if number:
+            self._stopping = True
+            for child in self._children:
                 child.process.send_signal(number)
 
 

@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 WRONG_SETTINGS = 2
 """Exit status of a program whose settings cannot work: starting it again does not help."""
@@ -54,21 +54,16 @@ def start_process(
         log: file that its output is appended to; None: it writes where this process does.
         own_session: keeps the terminal's Ctrl-C from it.
     """
-
-    def start(out: IO[bytes] | None) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+    with log.open("ab") if log else nullcontext() as out:
+        return _starter.submit(
+            subprocess.Popen[bytes],
             [sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()), *command],
             env={**os.environ, **(environment or {})},
             stdin=stdin,
             stdout=out,
-            stderr=None if out is None else subprocess.STDOUT,
+            stderr=subprocess.STDOUT if out else None,
             start_new_session=own_session,
-        )
-
-    if log is None:
-        return _starter.submit(start, None).result()
-    with log.open("ab") as out:
-        return _starter.submit(start, out).result()
+        ).result()
 
 
 def end_with_parent() -> None:
@@ -77,9 +72,18 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Waits for a process that was asked to end, and kills it after so many seconds."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 @dataclass
 class Restarts:
-    """When a child that died is started again: after 1, 2, 4, ... seconds, at most a minute.
+    """When a child that died is restarted: after 1, 2, 4, ... seconds, at most a minute.
 
     A child is healthy once it has done work or lived for two minutes: its next pause is the first one again.
     One that was healthy before is never given up, any other is after five restarts in a row.
@@ -91,14 +95,6 @@ class Restarts:
     """When it is to be started; None while it runs."""
     _in_a_row: int = 0
     _started: float = field(default_factory=time.monotonic)
-
-    @property
-    def is_due(self) -> bool:
-        return self.due is not None and time.monotonic() >= self.due
-
-    def started(self) -> None:
-        self.due = None
-        self._started = time.monotonic()
 
     def died(self, *, worked: bool) -> float | None:
         """The seconds until its next start; None: it is given up."""
@@ -113,14 +109,18 @@ class Restarts:
         self.due = now + pause
         return pause
 
+    def started(self) -> None:
+        self.due, self._started = None, time.monotonic()
+
 
 @dataclass
 class Child:
-    """A program that is started again when it dies.
+    """A program that is restarted when it dies.
 
     Attributes:
-        address_file: where the child writes its address once it serves, and whether it has done work.
-        final: exit statuses (negative: minus a signal's number) after which it is not started again.
+        log: file of its output; None: that of this process.
+        address_file: where the child writes its address once it serves, and whether it has worked.
+        final: exit statuses (minus n: signal n) after which it is not restarted.
         progress: what grows as it works, for one without an address file.
         status: its exit status once it has ended for good.
     """
@@ -133,68 +133,56 @@ class Child:
     final: Container[int] = (WRONG_SETTINGS,)
     progress: Callable[[], object] | None = None
     restarts: Restarts = field(default_factory=Restarts)
-    process: subprocess.Popen[bytes] | None = None
     status: int | None = None
+    process: subprocess.Popen[bytes] = field(init=False)
     _progress_before: object = None
 
-    def start(self) -> subprocess.Popen[bytes]:
-        if self.address_file is not None:
+    def start(self) -> None:
+        if self.address_file:
             self.address_file.unlink(missing_ok=True)
-        if self.progress is not None:
+        if self.progress:
             self._progress_before = self.progress()
         self.process = start_process(self.command, self.environment, log=self.log)
         self.restarts.started()
-        return self.process
+        if self.log:
+            self.log.with_suffix(".pid").write_text(f"{self.process.pid}\n", encoding="utf-8")
 
-    def keep_running(self, report: Callable[[str], None]) -> bool:
-        """Starts it again if it has died and the pause is over; whether it was started.
-
-        `report` receives a line on each death.
-        """
-        if self.process is None:
-            if self.status is not None or (self.restarts.due is not None and not self.restarts.is_due):
-                return False
-            self.start()
-            return True
+    def keep_running(self, report: Callable[[str], None]) -> None:
+        """Restarts it after a pause if it has died; `report` receives a line on each death."""
         code = self.process.poll()
-        if code is None:
-            return False
-        self.process = None
-        pause = None if code in self.final else self.restarts.died(worked=self._worked())
+        if code is None or self.status is not None:
+            return
+        if self.restarts.due is not None:
+            if time.monotonic() >= self.restarts.due:
+                self.start()
+            return
+        pause = None if code in self.final else self.restarts.died(worked=self._has_worked())
         if pause is None:
             self.status = code
         else:
             log = f" (log: {self.log})" if self.log else ""
             report(f"{self.name} {how_it_ended(code)}; restarting it in {pause:g} s{log}")
-        return False
 
-    def served_address(self) -> str:
-        """The address it serves on; empty before it does."""
-        return str(self._announced().get("address", ""))
-
-    def log_tail(self, lines: int = 15) -> str:
-        if self.log is None:
-            return ""
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-    def _worked(self) -> bool:
-        if self.progress is not None:
-            return self.progress() != self._progress_before
-        announced = self._announced()
-        return bool(announced.get("worked", announced))  # that of a gateway is done once it serves
-
-    def _announced(self) -> dict[str, object]:
+    def announced(self) -> dict[str, str | bool]:
+        """The content of its address file; empty before it serves."""
         if self.address_file is None or not self.address_file.exists():
             return {}
-        facts: dict[str, object] = json.loads(self.address_file.read_text(encoding="utf-8"))
+        facts: dict[str, str | bool] = json.loads(self.address_file.read_text(encoding="utf-8"))
         return facts
+
+    def log_tail(self, lines: int = 15) -> str:
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _has_worked(self) -> bool:
+        if self.progress:
+            return self.progress() != self._progress_before
+        announced = self.announced()
+        return bool(announced.get("worked", announced))  # a gateway's work is to serve
 
 
 def how_it_ended(code: int) -> str:
-    """`ended with status 3`, or `was ended by SIGKILL`."""
+    """The words for an exit status, as `subprocess` has it."""
     if code >= 0:
         return f"ended with status {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal
-        return f"was ended by signal {-code}"
+    return f"was ended by signal {-code} ({signal.strsignal(-code)})"

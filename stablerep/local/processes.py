@@ -6,7 +6,6 @@ only the parent, which then stops the children in order: workers first (they rel
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Container, Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stablerep.errors import StableRepError
-from stablerep.local.children import WRONG_SETTINGS, Child, how_it_ended
+from stablerep.local.children import WRONG_SETTINGS, Child, how_it_ended, wait_or_kill
 from stablerep.progress import console
 
 _STOP_SECONDS = 30.0
@@ -26,7 +25,7 @@ class ChildDied(StableRepError):
 
 @dataclass
 class Processes:
-    """The children of one parent, as a context manager; leaving it stops them all, last started first."""
+    """The children of one parent, as a context manager; leaving it stops them all, workers first."""
 
     folder: Path
     children: list[Child] = field(default_factory=list)
@@ -72,20 +71,18 @@ class Processes:
         )
         child.start()
         self.children.append(child)
-        self._write_pid(child)
         return child
 
     def wait_announced(self, child: Child, seconds: float = 120.0) -> str:
         """The address a child serves on. Raises ChildDied when it ends, or does not serve in `seconds`."""
         deadline = time.monotonic() + seconds
-        while not (address := child.served_address()):
-            code = child.process.poll() if child.process else child.status
-            if code is not None:
-                raise _died(child, code)
+        while "address" not in child.announced():
+            if child.process.poll() is not None:
+                raise _died(child)
             if time.monotonic() > deadline:
                 raise ChildDied(f"{child.name} did not serve within {seconds:.0f} s:\n{child.log_tail()}")
             time.sleep(0.05)
-        return address
+        return str(child.announced()["address"])
 
     def revive(self) -> None:
         """Restarts the children that have died, each after its pause.
@@ -93,35 +90,24 @@ class Processes:
         Raises ChildDied for one whose settings are wrong, or that keeps dying without having worked.
         """
         for child in self.children:
-            if child.keep_running(console.print):
-                self._write_pid(child)
+            child.keep_running(console.print)
             if child.status:
-                raise _died(child, child.status)
+                raise _died(child)
 
     def stop(self, *names: str) -> None:
         """Stops the named children (all without names): SIGTERM, then SIGKILL after 30 s."""
         chosen = [child for child in self.children if not names or child.name in names]
-        processes = [child.process for child in reversed(chosen) if child.process is not None]
-        for process in processes:
-            process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
-        for process in processes:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
         for child in chosen:
+            child.process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for child in reversed(chosen):
+            wait_or_kill(child.process, max(0.1, deadline - time.monotonic()))
             (self.folder / f"{child.name}.pid").unlink(missing_ok=True)
         self.children = [child for child in self.children if child not in chosen]
 
-    def _write_pid(self, child: Child) -> None:
-        if child.process is not None:
-            (self.folder / f"{child.name}.pid").write_text(f"{child.process.pid}\n", encoding="utf-8")
 
-
-def _died(child: Child, code: int) -> ChildDied:
-    return ChildDied(f"{child.name} {how_it_ended(code)}:\n{child.log_tail()}")
+def _died(child: Child) -> ChildDied:
+    return ChildDied(f"{child.name} {how_it_ended(child.process.returncode)}:\n{child.log_tail()}")
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from stablerep.errors import Unavailable
-from stablerep.local.children import start_process
+from stablerep.local.children import start_process, wait_or_kill
 
 START_SECONDS = 60.0  # loading a large append-only file takes its time
 STOP_SECONDS = 15.0
@@ -93,7 +93,7 @@ class EmbeddedServer:
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             _shut_down(self._known())
-            _wait(process)
+            wait_or_kill(process, STOP_SECONDS)
         self._give_up_folder()
 
     def __enter__(self) -> "EmbeddedServer":
@@ -256,14 +256,6 @@ def _shut_down(server: _Running) -> bool:
     finally:
         client.close()
     return True
-
-
-def _wait(process: "subprocess.Popen[bytes]") -> None:
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _wait_for_end(pid: int) -> None:

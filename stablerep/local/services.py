@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stablerep.errors import Unavailable
 from stablerep.local.children import Restarts
 from stablerep.local.processes import Processes
 from stablerep.local.queue_server import EmbeddedServer
@@ -26,22 +26,15 @@ class LocalServices:
 
     def revive(self) -> None:
         """Restarts what has died, each after its pause. Raises ChildDied for what cannot be restarted."""
-        if not self.server.running:
-            self._revive_server()
+        if self.server.running:
+            pass
+        elif self._restarts.due is None:
+            pause = self._restarts.died(worked=False)
+            console.print(f"the queue server has ended; restarting it in {pause:g} s")
+        elif time.monotonic() >= self._restarts.due:
+            self.server.start()
+            self._restarts.started()
         self.processes.revive()
-
-    def _revive_server(self) -> None:
-        if self._restarts.due is None:
-            self._report_death("the queue server has ended")
-        elif self._restarts.is_due:
-            try:
-                self.server.start()
-                self._restarts.started()
-            except Unavailable as error:
-                self._report_death(str(error))
-
-    def _report_death(self, text: str) -> None:
-        console.print(f"{text}; restarting it in {self._restarts.died(worked=False):g} s")
 
 
 @contextmanager

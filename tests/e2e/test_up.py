@@ -65,7 +65,7 @@ def test_a_job_survives_dying_servers_and_workers_and_a_stop_leaves_no_process(t
         assert up.wait(60) == 0
         assert not [child for child in children if child.is_running()]
     said = (tmp_path / "up.log").read_text()
-    assert said.count("generator-0 was ended by SIGKILL; restarting it in ") == KILLS
+    assert said.count("generator-0 was ended by signal 9 (Killed); restarting it in ") == KILLS
     assert said.count("the queue server has ended; restarting it in 1 s") == 1
     groups = GroupDataset(str(tmp_path / "data/store/datasets/shoes"))
     assert sorted(group.caption_id for group in groups) == list(range(len(CAPTIONS)))
