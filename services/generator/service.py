@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -117,22 +117,12 @@ async def serve(settings: Settings) -> None:
             file, metrics_address = settings.generator.announce, probes.address if probes else ""
             announce = partial(write_address_file, file, address, metrics_address)
             announce(worked=False)
+            worker.on_first_work(partial(announce, worked=True))
             logger.info("%s serving on %s, store %s", worker.name, address, store.url)
-            announcing = asyncio.create_task(_announce_work(worker, announce))
-            try:
-                await _work(worker, checks, front)
-            finally:
-                announcing.cancel()
+            await _work(worker, checks, front)
     finally:
         await front.server.stop(1.0)
         queue.close()
-
-
-async def _announce_work(worker: Worker, announce: Callable[..., None]) -> None:
-    """Writes the address file again once the worker has worked: its parent then knows it as healthy."""
-    while not worker.has_worked:
-        await asyncio.sleep(0.1)
-    announce(worked=True)
 
 
 async def _work(worker: Worker, checks: WorkerChecks, front: RpcServer) -> None:

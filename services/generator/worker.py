@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -94,10 +95,9 @@ class Worker:
             recipe_digest=self._gpu.recipe_digest,
         )
 
-    @property
-    def has_worked(self) -> bool:
-        """Whether it has finished a shard, or found that there was none."""
-        return self._readiness.has_worked
+    def on_first_work(self, report: Callable[[], None]) -> None:
+        """Calls `report`, in any thread, once a shard is finished or found to be lacking."""
+        self._readiness.report_work = report
 
     @property
     def problem(self) -> str:
