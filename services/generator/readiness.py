@@ -25,7 +25,7 @@ class Readiness:
         self._troubles: dict[Part, str] = {}
         self._failures = 0
         self.report_work: Callable[[], None] | None = None
-        """Called once, when a shard was made or there was none to make: the process is worth restarting."""
+        """Called once, after the first shard, or when none is queued: the process is worth restarting."""
 
     def set_problem(self, part: Part, text: object) -> None:
         """This part does not work, in a line."""

@@ -96,7 +96,7 @@ class Worker:
         )
 
     def on_first_work(self, report: Callable[[], None]) -> None:
-        """Calls `report`, in any thread, once a shard is finished or found to be lacking."""
+        """Calls `report`, in any thread, once a shard is finished or none is queued."""
         self._readiness.report_work = report
 
     @property

@@ -86,7 +86,7 @@ class Restarts:
     """When a child that died is restarted: after 1, 2, 4, ... seconds, at most a minute.
 
     A child is healthy once it has done work or lived for two minutes: its next pause is the first one again.
-    One that was healthy before is never given up, any other is after five restarts in a row.
+    A child that was healthy before is never given up; any other is after five restarts in a row.
     """
 
     first_pause: float = 1.0
@@ -121,7 +121,7 @@ class Child:
         log: file of its output; None: that of this process.
         address_file: where the child writes its address once it serves, and whether it has worked.
         final: exit statuses (minus n: signal n) after which it is not restarted.
-        progress: what grows as it works, for one without an address file.
+        progress: what grows as it works, for a child without an address file.
         status: its exit status once it has ended for good.
     """
 

@@ -46,8 +46,8 @@ def local_services(
     Args:
         data: holds the store (`store/`), the queue server's files (`redis/`) and logs (`logs/`).
         workers: generator processes, `threads` compute threads each.
-        address: where the gateway listens; port 0 takes a free one.
-    Raises: ChildDied when a service does not come up.
+        address: host:port on which the gateway listens; port 0 takes a free one.
+    Raises: ChildDied when the gateway does not start.
     """
     url = (data / "store").resolve().as_uri()
     with EmbeddedServer(data / "redis") as server, Processes(data / "logs") as processes:
@@ -71,6 +71,6 @@ def local_services(
                 threads=threads,
             )
         gateway_address = processes.wait_announced(gateway)
-        # A gateway that is started again must come back where its clients look for it.
+        # A restarted gateway must serve at the address that its clients know.
         gateway.environment["STABLEREP_GATEWAY__ADDRESS"] = gateway_address
         yield LocalServices(gateway_address, url, server, processes)
