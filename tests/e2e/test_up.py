@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 WORDS = ("black", "white", "grey", "pale", "dark")
 CAPTIONS = [f"{a} plain {b}" for a in WORDS for b in ("t-shirt", "dress", "coat", "sandal", "bag", "sneaker")]
-KILLS = 8
+KILLS = 3  # test_restarts.py has more: here each costs the start of a worker
 
 
 def free_port() -> int:
@@ -66,6 +66,7 @@ def test_a_job_survives_dying_servers_and_workers_and_a_stop_leaves_no_process(t
         assert not [child for child in children if child.is_running()]
     said = (tmp_path / "up.log").read_text()
     assert said.count("generator-0 was ended by signal 9 (Killed); restarting it in ") == KILLS
+    assert "restarting it in 4 s" not in said  # it had worked each time
     assert said.count("the queue server has ended; restarting it in 1 s") == 1
     groups = GroupDataset(str(tmp_path / "data/store/datasets/shoes"))
     assert sorted(group.caption_id for group in groups) == list(range(len(CAPTIONS)))
