@@ -70,6 +70,6 @@ class DeadlineExceeded(Unavailable):
 class StoreRefused(Unavailable, StoreError):
     """The store refuses whatever it is asked: a full disk, expired credentials, a policy.
 
-    It says nothing of the object, and passes when someone mends it; so it is waited out like a server that is
-    away, and costs a shard none of its attempts.
+    It says nothing about the object and passes once an operator fixes it. Callers wait, as for a server that
+    is down, and it costs a shard none of its attempts.
     """

@@ -34,7 +34,7 @@ _HEADER = "# Made by `stablerep token new`: hashes only. Servers read this file 
 
 
 class Role(IntEnum):
-    """What a caller may do; each role may do what those before it may."""
+    """A caller's rights; each role includes those before it."""
 
     READ = 1
     SUBMIT = 2
@@ -42,7 +42,7 @@ class Role(IntEnum):
 
     @property
     def word(self) -> str:
-        """As it stands in files and settings."""
+        """Its form in files and settings."""
         return self.name.lower()
 
 
@@ -89,7 +89,7 @@ class _File(BaseModel):
 
 
 def new_token(name: str, role: RoleWord, expires: datetime | None = None) -> tuple[str, Token]:
-    """A fresh token's text, which is kept nowhere, and what a server needs to know of it.
+    """A new token: its text, stored nowhere, and the record that a server needs.
 
     Raises:
         InvalidInput: a name that is not 1-63 of letters, digits and `.`, `_`, `@`, `-`, or an unknown role.
@@ -108,7 +108,7 @@ def digest(text: str) -> str:
 
 
 def find_token(tokens: Iterable[Token], text: str) -> Token | None:
-    """The token whose text this is; takes as long whether, and wherever, it is found."""
+    """The token with this text; takes the same time whether or not there is one."""
     wanted, found = digest(text), None
     for token in tokens:
         if hmac.compare_digest(token.sha256, wanted):
@@ -117,7 +117,7 @@ def find_token(tokens: Iterable[Token], text: str) -> Token | None:
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
-    """The tokens of a file; it may hold none (`tokens: []`), which lets nobody in.
+    """The tokens of a file; an empty list (`tokens: []`) rejects every caller.
 
     Raises:
         InvalidInput: it cannot be read or is not what this module writes.
@@ -147,7 +147,7 @@ def parse_tokens(data: bytes, where: str) -> tuple[Token, ...]:
         text, at = _first(error)
         raise _wrong(f"{where}: {at}: {text}") from None
     if len({token.sha256 for token in tokens}) < len(tokens):
-        raise _wrong(f"{where}: one token stands there twice")
+        raise _wrong(f"{where}: the same token is listed twice")
     return tokens
 
 
@@ -188,6 +188,6 @@ def _plain(token: Token) -> dict[str, str]:
 
 
 def _first(error: ValidationError) -> tuple[str, str]:
-    """What is wrong and where; never the value, in which somebody may have put a token itself."""
+    """An error that names the place, never the value, which may be a token itself."""
     first = error.errors(include_url=False, include_input=False)[0]
     return first["msg"], ".".join(str(part) for part in first["loc"]) or "the file"

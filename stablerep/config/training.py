@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.config.encoder import EncoderSpec
+from stablerep.config.loading import parse_value, preset_names, put, read_mapping, read_preset
 from stablerep.config.names import check_run
 from stablerep.errors import InvalidInput
 
@@ -45,7 +44,7 @@ class TrainConfig(_Frozen):
 
     stablerep: images_per_caption images of a caption, `crops` views of each (default 1), all positives of
     each other. simclr: every image by itself, `crops` views of it (default 2); captions and
-    images_per_caption are not looked at.
+    images_per_caption are ignored.
     """
 
     run: str  # URL: STORE/runs/NAME
@@ -116,10 +115,7 @@ class TrainConfig(_Frozen):
 
 def presets() -> list[str]:
     """Names that `load_train_config` knows."""
-    folder = files("stablerep.config") / "presets" / "training"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    return preset_names("training")
 
 
 def load_train_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -129,13 +125,8 @@ def load_train_config(preset: str | Path, overrides: Mapping[str, Any] | None = 
     """
     content = _read(str(preset))
     for key, value in (overrides or {}).items():
-        *parents, last = key.split(".")
-        place = content
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise InvalidInput(f"{parent} has no settings below it", field=key)
-        place[last] = _read_value(key, value) if isinstance(value, str) and key != "run" else value
+        is_yaml = isinstance(value, str) and key != "run"
+        put(content, key, parse_value(value, repr(value), key) if is_yaml else value)
     return parse_train_config(content)
 
 
@@ -151,30 +142,13 @@ def parse_train_config(content: Mapping[str, Any] | str) -> TrainConfig:
         raise InvalidInput(f"not JSON: {error}", field="config") from error
 
 
-def _read_value(key: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise InvalidInput(f"{text!r} is not YAML: {problem}", field=key) from error
-
-
 def _read(preset: str) -> dict[str, Any]:
-    named = files("stablerep.config") / "presets" / "training" / f"{preset}.yaml"
-    if "/" not in preset and named.is_file():
-        text = named.read_text()
-    elif Path(preset).is_file():
-        text = Path(preset).read_text()
-    else:
-        message = f"{preset!r} is neither a file nor one of the presets {', '.join(presets())}"
-        raise InvalidInput(message, field="preset")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"{preset} is not YAML: {error}", field="preset") from error
-    if not isinstance(content, dict):
-        raise InvalidInput(f"{preset} is no mapping of settings", field="preset")
-    return content
+    if "/" not in preset and preset in presets():
+        return read_preset("training", preset)
+    if Path(preset).is_file():
+        return read_mapping(Path(preset), "preset")
+    message = f"{preset!r} is neither a file nor one of the presets {', '.join(presets())}"
+    raise InvalidInput(message, field="preset")
 
 
 def _run_parts(url: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What a job would come to before it is submitted: images, GPU-hours, storage, shards, Redis memory.
+"""Estimates a job's cost before it is submitted: images, GPU-hours, storage, shards, Redis memory.
 
 Every figure that is not counted says where it comes from: a measurement, a report, or a named assumption.
 """
@@ -51,7 +51,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job would come to; `hours` is of one GPU (or CPU worker), None where nothing tells the speed."""
+    """A job's cost; `hours` of one GPU (or CPU worker), None where the speed is unknown."""
 
     captions: int
     images: int
@@ -62,7 +62,7 @@ class Estimate:
 
 
 def count_captions(captions: Iterable[Caption], on_count: Callable[[int], None] | None = None) -> Counted:
-    """Counts captions as they come, in constant memory; `on_count` is told now and then."""
+    """Counts captions as they come, in constant memory; `on_count` is called now and then."""
     count, first = 0, []
     for caption in captions:
         count += 1
@@ -102,14 +102,14 @@ def assumed_image_bytes(recipe: Recipe) -> Figure:
 
 
 def images_in_batches(images: int, batch_images: int) -> int:
-    """Images that a GPU really makes for so many: batches are padded to their full size."""
+    """Images a GPU computes for `images` wanted ones: batches are padded to their full size."""
     return math.ceil(images / batch_images) * batch_images
 
 
 def estimate_job(
     captions: int, preset: Preset, *, speed: Figure | None, image_bytes: Figure | None = None
 ) -> Estimate:
-    """What a job of so many captions comes to.
+    """The cost of a job.
 
     Args:
         speed: seconds an image, with batches full; None: not known.

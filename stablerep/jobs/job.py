@@ -15,7 +15,7 @@ class CaptionSource:
 
     uri: str = ""
     upload_id: str = ""
-    format: str = ""  # empty: told from the file name
+    format: str = ""  # empty: inferred from the file name
     column: str = ""  # empty: found by the usual names
     limit: int = 0  # 0: all
 

@@ -44,7 +44,7 @@ class CreateRecord(BaseModel):
 
     @property
     def job_uid(self) -> str:
-        """Tells the job from others of its name, in the queue's words."""
+        """Distinguishes the job from earlier and later ones of its name."""
         return self.create_time.isoformat()
 
 
@@ -61,7 +61,7 @@ class PlannedRecord(BaseModel):
 
 
 class Event(BaseModel):
-    """One control event: a job that `cancel` or `fail` ended never goes on, a `delete` is carried out."""
+    """One control event: a job ended by `cancel` or `fail` never resumes; a `delete` is always finished."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,9 +74,9 @@ class Event(BaseModel):
 
 @dataclass(frozen=True)
 class ControlState:
-    """What a job's events come to.
+    """The state that a job's events add up to.
 
-    `ended` is CANCELLED or FAILED (by its source, with `error` and `report`), or None: then the job goes on
+    `ended` is CANCELLED or FAILED (by its source, with `error` and `report`), or None: then the job continues
     as its shards say, PAUSED while `paused`. With `deletion` it is to be removed, whatever else was said.
     """
 

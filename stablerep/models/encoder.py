@@ -26,7 +26,7 @@ def build_encoder(spec: EncoderSpec) -> Any:
 
 
 def model_arguments(spec: EncoderSpec) -> dict[str, Any]:
-    """The keyword arguments for timm; a model built for one size of image is told the size."""
+    """The keyword arguments for timm; a model built for one image size receives `img_size`."""
     published = timm.get_pretrained_cfg(spec.name)
     if published is not None and published.fixed_input_size:
         return {"img_size": spec.image_size, **spec.kwargs}

@@ -1,4 +1,4 @@
-"""The projection head between encoder and loss; it is thrown away after training (StableRep, appendix)."""
+"""The projection head between encoder and loss; discarded after training (StableRep, appendix)."""
 
 # ruff: noqa: F722 (the strings are shapes, for jaxtyping)
 

@@ -94,7 +94,7 @@ def _load_published(name: str) -> FrozenEncoder:
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except (OSError, RuntimeError) as error:
-        raise Unavailable(f"the weights of {name} could not be had: {error}") from error
+        raise Unavailable(f"cannot download the weights of {name}: {error}") from error
     return _frozen(model)
 
 

@@ -1,4 +1,4 @@
-"""Rows of every rank in rank order, with the gradient of every rank flowing back to whoever owns the row."""
+"""Rows of every rank in rank order; each row's gradient from all ranks flows back to its owner."""
 
 from typing import Any
 

@@ -10,9 +10,8 @@ from stablerep.errors import TornObject
 from stablerep.shards.layout import captions_key
 from stablerep.storage.interface import Store
 
-MAX_BYTES = (
-    256 << 20
-)  # decompressed; far above any shard, it bounds what a damaged object can make us allocate
+MAX_BYTES = 256 << 20
+"""Decompressed; far above any shard, it bounds the memory that a damaged object can claim."""
 
 
 _to_json = json.JSONEncoder(ensure_ascii=False).encode

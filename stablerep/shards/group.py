@@ -38,5 +38,5 @@ class Group:
 
 
 def skipped_group(caption_id: int, caption: str, error: str) -> Group:
-    """What stands in a shard for a caption that could not be generated."""
+    """The placeholder in a shard for a caption that could not be generated."""
     return Group(caption_id, caption, (), {"error": error})

@@ -1,4 +1,4 @@
-"""`dataset.json`: what a dataset is made of, so that it can be read with no service running."""
+"""`dataset.json`: recipe, counts and caption source of a dataset, readable with no service running."""
 
 from datetime import datetime
 from typing import Any, Literal

@@ -94,7 +94,7 @@ def shard_of(key: str) -> int:
 
 
 def upload_key(upload_id: str) -> str:
-    """What is known of an upload: file name, size, whether complete."""
+    """The state of an upload: file name, size, whether complete."""
     return f"{upload_prefix(upload_id)}upload.json"
 
 

@@ -23,7 +23,7 @@ __all__ = [
 def commit_shard(store: Store, dataset: str, shard: int, tar: bytes) -> ShardIndex:
     """Writes a shard unless another worker did, then the index of the tar that IS there: the commit marker.
 
-    Whoever calls this, with whatever tar, however often, stopped at whatever point: the first tar stays, and
+    Any number of callers, with different tars, stopped at any point, are safe: the first tar stays, and
     the index returned and stored is its. Raises TornObject if that tar is damaged.
     """
     index = index_tar(tar)

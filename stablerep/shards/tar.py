@@ -45,7 +45,7 @@ class SkippedCaption(BaseModel):
 
 
 class ShardIndex(BaseModel):
-    """All it takes to read any group of a shard by one range read, and to tell whether the tar is whole."""
+    """Spans to read any group of a shard by one range read, and a checksum of the whole tar."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,7 +74,7 @@ def build_tar(groups: Sequence[Group]) -> bytes:
 
 
 def index_tar(data: bytes) -> ShardIndex:
-    """The index of a tar, all of whose structure is checked. Raises TornObject for any other bytes."""
+    """The index of a tar; its whole structure is checked. Raises TornObject for any other bytes."""
     groups: list[IndexedGroup] = []
     skipped: list[SkippedCaption] = []
     last_id = -1
@@ -187,7 +187,7 @@ def _entries(data: bytes) -> Iterator[tuple[str, Span]]:
         start = offset + block
         offset = start + -(-size // block) * block
         if offset > len(data) or any(data[start + size : offset]):
-            raise TornObject(f"the tar ends, or goes on wrongly, within {name}")
+            raise TornObject(f"the tar ends or is damaged within {name}")
         yield name, (start, size)
     whole = -(-(offset + 2 * block) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
     if len(data) != whole or any(data[offset:]):

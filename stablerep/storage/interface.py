@@ -18,7 +18,7 @@ BATCH = 512  # objects of `put_many` that are in memory at a time
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What a listing tells of an object; `etag` changes whenever the object is written with other bytes."""
+    """An object as a listing shows it; `etag` changes whenever the object is written with other bytes."""
 
     key: str
     size: int

@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 from stablerep.storage.keys import TEMPORARY_PREFIX
 
-TRIES = 10  # at making a folder that others keep taking away
+TRIES = 10  # attempts to create a folder that others keep removing
 
 
 @contextmanager
 def written_beside(path: Path, data: bytes | Path) -> Iterator[Path]:
     """A temporary file with the data, on disk, in the folder of `path`, which is made where it is missing.
 
-    It is to be renamed or linked to `path`; what is left of it goes at the end.
+    The caller renames or links it to `path`; any remainder is removed at the end.
     """
     temporary, file = _new_file_beside(path)
     try:
@@ -57,7 +57,7 @@ def write_whole(files: Sequence[tuple[Path, bytes]], syncing: Executor) -> None:
 
 
 def name_only_if_free(temporary: Path, path: Path) -> bool:
-    """Gives the file its name unless there is one of that name; of many at once, one is told True."""
+    """Names the file unless that name is taken; of many concurrent callers, one gets True."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -74,11 +74,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_while_empty(folder: Path, root: Path) -> None:
-    """Takes empty folders away, from `folder` up to below `root`; makes that durable."""
+    """Removes empty folders, from `folder` up to below `root`, durably."""
     while folder != root:
         try:
             folder.rmdir()
-        except OSError:  # others have written into it, or taken it away
+        except OSError:  # others have written into it or removed it
             break
         folder = folder.parent
     sync_folder(folder)

@@ -24,7 +24,7 @@ from stablerep.storage.local.durable_files import (
 SYNCS = 4  # at a time; 8 and 16 were no faster
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT})
-"""What says nothing of an object: permissions, a file system that is read-only or, on a network, away."""
+"""Errors of the file system, not of an object: permissions, read-only, a network mount that is gone."""
 
 
 class LocalStore:
@@ -92,7 +92,7 @@ class LocalStore:
         try:
             with self._reading(key):
                 return _info(key, path) if path.is_file() else None
-        except NotFound:  # deleted between the two looks
+        except NotFound:  # deleted between the two calls
             return None
 
     def exists(self, key: str) -> bool:
@@ -149,7 +149,7 @@ class LocalStore:
             yield
         except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
             raise StoreError(
-                f"{key} cannot be written: a file stands where it needs a folder, or the reverse"
+                f"{key} cannot be written: a file exists where a folder is needed, or the reverse"
             ) from error
         except OSError as error:
             raise self._refused(key, error) from error
@@ -162,7 +162,9 @@ class LocalStore:
                 f"disk full: no room for {key} in {self.root} ({error.strerror}); make some there"
             )
         if error.errno in CLOSED:
-            return StoreRefused(f"{key}: {self.root} cannot be used ({error.strerror}); look at that folder")
+            return StoreRefused(
+                f"{key}: {self.root} cannot be used ({error.strerror}); check its permissions and mount"
+            )
         return StoreError(f"{key}: {error.strerror or error}")
 
     def _children(self, prefix: str) -> Iterator[str]:
@@ -215,5 +217,5 @@ def _is_key(key: str) -> bool:
 
 def _info(key: str, path: Path) -> ObjectInfo:
     status = path.stat()
-    # Clock ticks are coarser than two quick writes of one size; the inode tells these apart.
+    # Clock ticks are coarser than two quick writes of one size; the inode distinguishes them.
     return ObjectInfo(key, status.st_size, f"{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ino:x}")

@@ -86,7 +86,7 @@ def check_access(access: S3Access) -> Access:
 
 
 class _Tries(urllib3.Retry):
-    """As its base, but what urllib3 logs of it can be told apart."""
+    """As its base, under a class name of its own in urllib3's logs."""
 
 
 def _loggable(record: logging.LogRecord) -> bool:

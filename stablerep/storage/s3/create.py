@@ -1,9 +1,9 @@
 """Create-if-absent on S3: a presigned PUT with `If-None-Match: *`, and the proof that the server honours it.
 
 The client's own `put_object` cannot send that header. A server answers 412 to all writers but the first, and
-409 to one that raced another, which then tries again. Servers that ignore the header, or look first and write
-later, would let two workers overwrite each other's shard without a word. So the first creation of a process
-is preceded by a race: several writers create one object at once, and exactly one may be told that it did.
+409 to one that raced another, which then tries again. Servers that ignore the header, or check first and
+write later, would silently let two workers overwrite each other's shard. So the first creation of a process
+is preceded by a race: several writers create one object at once, and exactly one may succeed.
 """
 
 import io
@@ -24,7 +24,7 @@ from stablerep.storage.s3.errors import Refused, refusal
 TRIES = 4
 RACERS = 4
 SIGNATURE_LIFE = timedelta(minutes=15)  # of a presigned request; what AWS takes as clock skew
-_proven: set[tuple[str, str]] = set()  # (endpoint, bucket) whose server this process has seen keep the rule
+_proven: set[tuple[str, str]] = set()  # (endpoint, bucket) pairs that this process has seen honour the header
 
 
 def create(connection: Connection, bucket: str, name: str, data: bytes | Path) -> bool:
@@ -60,14 +60,12 @@ def prove_exclusive(connection: Connection, endpoint: str, bucket: str, folder: 
         connection.client.remove_object(bucket, name)
     if won > 1:
         raise StoreRefused(
-            f"{endpoint} told {won} writers at once that they had created one object: it does not "
+            f"{endpoint} let {won} concurrent writers create one object: it does not "
             "honour `If-None-Match: *`, without which two workers would overwrite each other's shards; use a "
             "server, or a version of it, that does (docs/stores.md)"
         )
     if won == 0:
-        raise Unavailable(
-            f"{endpoint} told every one of {RACERS} writers that the object was there; try again"
-        )
+        raise Unavailable(f"{endpoint} refused all {RACERS} concurrent writers of a new object; try again")
     _proven.add((endpoint, bucket))
 
 
@@ -75,7 +73,7 @@ def _race(connection: Connection, bucket: str, name: str) -> bool:
     try:
         return create(connection, bucket, name, b"")
     except Refused as error:
-        if error.status not in (400, 501):  # what a server says that knows the header and cannot do it
+        if error.status not in (400, 501):  # a server that knows the header but does not support it
             raise
         raise StoreRefused(
             f"the server cannot create an object only if it is absent ({error.code}: {error.message}); use "

@@ -1,4 +1,4 @@
-"""Credentials for S3 where the settings have none: the places that AWS tools look at, in their order."""
+"""Credentials for S3 when the settings have none: the sources that AWS tools use, in their order."""
 
 import configparser
 import os
@@ -33,7 +33,7 @@ class CredentialChain(Provider):
         self._found: Credentials | None = None
 
     def retrieve(self) -> Credentials:
-        """Raises StoreRefused, which says of each place why it had none."""
+        """Raises StoreRefused, naming for each source why it had none."""
         with self._lock:
             if self._found is None or self._found.is_expired():
                 self._found = self._look()
@@ -51,7 +51,7 @@ class CredentialChain(Provider):
 
 
 def find_credentials(*, on_aws: bool) -> Provider:
-    """Where credentials may come from on this machine, by its environment; asks nobody yet.
+    """The sources of credentials on this machine, by its environment; sends no request yet.
 
     Only for a store `on_aws` is the machine itself asked for its role. Raises InvalidInput where there is no
     place at all.

@@ -1,4 +1,4 @@
-"""What S3 servers answer, sorted by what it says: of the object, of the server, or of who asks."""
+"""Errors of S3 servers, sorted by cause: the object, the server, or the caller's rights."""
 
 import re
 
@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 def refusal(status: int, body: bytes) -> Refused:
-    """What a presigned request was answered with, taken from the XML of the answer."""
+    """The error of a presigned request, parsed from the response's XML."""
     code = re.search(rb"<Code>([^<]*)</Code>", body)
     message = re.search(rb"<Message>([^<]*)</Message>", body)
     return Refused(
@@ -48,7 +48,7 @@ def named(error: Exception, *, key: str, url: str, endpoint: str) -> StableRepEr
     """The error of this library that one of the client, of urllib3 or of the system means.
 
     Busy servers and broken connections are Unavailable; full disks, wrong or expired credentials and policies
-    are StoreRefused: none of them says anything of the object. What is left is a StoreError.
+    are StoreRefused: none of them concerns the object. All others are StoreError.
     """
     where = f"{url} at {endpoint}"
     if isinstance(error, S3Error):

@@ -178,7 +178,7 @@ class S3Store:
         return self._below + check_key(key)
 
     def _connect(self) -> Connection:
-        """The client of this process; made anew after a fork, and after the server refused it."""
+        """The client of this process; created again after a fork or a refusal by the server."""
         connection = self._connection
         if connection is None or connection.pid != os.getpid():
             connection = self._connection = connect(self._access)
@@ -229,12 +229,12 @@ class S3Store:
         except (MinioException, Refused, urllib3.exceptions.HTTPError, OSError) as error:
             found = named(error, key=key, url=self.url, endpoint=self._access.endpoint)
             if isinstance(found, StoreRefused):
-                self._connection = None  # with credentials looked up anew, where they come from a chain
+                self._connection = None  # the next one looks its credentials up again
             raise found from error
 
 
 def _is_hidden(name: str) -> bool:
-    """Folder markers, which other tools make, and what a proof of exclusive creation left behind."""
+    """Folder markers of other tools, and leftovers of a proof of exclusive creation."""
     last = name.rpartition("/")[2]
     return not last or last.startswith(TEMPORARY_PREFIX)
 
