@@ -50,7 +50,9 @@ def up(
     data: Annotated[Path, typer.Option("--data", help="Folder for store, queue and logs.")] = Path(
         "stablerep-data"
     ),
-    address: Annotated[str, typer.Option("--address", help="host:port on which the gateway listens.")] = "127.0.0.1:50051",
+    address: Annotated[
+        str, typer.Option("--address", help="host:port on which the gateway listens.")
+    ] = "127.0.0.1:50051",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of generator workers.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads per worker.")] = 1,
 ) -> None:

@@ -20,7 +20,9 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override of a setting.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Number of processes on this machine (torchrun).")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Number of processes on this machine (torchrun).")
+    ] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads per process.")] = 1,
 ) -> None:
     """Trains an encoder on datasets. Ctrl-C writes a checkpoint; the same command goes on from there.
