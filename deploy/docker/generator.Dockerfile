@@ -41,8 +41,9 @@ ENV PATH=/opt/stablerep/bin:/opt/code/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=dependencies /opt/stablerep /opt/stablerep
 COPY --from=code /opt/code /opt/code
-# Downloaded models are kept in /models: mount a volume that user 10001 may write.
-RUN mkdir /models && chown 10001:10001 /models
+# Downloaded models are kept in /models: mount a volume that user 10001 may write. Group 0 may, too: OpenShift
+# runs containers as any user of that group.
+RUN mkdir /models && chown 10001:0 /models && chmod 775 /models
 WORKDIR /tmp
 USER 10001:10001
 VOLUME /models

@@ -49,8 +49,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     try:
         async with gateway_probes(settings, store, queue, stop) as probes, planners:
             await front.set_serving()
-            if settings.gateway.announce is not None:
-                write_address_file(settings.gateway.announce, address, probes.address if probes else "")
+            write_address_file(settings.gateway.announce, address, probes.address if probes else "")
             logger.info("serving on %s, store %s", address, store.url)
             await stop.wait()
             await front.set_stopping()

@@ -8,7 +8,9 @@ import argparse
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from services.generator.supervisor import Supervisor, plan_workers
 from services.process.logs import set_up_logs
@@ -21,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m services.generator", description=__doc__)
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="one setting")
     parser.add_argument(
-        "--workers", default="", metavar="N|auto", help="so many worker processes; auto: one a GPU"
+        "--workers", default="", metavar="N|auto", help="number of worker processes; auto: one a GPU"
     )
     arguments = parser.parse_args()
     try:
@@ -41,7 +43,8 @@ def main() -> int:
 
 def _supervise(workers: str, overrides: Sequence[str], settings: Settings) -> int:
     passed_on = [word for override in overrides for word in ("--set", override)]
-    return Supervisor(plan_workers(workers, passed_on, settings.generator)).run()
+    with tempfile.TemporaryDirectory(prefix="stablerep-") as folder:
+        return Supervisor(plan_workers(workers, passed_on, settings.generator, Path(folder))).run()
 
 
 def _run(settings: Settings) -> None:

@@ -1,5 +1,7 @@
 """What keeps a worker from being of use, and how long it rests after what went wrong."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 LONGEST_PAUSE = 5.0
@@ -22,6 +24,8 @@ class Readiness:
     def __init__(self) -> None:
         self._troubles: dict[Part, str] = {}
         self._failures = 0
+        self.report_work: Callable[[], None] | None = None
+        """Called once, after the first shard, or when none is queued: the process is worth restarting."""
 
     def set_problem(self, part: Part, text: object) -> None:
         """This part does not work, in a line."""
@@ -43,6 +47,10 @@ class Readiness:
     def worked(self) -> None:
         """A shard was made, or there is none to make."""
         self._failures = 0
+        report, self.report_work = self.report_work, None
+        if report is not None:
+            with suppress(OSError):  # a full disk: after its next death it pauses longer
+                report()
 
     @property
     def pause(self) -> float:

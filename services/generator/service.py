@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2
@@ -113,8 +114,10 @@ async def serve(settings: Settings) -> None:
     _drain_on_signals(worker, settings.generator.grace_seconds)
     try:
         async with worker_probes(settings, checks) as probes:
-            if settings.generator.announce is not None:
-                write_address_file(settings.generator.announce, address, probes.address if probes else "")
+            file, metrics_address = settings.generator.announce, probes.address if probes else ""
+            announce = partial(write_address_file, file, address, metrics_address)
+            announce(worked=False)
+            worker.on_first_work(partial(announce, worked=True))
             logger.info("%s serving on %s, store %s", worker.name, address, store.url)
             await _work(worker, checks, front)
     finally:

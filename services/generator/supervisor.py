@@ -1,4 +1,4 @@
-"""One worker process a GPU (`python -m services.generator --workers auto`), started again when it dies."""
+"""One worker process a GPU (`python -m services.generator --workers auto`), restarted when it dies."""
 
 import logging
 import os
@@ -7,61 +7,58 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 from stablerep.config.settings import GeneratorSettings
 from stablerep.errors import InvalidInput
-from stablerep.local.processes import die_with_parent
+from stablerep.local.children import WRONG_SETTINGS, Child, how_it_ended
 
 logger = logging.getLogger("stablerep.generator")
 POLL_SECONDS = 0.1
-HEALTHY_SECONDS = 120.0
-"""A worker that lived so long had a good start: its next death is a first one again."""
-MAX_RESTARTS = 5
-LONGEST_PAUSE = 60.0
-WRONG_SETTINGS = 2
+FINAL = (0, WRONG_SETTINGS)
+"""A worker that was drained ends with 0 and is not restarted."""
 
 
-@dataclass
-class Child:
-    """One worker process and what becomes of it."""
-
-    number: int
-    command: Sequence[str]
-    environment: dict[str, str]
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    restarts: int = 0
-    due: float | None = field(default_factory=time.monotonic)
-    """When it is to be started; None while it runs, and for good once it has ended."""
-    status: int = 0
-
-
-def plan_workers(workers: str, arguments: Sequence[str], settings: GeneratorSettings) -> list[Child]:
+def plan_workers(
+    workers: str, arguments: Sequence[str], settings: GeneratorSettings, folder: Path
+) -> list[Child]:
     """The processes for `--workers`: a number, or `auto` for one a GPU, and one where there is none.
 
-    Worker i sees GPU i alone; fixed ports are counted up by i, the announcement's name gets an i.
+    Worker i sees GPU i alone; i is added to fixed ports and to the name of its address file, which lies in
+    `folder` if the settings name none.
 
     Raises:
-        InvalidInput: no number of workers, or a device that they cannot share out.
+        InvalidInput: no number of workers, or a device that they cannot share.
     """
     if settings.device not in ("", "cuda", "cpu"):
-        raise InvalidInput("several workers share cuda out, or are all on cpu", field="generator.device")
+        raise InvalidInput(
+            f"is {settings.device!r}, but several workers need cuda or cpu", field="generator.device"
+        )
     gpus = [] if settings.device == "cpu" else visible_gpus()
     count = max(1, len(gpus)) if workers == "auto" else _number(workers)
+    announce = settings.announce or folder / "address.json"
     return [
         Child(
-            number,
-            [sys.executable, "-m", "services.generator", *arguments, *_own_settings(settings, number)],
+            f"worker {number}",
+            [
+                sys.executable,
+                "-m",
+                "services.generator",
+                *arguments,
+                *_own_settings(settings, number, address_file),
+            ],
             {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {},
+            address_file=address_file,
+            final=FINAL,
         )
         for number in range(count)
+        for address_file in [announce.with_stem(f"{announce.stem}-{number}")]
     ]
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES has to be for each GPU that this process may use."""
+    """The value of CUDA_VISIBLE_DEVICES for each GPU that this process may use."""
     # In a process of its own: this one stays small and keeps off the GPUs.
     asking = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     count = int(subprocess.run(asking, stdout=subprocess.PIPE, check=True, text=True).stdout)
@@ -70,82 +67,44 @@ def visible_gpus() -> list[str]:
 
 
 class Supervisor:
-    """Runs children until all have ended; SIGTERM and SIGINT are passed on to them, each time they come.
+    """Runs children until all have ended for good; passes SIGTERM and SIGINT on, each time they come."""
 
-    One that ends with an error is started again after 1, 2, 4, ... seconds, and given up after five times in
-    a row; one that ended well (it was drained) is not.
-    """
-
-    def __init__(self, children: Sequence[Child], *, first_pause: float = 1.0) -> None:
+    def __init__(self, children: Sequence[Child]) -> None:
         self._children = children
-        self._first_pause = first_pause
+        self._signal = 0
         self._stopping = False
 
     def run(self) -> int:
         """Returns the worst exit status, 128 + n of a worker ended by signal n. For the main thread alone."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
-        while any(child.process is not None or self._is_due_ever(child) for child in self._children):
-            for child in self._children:
-                self._look_after(child)
-            time.sleep(POLL_SECONDS)
-        return max(child.status for child in self._children)
-
-    def _is_due_ever(self, child: Child) -> bool:
-        return child.due is not None and not self._stopping
-
-    def _look_after(self, child: Child) -> None:
-        if child.process is None:
-            if child.due is not None and time.monotonic() >= child.due and not self._stopping:
-                self._start(child)
-            return
-        status = child.process.poll()
-        if status is None:
-            return
-        child.process = None
-        child.status = 128 - status if status < 0 else status
-        if status == 0 or self._stopping:
-            return
-        if status == WRONG_SETTINGS:
-            self._stop(signal.SIGTERM)
-            return
-        self._plan_restart(child)
-
-    def _start(self, child: Child) -> None:
-        child.due = None
-        child.started = time.monotonic()
-        child.process = subprocess.Popen(
-            list(child.command),
-            env=os.environ | child.environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,
-        )
-        logger.info("worker %d is process %d", child.number, child.process.pid)
-        if self._stopping:  # the order came while it was started
-            child.process.send_signal(signal.SIGTERM)
-
-    def _plan_restart(self, child: Child) -> None:
-        now = time.monotonic()
-        if now - child.started > HEALTHY_SECONDS:
-            child.restarts = 0
-        if child.restarts >= MAX_RESTARTS:
-            logger.error("worker %d ended with %d once too often: given up", child.number, child.status)
-            return
-        pause = min(LONGEST_PAUSE, self._first_pause * 2**child.restarts)
-        child.restarts += 1
-        child.due = now + pause
-        logger.error(
-            "worker %d ended with %d; it is started again in %g s", child.number, child.status, pause
-        )
-
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._stop(number)
-
-    def _stop(self, number: int) -> None:
-        self._stopping = True
+            signal.signal(number, self._note_signal)
         for child in self._children:
-            if child.process is not None and child.process.poll() is None:
+            child.start()
+        while [child for child in self._children if not self._has_ended(child)]:
+            time.sleep(POLL_SECONDS)
+            self._pass_signal_on()
+        codes = [child.status or 0 for child in self._children]
+        return max(128 - code if code < 0 else code for code in codes)
+
+    def _has_ended(self, child: Child) -> bool:
+        if child.status is None and self._stopping:
+            child.status = child.process.poll()
+        elif child.status is None:
+            child.keep_running(logger.error)
+            if child.status:
+                logger.error("%s %s and is not restarted", child.name, how_it_ended(child.status))
+            if child.status == WRONG_SETTINGS:
+                self._signal = signal.SIGTERM
+        return child.status is not None
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+
+    def _pass_signal_on(self) -> None:
+        number, self._signal = self._signal, 0
+        if number:
+            self._stopping = True
+            for child in self._children:
                 child.process.send_signal(number)
 
 
@@ -155,16 +114,15 @@ def _number(workers: str) -> int:
     return int(workers)
 
 
-def _own_settings(settings: GeneratorSettings, number: int) -> list[str]:
+def _own_settings(settings: GeneratorSettings, number: int, address_file: Path) -> list[str]:
     own = {
-        "address": _counted_up(settings.address, number),
-        "metrics_address": _counted_up(settings.metrics_address, number),
+        "address": _add_to_port(settings.address, number),
+        "metrics_address": _add_to_port(settings.metrics_address, number),
+        "announce": address_file,
     }
-    if settings.announce is not None:
-        own["announce"] = str(settings.announce.with_stem(f"{settings.announce.stem}-{number}"))
     return [word for key, value in own.items() for word in ("--set", f"generator.{key}={value}")]
 
 
-def _counted_up(address: str, number: int) -> str:
+def _add_to_port(address: str, number: int) -> str:
     host, colon, port = address.rpartition(":")
     return f"{host}{colon}{int(port) + number}" if port.isdecimal() and int(port) else address

@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -93,6 +94,10 @@ class Worker:
             images_done=self._uploader.images_done,
             recipe_digest=self._gpu.recipe_digest,
         )
+
+    def on_first_work(self, report: Callable[[], None]) -> None:
+        """Calls `report`, in any thread, once a shard is finished or none is queued."""
+        self._readiness.report_work = report
 
     @property
     def problem(self) -> str:

@@ -1,1 +1,1 @@
-"""What every process needs: logs, and the file that tells its address."""
+"""What every process needs: logs and the address file."""

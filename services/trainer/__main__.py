@@ -8,6 +8,7 @@ STABLEREP_TRAINER__METRICS_ADDRESS=HOST:PORT serves the first rank's /metrics, /
 """
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from services.trainer.metrics import training_probes
 from stablerep.config.settings import load_settings
 from stablerep.config.training import TrainConfig, load_train_config, parse_train_config
 from stablerep.errors import InvalidInput, StableRepError
+from stablerep.local.children import end_with_parent
 from stablerep.training.distributed import ranks_from_environment
 from stablerep.training.loop import train
 
@@ -34,6 +36,8 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()  # torchrun does not stop its processes when it is killed
     try:
         settings = load_settings()
         set_up_logs(settings)

@@ -50,11 +50,13 @@ def up(
     data: Annotated[Path, typer.Option("--data", help="Folder for store, queue and logs.")] = Path(
         "stablerep-data"
     ),
-    address: Annotated[str, typer.Option("--address", help="Where the gateway listens.")] = "127.0.0.1:50051",
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Generator workers.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Compute threads a worker.")] = 1,
+    address: Annotated[
+        str, typer.Option("--address", help="host:port on which the gateway listens.")
+    ] = "127.0.0.1:50051",
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Number of generator workers.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads per worker.")] = 1,
 ) -> None:
-    """Brings up gateway, queue and workers on this machine and stays up until Ctrl-C.
+    """Runs gateway, queue and workers on this machine until Ctrl-C, and restarts those that die.
 
     Examples:
 
@@ -78,7 +80,7 @@ def up(
         )
         while not stop.wait(1.0):
             services.revive()
-        console.print("stopping; shards in hand are finished or handed back")
+        console.print("stopping: workers finish or release their shards")
 
 
 def doctor(

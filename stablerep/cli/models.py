@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stablerep.errors import InvalidInput
+from stablerep.local.children import start_process
 from stablerep.progress import console, step
 
 
@@ -21,8 +20,10 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override of a setting.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Processes on this machine (torchrun).")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Compute threads a process.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Number of processes on this machine (torchrun).")
+    ] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads per process.")] = 1,
 ) -> None:
     """Trains an encoder on datasets. Ctrl-C writes a checkpoint; the same command goes on from there.
 
@@ -40,15 +41,16 @@ def train(
     )
     launcher = [sys.executable, "-m"]
     if processes > 1:
-        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+        # `--standalone` resolves the host's own name, which may have no address.
+        launcher += ["torch.distributed.run", "--local-addr=127.0.0.1", "--rdzv-backend=c10d"]
+        launcher += ["--rdzv-endpoint=127.0.0.1:0", f"--nproc-per-node={processes}", "-m"]
     command = [*launcher, "services.trainer", "--config-json", config.model_dump_json()]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    raise typer.Exit(_run_to_end(command, environment))
+    raise typer.Exit(_run_to_end(command, {"OMP_NUM_THREADS": str(threads)}))
 
 
 def _run_to_end(command: list[str], environment: dict[str, str]) -> int:
-    """Runs a child in this terminal; on Ctrl-C, which reaches it too, waits for its checkpoint."""
-    process = subprocess.Popen(command, env=environment)
+    """Runs a child in this terminal; on Ctrl-C, which reaches both, waits for its checkpoint."""
+    process = start_process(command, environment, own_session=False)
     while True:
         try:
             return process.wait()

@@ -1,4 +1,4 @@
-"""Runs a demo's processes two at a time to their end, with a bar each; used for training and probing."""
+"""Runs a demo's processes to their end, two at a time with a bar each; used for training and probing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
-from stablerep.local.processes import Child, ChildDied, Processes
+from stablerep.local.children import Child
+from stablerep.local.processes import Processes
 from stablerep.progress import Bars
 
 _AT_ONCE = 2
 _POLL_SECONDS = 0.5
+_STOPPED = 75
+_FINAL = frozenset(range(256)) - {_STOPPED}
+"""A task ends by its own decision, but for the status of one that was stopped and can resume."""
 
 
 @dataclass(frozen=True)
@@ -33,29 +37,25 @@ class Task:
 
 
 def run_side_by_side(tasks: Sequence[Task], logs: Path) -> None:
-    """Runs the tasks, one compute thread each; one that is killed is started again and goes on.
+    """Runs the tasks, one compute thread each; one that is killed is restarted and resumes.
 
-    Raises ChildDied with the end of its log when a task fails by itself or keeps being killed.
+    Raises ChildDied with the end of its log when a task fails, or is killed repeatedly without progress.
     """
     waiting = list(tasks)
-    going: list[tuple[Task, Child, TaskID]] = []
+    running: list[tuple[Task, Child, TaskID]] = []
     with Bars() as bars, Processes(logs) as processes:
-        while waiting or going:
-            while waiting and len(going) < _AT_ONCE:
+        while waiting or running:
+            while waiting and len(running) < _AT_ONCE:
                 task = waiting.pop(0)
-                child = processes.start(task.name, list(task.arguments), {})
-                going.append((task, child, bars.add(task.title, task.total, task.progress()[0])))
+                child = processes.start(
+                    task.name, list(task.arguments), {}, final=_FINAL, progress=task.progress
+                )
+                running.append((task, child, bars.add(task.title, task.total, task.progress()[0])))
             time.sleep(_POLL_SECONDS)
-            for entry in list(going):
-                task, child, bar = entry
-                done, note = task.progress()
-                bars.update(bar, done, note)
-                code = child.process.poll()
-                if code == 0:
+            for task, _, bar in running:
+                bars.update(bar, *task.progress())
+            processes.revive()
+            for _, child, _ in running:
+                if child.status == 0:
                     processes.stop(child.name)
-                    going.remove(entry)
-                elif code is not None and code > 0:
-                    # It ended by its own decision; only what was killed from outside is worth another try.
-                    raise ChildDied(f"{child.name} failed:\n{child.log_tail()}")
-                elif code is not None:
-                    processes.revive(child)
+            running = [entry for entry in running if entry[1].status is None]

@@ -1,57 +1,31 @@
-"""Service processes of one machine: started, announced, restarted when they die, stopped together.
+"""Service processes of one machine: started, restarted when they die, stopped together.
 
 Used by `stablerep demo` and `stablerep up`. Every child runs in a session of its own, so that Ctrl-C reaches
-only the parent, which then stops the children in order: workers first (they hand their shards back).
+only the parent, which then stops the children in order: workers first (they release their shards).
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import json
-import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stablerep.errors import StableRepError
+from stablerep.local.children import WRONG_SETTINGS, Child, how_it_ended, wait_or_kill
 from stablerep.progress import console
 
 _STOP_SECONDS = 30.0
-_RESTARTS = 5
-_HEALTHY_SECONDS = 120.0
-_PR_SET_PDEATHSIG = 1
 
 
 class ChildDied(StableRepError):
-    """A child process ended when it should have gone on; the text carries the end of its log."""
-
-
-@dataclass
-class Child:
-    """One service process. `address` is known once it has announced itself."""
-
-    name: str
-    arguments: list[str]
-    environment: dict[str, str]
-    log: Path
-    announce: Path | None
-    process: subprocess.Popen[bytes]
-    address: str = ""
-    restarts: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    def log_tail(self, lines: int = 15) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+    """A child process ended and cannot be restarted; the text carries the end of its log."""
 
 
 @dataclass
 class Processes:
-    """The children of one parent, as a context manager; leaving it stops them all, last started first."""
+    """The children of one parent, as a context manager; leaving it stops them all, workers first."""
 
     folder: Path
     children: list[Child] = field(default_factory=list)
@@ -71,99 +45,70 @@ class Processes:
         *,
         announces: str | None = None,
         threads: int = 1,
+        final: Container[int] = (WRONG_SETTINGS,),
+        progress: Callable[[], object] | None = None,
     ) -> Child:
         """Starts `python ARGUMENTS`.
 
         Args:
-            announces: name of the environment variable that tells the child where to write its address.
+            announces: environment variable that names the file for the child's address.
             threads: compute threads the child may use.
+            final: exit statuses after which it is not restarted.
+            progress: what grows as it works, for a child that announces nothing.
         """
-        announce = self.folder / f"{name}.address.json" if announces else None
-        child_environment = {**os.environ, **_thread_limits(threads), **environment}
-        if announces and announce:
-            announce.unlink(missing_ok=True)
-            child_environment[announces] = str(announce)
-        log = self.folder / f"{name}.log"
-        command = [sys.executable, *arguments]
+        child_environment = {**_thread_limits(threads), **environment}
+        address_file = self.folder / f"{name}.address.json" if announces else None
+        if announces:
+            child_environment[announces] = str(address_file)
         child = Child(
-            name, command, child_environment, log, announce, _spawn(command, child_environment, log)
+            name,
+            [sys.executable, *arguments],
+            child_environment,
+            log=self.folder / f"{name}.log",
+            address_file=address_file,
+            final=final,
+            progress=progress,
         )
+        child.start()
         self.children.append(child)
-        self._note_pid(child)
         return child
 
-    def _note_pid(self, child: Child) -> None:
-        (self.folder / f"{child.name}.pid").write_text(f"{child.process.pid}\n")
-
     def wait_announced(self, child: Child, seconds: float = 120.0) -> str:
-        """The address a child serves on. Raises ChildDied when it ends, or is not there in `seconds`."""
-        assert child.announce is not None
+        """The address a child serves on. Raises ChildDied when it ends, or does not serve in `seconds`."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if child.announce.exists():
-                child.address = json.loads(child.announce.read_text())["address"]
-                return child.address
+        while "address" not in child.announced():
             if child.process.poll() is not None:
-                raise ChildDied(f"{child.name} ended with {child.process.returncode}:\n{child.log_tail()}")
+                raise _died(child)
+            if time.monotonic() > deadline:
+                raise ChildDied(f"{child.name} did not serve within {seconds:.0f} s:\n{child.log_tail()}")
             time.sleep(0.05)
-        raise ChildDied(f"{child.name} did not serve within {seconds:.0f} s:\n{child.log_tail()}")
+        return str(child.announced()["address"])
 
-    def revive(self, *children: Child) -> None:
-        """Starts those of the children (all without arguments) that have ended again.
+    def revive(self) -> None:
+        """Restarts the children that have died, each after its pause.
 
-        Raises ChildDied for one that keeps ending soon after its start.
+        Raises ChildDied for one whose settings are wrong, or that keeps dying without having worked.
         """
-        for child in children or self.children:
-            code = child.process.poll()
-            if code is None:
-                continue
-            if time.monotonic() - child.started > _HEALTHY_SECONDS:
-                child.restarts = 0
-            if child.restarts >= _RESTARTS:
-                raise ChildDied(f"{child.name} died {child.restarts + 1} times:\n{child.log_tail()}")
-            child.restarts += 1
-            console.print(f"{child.name} ended with {code}; starting it again (log: {child.log})")
-            child.process = _spawn(child.arguments, child.environment, child.log)
-            child.started = time.monotonic()
-            self._note_pid(child)
+        for child in self.children:
+            child.keep_running(console.print)
+            if child.status:
+                raise _died(child)
 
     def stop(self, *names: str) -> None:
         """Stops the named children (all without names): SIGTERM, then SIGKILL after 30 s."""
-        chosen = [c for c in self.children if not names or c.name in names]
+        chosen = [child for child in self.children if not names or child.name in names]
         for child in chosen:
-            with contextlib.suppress(ProcessLookupError):
-                child.process.send_signal(signal.SIGTERM)
+            child.process.terminate()
         deadline = time.monotonic() + _STOP_SECONDS
         for child in reversed(chosen):
-            try:
-                child.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
+            wait_or_kill(child.process, max(0.1, deadline - time.monotonic()))
             (self.folder / f"{child.name}.pid").unlink(missing_ok=True)
-        self.children = [c for c in self.children if c not in chosen]
+        self.children = [child for child in self.children if child not in chosen]
+
+
+def _died(child: Child) -> ChildDied:
+    return ChildDied(f"{child.name} {how_it_ended(child.process.returncode)}:\n{child.log_tail()}")
 
 
 def _thread_limits(threads: int) -> dict[str, str]:
     return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-
-
-def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,
-        )
-
-
-def die_with_parent() -> None:
-    """Run in a child before its program (Linux only): it gets SIGTERM when the parent ends in any way.
-
-    Without this a `kill -9` of the parent would leave servers behind that hold ports and folders.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -13,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,23 +23,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from stablerep.errors import Unavailable
+from stablerep.local.children import start_process, wait_or_kill
 
 START_SECONDS = 60.0  # loading a large append-only file takes its time
 STOP_SECONDS = 15.0
 _PORTS_TRIED = 5
-
-# Run by a Python that then becomes the server: asks Linux to end it when the thread that started it ends.
-# Other systems have no such thing; there a server left over is stopped by the next start. A `preexec_fn`
-# would do the same in the forked copy of a process with many threads, which may hang.
-_BECOME_SERVER = """
-import os, signal, sys
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit("the parent process is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True)
@@ -106,7 +93,7 @@ class EmbeddedServer:
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             _shut_down(self._known())
-            _wait(process)
+            wait_or_kill(process, STOP_SECONDS)
         self._give_up_folder()
 
     def __enter__(self) -> "EmbeddedServer":
@@ -225,44 +212,12 @@ def _server_on_path() -> Path:
 
 
 def _spawn(program: Path, configuration: str) -> "subprocess.Popen[bytes]":
-    """Starts the server from a thread that lives as long as it does.
-
-    Linux sends the death signal when the *thread* that forked ends, so no thread of a caller's will do.
-    """
-    started: list[subprocess.Popen[bytes]] = []
-    failed: list[OSError] = []
-    ready = threading.Event()
-
-    def start_and_wait() -> None:
-        try:
-            started.append(_popen(program, configuration))
-        except OSError as error:
-            failed.append(error)
-            return
-        finally:
-            ready.set()
-        started[0].wait()
-
-    threading.Thread(target=start_and_wait, name="queue-server", daemon=True).start()
-    ready.wait()
-    if failed:
-        raise Unavailable(f"cannot run {program}: {failed[0]}") from failed[0]
-    return started[0]
-
-
-def _popen(program: Path, configuration: str) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _BECOME_SERVER, str(os.getpid()), str(program), "-"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C in the terminal must not end the queue before its workers
-    )
+    process = start_process([str(program), "-"], stdin=subprocess.PIPE, log=Path(os.devnull))
     assert process.stdin is not None
     try:
         process.stdin.write(configuration.encode())  # "-": keeps the password off the command line
         process.stdin.close()
-    except BrokenPipeError:  # it ended at once; whoever waits for it to answer finds that out
+    except BrokenPipeError:  # it ended at once, which the wait for its answer finds
         pass
     return process
 
@@ -301,14 +256,6 @@ def _shut_down(server: _Running) -> bool:
     finally:
         client.close()
     return True
-
-
-def _wait(process: "subprocess.Popen[bytes]") -> None:
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _wait_for_end(pid: int) -> None:

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from stablerep.local.children import Restarts
 from stablerep.local.processes import Processes
 from stablerep.local.queue_server import EmbeddedServer
+from stablerep.progress import console
 
 
-@dataclass(frozen=True)
+@dataclass
 class LocalServices:
-    """What runs: the gateway's address, the store's URL, and the processes to look after."""
+    """The running services: the gateway's address, the store's URL and the processes."""
 
     address: str
     store_url: str
     server: EmbeddedServer
     processes: Processes
+    _restarts: Restarts = field(default_factory=lambda: Restarts(healthy_before=True))
 
     def revive(self) -> None:
-        """Starts whatever has died again, the queue server first. Raises ChildDied if it keeps dying."""
-        self.server.start()
+        """Restarts what has died, each after its pause. Raises ChildDied for what cannot be restarted."""
+        if self.server.running:
+            pass
+        elif self._restarts.due is None:
+            pause = self._restarts.died(worked=False)
+            console.print(f"the queue server has ended; restarting it in {pause:g} s")
+        elif time.monotonic() >= self._restarts.due:
+            self.server.start()
+            self._restarts.started()
         self.processes.revive()
 
 
@@ -35,8 +46,8 @@ def local_services(
     Args:
         data: holds the store (`store/`), the queue server's files (`redis/`) and logs (`logs/`).
         workers: generator processes, `threads` compute threads each.
-        address: where the gateway listens; port 0 takes a free one.
-    Raises: ChildDied when a service does not come up.
+        address: host:port on which the gateway listens; port 0 takes a free one.
+    Raises: ChildDied when the gateway does not start.
     """
     url = (data / "store").resolve().as_uri()
     with EmbeddedServer(data / "redis") as server, Processes(data / "logs") as processes:
@@ -60,6 +71,6 @@ def local_services(
                 threads=threads,
             )
         gateway_address = processes.wait_announced(gateway)
-        # A gateway that is started again must come back where its clients look for it.
+        # A restarted gateway must serve at the address that its clients know.
         gateway.environment["STABLEREP_GATEWAY__ADDRESS"] = gateway_address
         yield LocalServices(gateway_address, url, server, processes)

@@ -18,10 +18,10 @@ from stablerep.queue.client import Queue
 SYNCED = 1.2  # appendfsync everysec
 PARENT = """
 import sys, time
-from stablerep.local import queue_server as embedded
+from stablerep.local import children, queue_server as embedded
 from stablerep.queue.client import Queue
 if sys.argv[2] == "no death signal":
-    embedded._BECOME_SERVER = "import os, sys; os.execv(sys.argv[2], sys.argv[2:])"
+    children._BECOME = "import os, sys; os.execv(sys.argv[2], sys.argv[2:])"
 server = embedded.EmbeddedServer(sys.argv[1]).start()
 Queue(server.url).add_job("a")
 time.sleep(1.2)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import timm
 import torch
@@ -105,6 +106,22 @@ def start(config: TrainConfig, *launcher: str) -> subprocess.Popen:
     )
 
 
+def train_verb(config: TrainConfig, folder: Path, *before: str) -> subprocess.Popen:
+    """`stablerep train --processes 2`, run by the command `before`."""
+    (folder / "train.yaml").write_text(config.model_dump_json())
+    options = ["--preset", str(folder / "train.yaml"), "--processes", "2", "--run", config.run]
+    command = [*before, sys.executable, "-m", "stablerep", "train", "--dataset", config.datasets[0], *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def nameless_host() -> list[str]:
+    """Runs a command where the host's name does not resolve, if this machine lets the test rename it."""
+    program = ["unshare", "--map-root-user", "--uts", "sh", "-c", 'hostname nosuchname && exec "$@"', "sh"]
+    if sys.platform != "linux" or subprocess.run([*program, "true"], check=False).returncode:
+        return []
+    return program
+
+
 def wait_for_checkpoint(config: TrainConfig, process: subprocess.Popen, beyond: int) -> None:
     store, deadline = open_store(config.store_url), time.monotonic() + 120
     while max(checkpoint_steps(store, config.run_name), default=0) <= beyond:
@@ -165,7 +182,7 @@ def test_a_run_killed_and_stopped_ends_with_the_weights_of_one_left_alone(local_
     assert compared[0] == compared[1]
 
 
-def test_two_ranks_go_on_from_one_ranks_checkpoint_with_the_same_data(local_url):
+def test_two_ranks_go_on_from_one_ranks_checkpoint_with_the_same_data(local_url, tmp_path):
     # A low rate: the last bits differ between one sum and two halves, and a high rate makes much of them.
     settings = {"steps": 20, "log_every": 1, "optimizer": {"lr": 2e-4}}
     alone = configuration(local_url, "one", **settings)
@@ -175,13 +192,28 @@ def test_two_ranks_go_on_from_one_ranks_checkpoint_with_the_same_data(local_url)
     stop = threading.Event()
     stop.set()
     assert train(config, ALONE, stop) is None
-    process = start(config, "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
+    process = train_verb(config, tmp_path, *nameless_host())
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     losses = [np.array([line["loss"] for line in metrics(c)]) for c in (alone, config)]
     assert len(losses[1]) == 20
     assert losses[0].std() > 0.1  # other batches would have other losses
     np.testing.assert_allclose(losses[1], losses[0], atol=2e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends children with their parent")
+def test_ranks_end_with_a_killed_launcher_and_leave_a_checkpoint(local_url, tmp_path):
+    config = configuration(local_url, "killed", steps=100_000, checkpoint_every=10)
+    process = train_verb(config, tmp_path)
+    wait_for_checkpoint(config, process, beyond=0)
+    launcher, *ranks = psutil.Process(process.pid).children(recursive=True)
+    assert len(ranks) >= 2
+    launcher.kill()
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(ranks, timeout=60)
+    assert not alive
+    assert max(checkpoint_steps(open_store(local_url), "killed")) > 0
 
 
 def test_simclr_sees_as_many_views_from_single_images(local_url):

@@ -173,6 +173,8 @@ def test_an_image_is_built_in_stages_and_runs_as_a_numbered_user(name: str) -> N
     user, group = image.last("USER").split(":")
     assert int(user) > 0
     assert int(group) > 0
+    for folder in re.findall(r"^RUN mkdir (\S+)", image.text, re.MULTILINE):  # OpenShift: any user of group 0
+        assert f"chown {user}:0 {folder} && chmod 775 {folder}" in image.text
     assert image.environment["OMP_NUM_THREADS"] == "1"
     assert importlib.util.find_spec(image.exec_form("CMD")[2] + ".__main__")
 

@@ -86,7 +86,7 @@ def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
 def test_pods_run_under_the_restricted_level(values: list[str]) -> None:
     for name, pod in workloads(rendered(*values)).items():
         assert pod["securityContext"]["runAsNonRoot"] is True, name
-        assert pod["securityContext"]["runAsUser"] > 0, name
+        assert pod["securityContext"].get("runAsUser", 1) > 0, name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert pod["automountServiceAccountToken"] is False, name
         for container in pod["containers"]:
@@ -98,6 +98,18 @@ def test_pods_run_under_the_restricted_level(values: list[str]) -> None:
             assert container["resources"]["requests"], name
             assert container["resources"]["limits"]["memory"], name
             assert any(mount["mountPath"] == "/tmp" for mount in container["volumeMounts"]) or name == "redis"
+
+
+def test_user_ids_can_be_left_to_the_cluster() -> None:
+    def user_ids(*values: str) -> dict[str, set[Any]]:
+        keys = ("runAsUser", "runAsGroup", "fsGroup")
+        pods = workloads(rendered(*values))
+        return {name: {pod["securityContext"].get(key) for key in keys} for name, pod in pods.items()}
+
+    own = {"gateway": {10001}, "generator": {10001}, "redis": {999}, "minio": {1000}}
+    assert user_ids() == own
+    assert user_ids(*VALUES["openshift-values"]) == {name: {None} for name in own}
+    assert user_ids("--set", "generator.userId=null") == {**own, "generator": {None}}
 
 
 @every_set
@@ -203,6 +215,7 @@ def test_workers_keep_their_number_when_it_is_left_to_others() -> None:
         (["settings.redis_url=redis://x"], "redis_url"),
         (["gateway.image.repositry=x"], "repositry"),
         (["auth.anonymous=root"], "anonymous"),
+        (["gateway.userId=0"], "userId"),
         (["redis.enabled=false"], "queue.url is missing"),
         (["minio.enabled=false"], "store.url is missing"),
         (["queue.url=redis://x:6379/0"], "redis.enabled=false"),

@@ -15,13 +15,18 @@ from services.generator import supervisor
 from services.generator.supervisor import plan_workers
 from stablerep.config.settings import GeneratorSettings
 from stablerep.errors import InvalidInput
+from stablerep.local.children import MAX_RESTARTS
 
 SUPERVISE = """
 import json, sys
-from services.generator.supervisor import Child, Supervisor
+from services.generator.supervisor import FINAL, Supervisor
+from stablerep.local.children import Child, Restarts
 programs, pause = json.loads(sys.argv[1])
-children = [Child(n, [sys.executable, "-c", text], {"NUMBER": str(n)}) for n, text in enumerate(programs)]
-sys.exit(Supervisor(children, first_pause=pause).run())
+children = [
+    Child(str(n), [sys.executable, "-c", text], {"NUMBER": str(n)}, final=FINAL, restarts=Restarts(pause))
+    for n, text in enumerate(programs)
+]
+sys.exit(Supervisor(children).run())
 """
 LIVES = """
 import os, pathlib, signal, sys, time
@@ -80,7 +85,7 @@ def test_a_worker_that_keeps_dying_is_given_up_and_its_status_is_the_exit_status
     dies = f"import pathlib, os, sys; {starts}; sys.exit(3)"
     process = supervise(dies, "", pause=0.001)
     assert process.wait(60) == 3
-    assert len(pids(tmp_path, 0)) == 1 + supervisor.MAX_RESTARTS
+    assert len(pids(tmp_path, 0)) == 1 + MAX_RESTARTS
 
 
 def test_wrong_settings_end_all_workers(tmp_path: Path) -> None:
@@ -88,12 +93,12 @@ def test_wrong_settings_end_all_workers(tmp_path: Path) -> None:
     assert process.wait(30) == 2
 
 
-def test_each_worker_has_a_gpu_and_ports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_worker_has_a_gpu_and_ports_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "visible_gpus", lambda: ["GPU-aa", "GPU-bb"])
     settings = GeneratorSettings(
         address="0.0.0.0:50052", metrics_address="0.0.0.0:9100", announce=Path("a.json")
     )
-    first, second = plan_workers("auto", ["--set", "log_level=DEBUG"], settings)
+    first, second = plan_workers("auto", ["--set", "log_level=DEBUG"], settings, tmp_path)
     assert first.environment == {"CUDA_VISIBLE_DEVICES": "GPU-aa"}
     assert second.environment == {"CUDA_VISIBLE_DEVICES": "GPU-bb"}
     assert list(second.command[1:]) == [
@@ -108,24 +113,25 @@ def test_each_worker_has_a_gpu_and_ports_of_its_own(monkeypatch: pytest.MonkeyPa
         "--set",
         "generator.announce=a-1.json",
     ]
-    third = plan_workers("3", [], GeneratorSettings())[2]
+    third = plan_workers("3", [], GeneratorSettings(), tmp_path)[2]
     assert third.environment == {"CUDA_VISIBLE_DEVICES": "GPU-aa"}
     assert "generator.address=127.0.0.1:0" in third.command
+    assert f"generator.announce={tmp_path}/address-2.json" in third.command
 
 
-def test_workers_without_gpus() -> None:
-    (only,) = plan_workers("auto", [], GeneratorSettings(device="cpu"))
+def test_workers_without_gpus(tmp_path: Path) -> None:
+    (only,) = plan_workers("auto", [], GeneratorSettings(device="cpu"), tmp_path)
     assert only.environment == {}
-    assert len(plan_workers("3", [], GeneratorSettings(device="cpu"))) == 3
+    assert len(plan_workers("3", [], GeneratorSettings(device="cpu"), tmp_path)) == 3
 
 
 @pytest.mark.parametrize(
     ("field", "workers", "device"),
     [("--workers", "0", "cpu"), ("--workers", "many", "cpu"), ("generator.device", "auto", "cuda:1")],
 )
-def test_workers_that_cannot_be_shared_out(field: str, workers: str, device: str) -> None:
+def test_workers_that_cannot_be_shared_out(field: str, workers: str, device: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
-        plan_workers(workers, [], GeneratorSettings(device=device))
+        plan_workers(workers, [], GeneratorSettings(device=device), tmp_path)
     assert caught.value.field == field
 
 

@@ -1,4 +1,4 @@
-{{/* Names, labels and the parts that pods of gateway and generator have in common. */}}
+{{/* Names, labels and the parts that the pods of gateway and generator share. */}}
 
 {{- define "stablerep.fullname" -}}
 {{- if .Values.fullnameOverride -}}
@@ -36,7 +36,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- printf "%s:%s" $repository (.image.tag | default .root.Chart.AppVersion | toString) -}}
 {{- end -}}
 
-{{/* Names of the Secrets that hold what the processes read. */}}
+{{/* Names of the Secrets that the processes read. */}}
 {{- define "stablerep.tokensSecret" -}}
 {{- .Values.auth.tokensSecret | default (printf "%s-tokens" (include "stablerep.fullname" .)) -}}
 {{- end -}}
@@ -59,7 +59,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- else if .Values.minio.enabled -}}
 s3://stablerep
 {{- else -}}
-{{- fail "store.url is missing: name an s3://bucket/prefix, or set minio.enabled=true to try it out" -}}
+{{- fail "store.url is missing: name an s3://bucket/prefix, or set minio.enabled=true for a trial" -}}
 {{- end -}}
 {{- end -}}
 
@@ -71,7 +71,7 @@ s3://stablerep
 {{- end -}}
 {{- end -}}
 
-{{/* The settings file: what the user set, and over it what belongs to the chart. */}}
+{{/* The settings file: the user's settings, overridden by the chart's. */}}
 {{- define "stablerep.config.settings" -}}
 {{- $gateway := dict "address" "0.0.0.0:50051" "metrics_address" "0.0.0.0:9100" -}}
 {{- $generator := dict "address" "0.0.0.0:50052" "metrics_address" "0.0.0.0:9100" -}}
@@ -94,7 +94,7 @@ s3://stablerep
   value: /etc/stablerep/settings/settings.yaml
 {{- if or .Values.queue.existingSecret (not .Values.queue.url) }}
 {{- if not (or .Values.queue.existingSecret .Values.redis.enabled) }}
-{{- fail "queue.url is missing: name a redis:// URL, or set redis.enabled=true to try it out" }}
+{{- fail "queue.url is missing: name a redis:// URL, or set redis.enabled=true for a trial" }}
 {{- end }}
 - name: STABLEREP_REDIS_URL
   valueFrom:
@@ -149,13 +149,15 @@ s3://stablerep
   emptyDir: {sizeLimit: 8Gi}
 {{- end -}}
 
-{{/* What the restricted pod security level asks for: the numeric user that runs the pod. */}}
+{{/* What the restricted pod security level requires, with the numeric user that runs the pod; null: the cluster's choice. */}}
 {{- define "stablerep.podSecurity" -}}
 runAsNonRoot: true
+{{- if not (kindIs "invalid" .) }}
 runAsUser: {{ . }}
 runAsGroup: {{ . }}
 fsGroup: {{ . }}
 fsGroupChangePolicy: OnRootMismatch
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
@@ -178,7 +180,7 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* Probes on the process' own HTTP port. */}}
+{{/* Probes on the process's own HTTP port. */}}
 {{- define "stablerep.probes" -}}
 startupProbe:
   httpGet: {path: /healthz, port: metrics}
