@@ -40,7 +40,7 @@ class Job:
     recipe: dict[str, Any]
     """Every field of the recipe and its `digest`."""
     source: dict[str, Any]
-    """`uri` or `upload_id`, and `format`, `column`, `limit` where they were given."""
+    """`uri` or `upload_id`, and `format`, `column`, `limit`, `header` where they were given."""
     seed: int
     captions_per_shard: int
     priority: int
@@ -104,7 +104,7 @@ def read_job(message: pb.Job) -> Job:
         dataset=message.name.removeprefix("jobs/"),
         state=JobState(pb.Job.State.Name(message.state)),
         recipe=_fields(message.recipe),
-        source={key: value for key, value in _fields(message.source).items() if value},
+        source={field.name: value for field, value in message.source.ListFields()},
         seed=message.seed,
         captions_per_shard=message.captions_per_shard,
         priority=message.priority,

@@ -175,7 +175,7 @@ def test_shards_by_url_or_in_the_store_or_on_the_client_give_the_same_ids(
                 client.create_job("bad", bad, **SHARDS)
             assert caught.value.field == "source.uri"
         with pytest.raises(InvalidInput) as caught:
-            client.create_job("bad", "store:laion/{00000..00004}.txt", **SHARDS)
+            client.create_job("bad", "store:laion/{00000..00004}.bin", **SHARDS | {"format": ""})
         assert caught.value.field == "source.format"
 
 
