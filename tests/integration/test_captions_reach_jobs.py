@@ -23,7 +23,7 @@ pytestmark = pytest.mark.parametrize("store_url", ["local"], indirect=True)
 def submit(gateway: GatewayProcess, *arguments: str) -> tuple[int, str]:
     options = ["--preset", "tiny", "--address", gateway.address]
     result = CliRunner().invoke(app, ["submit", *arguments, *options])
-    return result.exit_code, result.output
+    return result.exit_code, f"{result.output}{result.exception or ''}"
 
 
 def test_a_doubled_column_fails_the_job_and_ends_the_watch(
