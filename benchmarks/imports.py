@@ -52,7 +52,7 @@ def compare() -> dict[str, dict[str, float]]:
 
 def hardware() -> str:
     cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{len(names) or '?'} cores of {(names or [platform.processor() or platform.machine()])[0]}"
 
@@ -74,7 +74,7 @@ def main() -> None:
         "modules": measured,
     }
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for module, values in measured.items():
         print(f"{module:<24} {values['seconds']:7.3f} s  {values['peak_mib']:8.1f} MiB")
 

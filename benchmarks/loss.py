@@ -114,7 +114,7 @@ def hardware() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return f"one thread of {next(names, platform.processor() or platform.machine())}"
 
@@ -138,7 +138,7 @@ def main() -> None:
         "rows": measured,
     }
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for rows, results in measured.items():
         for name, values in results.items():
             print(f"N = {rows}  {name:<24} {values['seconds']:7.3f} s  {values['mib']:8.1f} MiB")

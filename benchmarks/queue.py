@@ -73,7 +73,7 @@ def planning(captions: int, folder: Path) -> dict[str, Any]:
     store = open_store(folder / "store")
     source = folder / "store" / "sources" / "captions.txt"
     source.parent.mkdir(parents=True)
-    with source.open("w") as file:
+    with source.open("w", encoding="utf-8") as file:
         for number in range(captions):
             file.write(
                 " ".join(WORDS[(number * step) % len(WORDS)] for step in range(3, 14)) + f" {number}\n"
@@ -167,7 +167,7 @@ def _index(captions: int, images: int) -> ShardIndex:
 
 
 def _gateway_process(folder: Path) -> psutil.Process:
-    announced = json.loads((folder / "gateway" / "gateway.json").read_text())
+    announced = json.loads((folder / "gateway" / "gateway.json").read_text(encoding="utf-8"))
     return psutil.Process(announced["pid"])
 
 
@@ -205,7 +205,7 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps({key: report[key] for key in ("load_before", "rebuild", "planning")}, indent=1))
     if arguments.captions == CAPTIONS:
-        RESULT.write_text(json.dumps(report, indent=1) + "\n")
+        RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

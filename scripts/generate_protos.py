@@ -18,7 +18,9 @@ def generate(out: Path) -> None:
     if protoc.main(arguments + protos) != 0:
         raise SystemExit("protoc failed")
     init = out / "stablerep" / "v1" / "__init__.py"
-    init.write_text('"""Generated from proto/stablerep/v1 by `make proto`; do not edit."""\n')
+    init.write_text(
+        '"""Generated from proto/stablerep/v1 by `make proto`; do not edit."""\n', encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def ensure(server: Server) -> Path:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Holds an exclusive lock that the system lets go of when this process ends, however it ends."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -129,7 +129,9 @@ def _build(go: str, server: Server, target: Path) -> None:
                 process.wait()
                 raise
         if status != 0:
-            last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
+            last = (log.read_text(errors="replace", encoding="utf-8").strip().splitlines() or ["no output"])[
+                -1
+            ]
             raise ServerMissing(f"no {server.title} server: `go install {server.module}` failed: {last}")
         (Path(folder) / server.name).replace(target)
 

@@ -1,4 +1,4 @@
-"""What is missing or misconfigured on this machine, each with its fix (`stablerep doctor`)."""
+"""`stablerep doctor`: what is missing or misconfigured on this machine, each with its fix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,7 @@ def extra_of(module: str) -> str | None:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     level: Literal["ok", "note", "fault"]
     subject: str
@@ -38,14 +38,23 @@ class Finding:
 
 
 def check_machine(address: str = "") -> Iterator[Finding]:
-    """Looks at Python, packages, disk, settings, store and queue; at a gateway where an address is given."""
-    yield _python()
-    yield from _packages()
-    yield _disk()
-    yield _compute()
-    yield from _settings()
+    """Checks Python, packages, disk, settings, store and queue; also a gateway if an address is given."""
+    checks: dict[str, Callable[[], Finding | Iterator[Finding]]] = {
+        "Python": _python,
+        "packages": _packages,
+        "disk": _disk,
+        "compute": _compute,
+        "settings": _settings,
+    }
     if address:
-        yield _gateway(address)
+        checks["gateway"] = lambda: _gateway(address)
+    for subject, check in checks.items():
+        try:
+            found = check()
+            yield from [found] if isinstance(found, Finding) else found
+        except Exception as error:  # noqa: BLE001 - a check that fails is a finding; the others still run
+            text = f"the check failed: {type(error).__name__}: {error}"
+            yield Finding("fault", subject, text, "fix what it names; if nothing is wrong, report a bug")
 
 
 def _python() -> Finding:
@@ -94,7 +103,7 @@ def _settings() -> Iterator[Finding]:
     try:
         settings = load_settings()
     except InvalidInput as error:
-        yield Finding("fault", "settings", str(error), "mend the variable or the file it comes from")
+        yield Finding("fault", "settings", str(error), "correct the variable or the file it comes from")
         return
     yield Finding("ok", "settings", f"store {settings.store_url}, queue {_shown(settings.redis_url)}")
     if importlib.util.find_spec("minio") is None or importlib.util.find_spec("redis") is None:
@@ -125,7 +134,8 @@ def _queue(url: str) -> Finding:
 
     shown = _shown(url)
     try:
-        info = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2).info("server")
+        server = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+        info, policy = server.info("server"), server.info("memory").get("maxmemory_policy", "noeviction")
     except ValueError:
         fix = "write redis://[:PASSWORD@]HOST:PORT/0 or rediss://...; / and # in a password as %2F and %23"
         return Finding("fault", "queue", "STABLEREP_REDIS_URL is no URL of a queue server", fix)
@@ -135,6 +145,9 @@ def _queue(url: str) -> Finding:
     version = str(info["redis_version"])
     if int(version.split(".")[0]) < 7:
         return Finding("fault", "queue", f"{shown} is version {version}", "use Redis 7 or later, or Valkey")
+    if policy != "noeviction":
+        text = f"{shown} may evict keys of the queue (maxmemory-policy {policy})"
+        return Finding("fault", "queue", text, "set maxmemory-policy noeviction on the server")
     return Finding("ok", "queue", f"{shown} answers, version {version}")
 
 

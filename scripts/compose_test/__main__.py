@@ -258,7 +258,7 @@ def scraped(stack: Stack) -> list[str]:
 def keep_logs(stack: Stack) -> None:
     """The containers' logs, for whoever looks into a failure."""
     path = CACHE / "failure.log"
-    path.write_text(stack.compose("logs", "--no-color", "--timestamps", show=False))
+    path.write_text(stack.compose("logs", "--no-color", "--timestamps", show=False), encoding="utf-8")
     say(f"  the containers' logs are in {path.relative_to(ROOT)}")
 
 

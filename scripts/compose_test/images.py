@@ -118,7 +118,9 @@ def _mirror() -> list[str]:
     for path in map(Path, SOURCES):
         if path.exists():
             found = re.search(
-                r"^(?:URIs:|deb(?: \[.*?\])?)\s+(\S+/debian)/?\s", path.read_text(), re.MULTILINE
+                r"^(?:URIs:|deb(?: \[.*?\])?)\s+(\S+/debian)/?\s",
+                path.read_text(encoding="utf-8"),
+                re.MULTILINE,
             )
             if found:
                 return [found[1]]
@@ -131,6 +133,6 @@ def _build_server(engine: Engine, service: str, image: str) -> None:
             program = run([sys.executable, "scripts/s3_servers.py", "minio"], timeout=1800).strip()
             shutil.copyfile(program, f"{folder}/minio")
             Path(folder, "minio").chmod(0o755)
-        Path(folder, "Dockerfile").write_text(SERVERS[service])
+        Path(folder, "Dockerfile").write_text(SERVERS[service], encoding="utf-8")
         say(f"$ docker build -t {image}")
         engine.docker("build", "--tag", image, folder, log=Path(folder, "log"))

@@ -62,7 +62,7 @@ def run(
             raise CommandFailed(f"{shlex.join(command)} took more than {timeout:.0f} s") from None
         raise
     if log:
-        log.write_text(printed)
+        log.write_text(printed, encoding="utf-8")
     if process.returncode != 0:
         said = (problems or printed or "").strip()[-2000:]
         raise CommandFailed(f"{shlex.join(command)} ended with status {process.returncode}:\n{said}")

@@ -168,10 +168,10 @@ def write_lists(ordered: list[str], folder: Path) -> None:
     """Writes the two caption files and the noun words into the folder."""
     nouns = frozenset(NOUN_WORDS)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "fashion_captions.txt").write_text("\n".join(ordered) + "\n")
+    (folder / "fashion_captions.txt").write_text("\n".join(ordered) + "\n", encoding="utf-8")
     bare = [without_words(caption, nouns) for caption in ordered]
-    (folder / "fashion_captions_no_noun.txt").write_text("\n".join(bare) + "\n")
-    (folder / "fashion_nouns.json").write_text(json.dumps(sorted(nouns)) + "\n")
+    (folder / "fashion_captions_no_noun.txt").write_text("\n".join(bare) + "\n", encoding="utf-8")
+    (folder / "fashion_nouns.json").write_text(json.dumps(sorted(nouns)) + "\n", encoding="utf-8")
 
 
 def write_shards(photographs: Photographs, captions: list[str], folder: Path) -> None:

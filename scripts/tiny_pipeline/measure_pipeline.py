@@ -174,7 +174,7 @@ def main() -> None:
 
     data = load_captioned_images(arguments.images, 32)
     test = np.load(arguments.probe)
-    captions = arguments.captions.read_text().splitlines()[: arguments.count]
+    captions = arguments.captions.read_text(encoding="utf-8").splitlines()[: arguments.count]
     each, labels = arguments.each, np.repeat([class_of(caption) for caption in captions], arguments.each)
     pipeline = StableDiffusionPipeline.from_pretrained(arguments.pipeline, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -209,7 +209,7 @@ def main() -> None:
         print(guidance, json.dumps(report[f"guidance_{guidance:g}"]), flush=True)
         if arguments.sheet and guidance == 2.0:
             draw_sheet(captions[:40], made, real, each, arguments.sheet)
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
 
 

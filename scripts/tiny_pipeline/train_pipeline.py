@@ -55,7 +55,10 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """
     pipeline.save_pretrained(folder, safe_serialization=True)
     path = folder / "text_encoder" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}, indent=2) + "\n",
+        encoding="utf-8",
+    )
 
 
 def train_pipeline(arguments: argparse.Namespace) -> StableDiffusionPipeline:
@@ -77,7 +80,11 @@ def train_pipeline(arguments: argparse.Namespace) -> StableDiffusionPipeline:
     )
     whiten(vae, images)
     tokenizer = make_tokenizer(data.captions)
-    words = frozenset(json.loads(arguments.drop_words.read_text())) if arguments.drop_words else frozenset()
+    words = (
+        frozenset(json.loads(arguments.drop_words.read_text(encoding="utf-8")))
+        if arguments.drop_words
+        else frozenset()
+    )
     text_encoder, unet = train_diffusion(
         encode(vae, images),
         data.captions,

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 from prometheus_client import REGISTRY
 
+from services.gateway.background import Planners
 from services.gateway.queue_metrics import QueueCollector
 from services.health.heartbeat import Heartbeat
 from services.health.http import Probes, serve_probes
@@ -21,7 +22,7 @@ _ANY_KEY = "datasets/.ready"  # nobody's object: that the store answers is what 
 
 @asynccontextmanager
 async def gateway_probes(
-    settings: Settings, store: Store, queue: Queue, stop: asyncio.Event
+    settings: Settings, store: Store, queue: Queue, planners: Planners, stop: asyncio.Event
 ) -> AsyncIterator[Probes | None]:
     """Serves them within the block, as `gateway.metrics_address` says; without one there are none.
 
@@ -33,7 +34,9 @@ async def gateway_probes(
     queue_answers = SingleFlightCall("the queue server", queue.epoch)
 
     def alive() -> str:
-        return "" if heartbeat.alive else f"the event loop stood still for {STUCK_SECONDS:g} s"
+        return (
+            planners.problem() if heartbeat.alive else f"the event loop stood still for {STUCK_SECONDS:g} s"
+        )
 
     def ready() -> str:
         store_answers.get()

@@ -40,14 +40,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     store = await asyncio.to_thread(open_store, settings.store_url, s3=settings.s3)
     remote = remote_sources(settings)
     queue = Queue(settings.redis_url)
-    planners = Planners(store, queue, settings.redis_url, threads=settings.gateway.planners, remote=remote)
+    planners = Planners(store, queue, threads=settings.gateway.planners, remote=remote)
     front = open_server(settings, SERVICE, OPTIONS)
     servicer = JobsServicer(store, queue, planners, settings.gateway, stop, remote)
     rpc.add_GenerationServiceServicer_to_server(servicer, front.server)
     address = listen(front, settings, settings.gateway.address, field="gateway.address")
     await front.server.start()
     try:
-        async with gateway_probes(settings, store, queue, stop) as probes, planners:
+        async with gateway_probes(settings, store, queue, planners, stop) as probes, planners:
             await front.set_serving()
             write_address_file(settings.gateway.announce, address, probes.address if probes else "")
             logger.info("serving on %s, store %s", address, store.url)

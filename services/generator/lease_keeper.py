@@ -1,14 +1,12 @@
 """Renews a lease from a thread of its own while its shard is made, and notices when it is lost."""
 
-import logging
 import threading
 from contextvars import copy_context
 from types import TracebackType
 
-from stablerep.errors import Unavailable
+from services.process.loops import surviving
 from stablerep.queue.client import Lease, Queue, RenewOutcome
 
-logger = logging.getLogger("stablerep.generator")
 RENEWALS_A_LEASE = 3
 NOTICE_SECONDS = 2.0
 """Renewals are at most so far apart, however long the lease: each tells whether the job was cancelled."""
@@ -56,10 +54,8 @@ class LeaseKeeper:
 
     def _keep(self) -> None:
         while not self._left.wait(self._interval):
-            try:
+            # A lease that is not renewed ends, and another worker makes the shard: the tar is created once.
+            with surviving("lease keeper"):
                 self._renewal = self._queue.renew(self._lease)
-            except Unavailable as error:
-                logger.warning("%s shard %d not renewed: %s", self._lease.dataset, self._lease.shard, error)
-                continue
             if self._renewal is not RenewOutcome.HELD:
                 return

@@ -17,6 +17,7 @@ from services.generator.health import WorkerChecks, worker_probes
 from services.generator.previews import Preview
 from services.generator.worker import Worker
 from services.process.address_file import write_address_file
+from services.process.loops import surviving
 from services.rpc.recipes import requested_recipe
 from services.rpc.server import RpcServer, listen, open_server
 from stablerep.config.settings import Settings
@@ -147,10 +148,11 @@ async def _follow_readiness(worker: Worker, checks: WorkerChecks, front: RpcServ
     while not worker.drain.ordered:
         if time.monotonic() - asked > READINESS_SECONDS:
             asked = time.monotonic()
-            state = states.NOT_SERVING if await asyncio.to_thread(checks.ready) else states.SERVING
-            if state != reported and not worker.drain.ordered:
-                await _set_health(front, state)
-                reported = state
+            with surviving("readiness"):
+                state = states.NOT_SERVING if await asyncio.to_thread(checks.ready) else states.SERVING
+                if state != reported and not worker.drain.ordered:
+                    await _set_health(front, state)
+                    reported = state
         await asyncio.sleep(0.1)
 
 

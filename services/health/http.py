@@ -18,6 +18,7 @@ import prometheus_client
 from prometheus_client.exposition import choose_encoder
 
 import stablerep
+from stablerep.config.address import check_address
 from stablerep.errors import InvalidInput, StableRepError
 
 logger = logging.getLogger("stablerep.probes")
@@ -56,10 +57,8 @@ def serve_probes(address: str, *, ready: Check, alive: Check, field: str) -> Pro
     """
     if not address:
         return None
-    host, colon, port = address.rpartition(":")
+    host, _, port = check_address(address, field=field, listening=True).rpartition(":")
     host = host.strip("[]")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise InvalidInput(f"{address!r} is not host:port", field=field)
     checks = {"/healthz": alive, "/readyz": ready}
 
     class Handler(_Handler):

@@ -15,6 +15,7 @@ from services.rpc.callers import is_loopback, read_callers
 from services.rpc.errors import ErrorInterceptor
 from services.rpc.metrics import MetricsInterceptor
 from services.rpc.tls import server_credentials
+from stablerep.config.address import check_address
 from stablerep.config.settings import Settings
 from stablerep.errors import InvalidInput
 
@@ -76,6 +77,7 @@ def listen(front: RpcServer, settings: Settings, address: str, *, field: str) ->
         InvalidInput: it cannot be listened on, or everybody could come in there; `field` is the setting that
             says so. Or tokens or certificates cannot be used.
     """
+    check_address(address, field=field, listening=True)
     front.auth.admit(read_callers(settings.auth, address, field=field))
     credentials = server_credentials(settings.tls)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, NoReturn
 
@@ -52,7 +53,10 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: what a user can mend becomes one line on stderr and exit code 1, never a traceback."""
+    """Entry point: an error that a user can fix becomes one line on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a caption or path must never break a narrow locale
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (StableRepError, OSError) as error:

@@ -269,7 +269,7 @@ def preview(
     for index, image in enumerate(encoded):
         (out / f"{index:02d}.jpg").write_bytes(image)
     page = gallery_page(caption, [Group(caption_id=0, caption=caption, encoded=tuple(encoded), info={})])
-    (out / "index.html").write_text(page)
+    (out / "index.html").write_text(page, encoding="utf-8")
     console.print(f"{len(encoded)} images and index.html in {out}")
 
 
@@ -305,5 +305,5 @@ def gallery(
     chosen = [found[i] for i in islice(range(0, len(found), stride), groups)]
     note = f"{len(chosen)} of {len(found)} groups of {dataset}"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(gallery_page(dataset.rstrip("/").rsplit("/", 1)[-1], chosen, note))
+    out.write_text(gallery_page(dataset.rstrip("/").rsplit("/", 1)[-1], chosen, note), encoding="utf-8")
     console.print(f"{note} in {out}")

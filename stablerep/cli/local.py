@@ -86,7 +86,7 @@ def up(
 def doctor(
     address: Annotated[str, typer.Option("--address", help="Also check this gateway.")] = "",
 ) -> None:
-    """Says what is missing or misconfigured here, and how to mend it; exit code 1 if anything is.
+    """Lists what is missing or misconfigured here and how to fix it; exit code 1 if anything is.
 
     Example: stablerep doctor
     """

@@ -108,6 +108,10 @@ def _prepared(
         _download(text, folder / _name(text))
         source = open_source(folder / _name(text))
         text = str(folder / _name(text))
+    if not _name(text).isprintable() or not _is_utf8(_name(text)):
+        raise InvalidInput(
+            f"the file name {_name(text)!r} is not UTF-8 text; rename the file", field="captions"
+        )
     found = None
     if many or tars or check_format(source.name, format) != "parquet" or find_spec("pyarrow"):
         found = describe(source, format=format, column=column, header=header)
@@ -116,6 +120,11 @@ def _prepared(
     path = folder / f"{_name(text).partition('.')[0] or 'captions'}.jsonl.zst"
     _extract(source, path, check_format(source.name, format), column, header, limit)
     return ChosenCaptions(path, "", "jsonl", "", None, found)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it has no surrogates, which stand for the bytes of a name that is not UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_pipe(text: str) -> bool:

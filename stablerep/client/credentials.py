@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 
 from stablerep.certificates import read_authority, read_identity
+from stablerep.config.address import check_address
 from stablerep.errors import InvalidInput
 
 File = str | os.PathLike[str]
@@ -57,6 +58,7 @@ class Credentials:
 
     def _secure(self, address: str) -> grpc.ChannelCredentials | None:
         """Credentials of the channel; None for clear text."""
+        check_address(address, field="address")
         if self.token and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
             raise InvalidInput("is no token: it holds blanks or other than ASCII characters", field="token")
         given = any(file is not None for file in (self.ca_file, self.cert_file, self.key_file))

@@ -48,7 +48,7 @@ def read_token(file: Path | None) -> str | None:
             return token or None
         file, field = Path(os.environ["STABLEREP_TOKEN_FILE"]), "STABLEREP_TOKEN_FILE"
     try:
-        with file.open() as lines:
+        with file.open(encoding="utf-8") as lines:
             token = lines.read(_LONGEST_TOKEN + 1).strip()
     except OSError as error:
         raise InvalidInput(f"cannot read {file}: {error.strerror}", field=field) from None

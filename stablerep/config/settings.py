@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -37,8 +37,18 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A list in YAML; one text with commas in a variable or after `--set`."""
 
 
+def _trim(value: Any) -> Any:
+    """Texts without white space around them, as a Secret made with `echo` has; refuses line ends inside."""
+    if isinstance(value, str):
+        value = value.strip()
+        if any(ord(character) < 32 or ord(character) == 127 for character in value):
+            raise ValueError("contains a line end or another control character; write it in one line")
+    return value
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    _trim_texts = field_validator("*", mode="before")(_trim)
 
 
 class S3(_Part):
@@ -172,6 +182,8 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         coerce_numbers_to_str=True,
     )
+
+    _trim_texts = field_validator("*", mode="before")(_trim)
 
     store_url: str = Field(default="./data", description="file:///folder, a plain path or s3://bucket/prefix")
     redis_url: str = Field(

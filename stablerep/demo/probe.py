@@ -53,7 +53,7 @@ def _progress(tasks: list[ProbeTask]) -> tuple[int, str]:
     done = [task for task in tasks if task.result.exists()]
     if not done:
         return 0, ""
-    linear = json.loads(done[-1].result.read_text())["linear"]
+    linear = json.loads(done[-1].result.read_text(encoding="utf-8"))["linear"]
     return len(done), f"{done[-1].row} {linear * 100:.1f} %"
 
 
@@ -72,7 +72,7 @@ def probe_results(out: Path, settings: DemoSettings) -> dict[str, list[dict[str,
     """The results by row, in the order of seeds."""
     results: dict[str, list[dict[str, Any]]] = {}
     for task in probe_tasks(out, settings):
-        results.setdefault(task.row, []).append(json.loads(task.result.read_text()))
+        results.setdefault(task.row, []).append(json.loads(task.result.read_text(encoding="utf-8")))
     return results
 
 
@@ -95,12 +95,12 @@ def _probe(task: ProbeTask) -> None:
     # The split and the draws are those of seed 0 for every row: rows differ by their features only.
     result = probe_model(encoder, data, seed=0, draws=task.settings.few_shot_draws)
     scratch = task.result.with_suffix(".tmp")
-    scratch.write_text(json.dumps(asdict(result)) + "\n")
+    scratch.write_text(json.dumps(asdict(result)) + "\n", encoding="utf-8")
     scratch.replace(task.result)
 
 
 def _main(out: Path, names: list[str]) -> None:
-    settings = DemoSettings(**json.loads((out / "demo.json").read_text()))
+    settings = DemoSettings(**json.loads((out / "demo.json").read_text(encoding="utf-8")))
     for task in probe_tasks(out, settings):
         if f"{task.row}:{task.seed}" in names and not task.result.exists():
             _probe(task)

@@ -61,7 +61,7 @@ def _run_stages(out: Path, settings: DemoSettings, resumed: bool) -> None:
 def seconds(out: Path) -> dict[str, float]:
     """Seconds spent in each stage over all runs in this folder, and their total."""
     record = out / "seconds.json"
-    spent: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
+    spent: dict[str, float] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     return {**spent, "total": sum(spent.values())}
 
 
@@ -89,7 +89,7 @@ def _program() -> str:
 
 @contextmanager
 def _only_one(out: Path) -> Iterator[None]:
-    with (out / "demo.lock").open("w") as lock:
+    with (out / "demo.lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -110,7 +110,7 @@ def _timed(out: Path, stage: str) -> Iterator[None]:
         # The report is made anew each time; the other stages go on where they were.
         before = 0.0 if stage == "report" else spent.get(stage, 0.0)
         spent[stage] = before + time.monotonic() - began
-        (out / "seconds.json").write_text(json.dumps(spent, indent=1) + "\n")
+        (out / "seconds.json").write_text(json.dumps(spent, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_disk(out: Path) -> None:
@@ -135,7 +135,7 @@ def _announcement(out: Path, settings: DemoSettings, resumed: bool) -> str:
 
 
 def _print_result(out: Path) -> None:
-    report = json.loads((out / "report.json").read_text())
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     console.print()
     console.print(f"{'accuracy on real photographs, %':<52}{'all labels':>11}{'10 a class':>11}{'kNN':>8}")
     for row, measured in report["probe"].items():

@@ -145,7 +145,7 @@ def claim_folder(out: Path, settings: DemoSettings) -> bool:
     record = out / "demo.json"
     wanted = asdict(settings)
     if record.exists():
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text(encoding="utf-8"))
         different = [f"{k}: {found.get(k)} there, {v} now" for k, v in wanted.items() if found.get(k) != v]
         if different:
             raise InvalidInput(
@@ -155,5 +155,5 @@ def claim_folder(out: Path, settings: DemoSettings) -> bool:
             )
         return True
     out.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(wanted, indent=1) + "\n")
+    record.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     return False

@@ -42,7 +42,7 @@ def write_report(out: Path, settings: DemoSettings, command: str, seconds: Mappi
         report = collect(out, settings, command, {**spent, "total": sum(spent.values())})
         page = render_report(report, *pictures)
     (out / "report.html").write_text(page, encoding="utf-8")
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def collect(out: Path, settings: DemoSettings, command: str, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -57,12 +57,12 @@ def collect(out: Path, settings: DemoSettings, command: str, seconds: Mapping[st
     titles = {method.name: method.title for method in settings.methods}
     titles |= {"random": "random initialisation", "pixels": "raw pixels"}
     groups = GroupDataset(dataset_url(out, "noun"))
-    dataset = json.loads((out / "store" / "datasets" / "demo" / "dataset.json").read_text())
+    dataset = json.loads((out / "store" / "datasets" / "demo" / "dataset.json").read_text(encoding="utf-8"))
     return {
         "schema": 1,
         "command": command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "settings": json.loads((out / "demo.json").read_text()),
+        "settings": json.loads((out / "demo.json").read_text(encoding="utf-8")),
         "probe": probe,
         "titles": titles,
         "probe_details": results,
@@ -100,7 +100,7 @@ def _accelerator() -> str:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()

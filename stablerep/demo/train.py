@@ -38,7 +38,11 @@ class DemoRun:
     def metrics(self) -> list[dict[str, Any]]:
         """What the run has logged so far, a mapping a line."""
         file = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return (
+            [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            if file.exists()
+            else []
+        )
 
 
 def demo_runs(out: Path, settings: DemoSettings) -> list[DemoRun]:
@@ -80,7 +84,7 @@ def _arguments(out: Path, settings: DemoSettings, run: DemoRun) -> list[str]:
     }
     if run.method.drop_nouns:
         configuration["drop_words"] = json.loads(
-            (files("stablerep") / "assets/fashion_nouns.json").read_text()
+            (files("stablerep") / "assets/fashion_nouns.json").read_text(encoding="utf-8")
         )
     pairs = [f"{key}={json.dumps(value)}" for key, value in configuration.items() if key != "run"]
     pairs.append(f"run={configuration['run']}")

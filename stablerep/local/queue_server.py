@@ -110,7 +110,7 @@ class EmbeddedServer:
     def _take_folder(self) -> None:
         if self._lock is not None:
             return
-        lock = (self._folder / "server.lock").open("a")
+        lock = (self._folder / "server.lock").open("a", encoding="utf-8")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -128,7 +128,7 @@ class EmbeddedServer:
     def _end_left_over(self) -> _Running | None:
         """Ends a server that outlived its parent; returns what is known of the last one on this folder."""
         try:
-            last = _Running(**json.loads((self._folder / "server.json").read_text()))
+            last = _Running(**json.loads((self._folder / "server.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return self._server
         if _program_name(last.pid).endswith(("valkey-server", "redis-server")) and _shut_down(last):
@@ -179,7 +179,7 @@ class EmbeddedServer:
 
     def _log_end(self) -> str:
         try:
-            return (self._folder / "server.log").read_text(errors="replace")[-1500:]
+            return (self._folder / "server.log").read_text(errors="replace", encoding="utf-8")[-1500:]
         except OSError:
             return "(there is none)"
 
@@ -274,7 +274,7 @@ def _program_name(pid: int) -> str:
         ps = ["ps", "-p", str(pid), "-o", "comm="]
         return subprocess.run(ps, capture_output=True, text=True, check=False).stdout.strip()
     try:
-        state = Path(f"/proc/{pid}/stat").read_text()
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return ""
     name, _, rest = state.partition("(")[2].rpartition(")")

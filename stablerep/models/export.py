@@ -47,7 +47,7 @@ def export_encoder(
     config = _config(plain, spec, mean, std, crop_ratio)
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(plain.state_dict(), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _config(

@@ -75,7 +75,7 @@ def _load_folder(folder: Path) -> FrozenEncoder:
     if not (folder / WEIGHTS_FILE).is_file():
         raise NotFound(f"{folder} has a {CONFIG_FILE} but no {WEIGHTS_FILE}")
     try:
-        classes = json.loads((folder / CONFIG_FILE).read_text()).get("num_classes")
+        classes = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("num_classes")
         # timm takes a classifier off by itself, but then no longer checks that all other weights are there.
         without: dict[str, Any] = {} if classes == 0 else {"num_classes": 0}
         model = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True, **without)

@@ -23,9 +23,14 @@ class Lock:
         self.token = secrets.token_hex(8)
         self._lost = threading.Event()
 
+    @property
+    def lost(self) -> bool:
+        """Whether another process may do the work by now."""
+        return self._lost.is_set()
+
     def check(self) -> None:
-        """Raises `Unavailable` once the lock was lost: another process does the work by now."""
-        if self._lost.is_set():
+        """Raises `Unavailable` once the lock was lost."""
+        if self.lost:
             raise Unavailable(f"lost {self.name} to another process")
 
     def lose(self) -> None:
@@ -48,8 +53,12 @@ def hold(queue: Queue, name: str, *, seconds: float = LOCK_SECONDS) -> Iterator[
                 if not queue.run_script("lock", name, lock.token, milliseconds, "keep"):
                     lock.lose()
                     return
-            except Unavailable as error:  # perhaps only for a moment; the steps look at the token themselves
+            except Unavailable as error:  # perhaps only for a moment; the steps check the token themselves
                 logger.warning("%s not renewed: %s", name, error)
+            except Exception:
+                lock.lose()
+                logger.exception("%s is given up", name)
+                return
 
     thread = threading.Thread(target=renew, name="lock", daemon=True)
     thread.start()

@@ -31,7 +31,7 @@ def render_report(
         maps: title -> 2-D coordinates [n 2] and labels [n] of held-out real photographs.
         class_names: names of the labels.
     """
-    template = Template((files("stablerep.report") / "page.html").read_text())
+    template = Template((files("stablerep.report") / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         style=STYLE,
         headline=escape(headline(report)),

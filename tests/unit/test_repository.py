@@ -213,3 +213,31 @@ def requirements() -> dict[str, Requirement]:
     ]
     parsed = [Requirement(line) for line in lines]
     return {item.name.lower(): item for item in parsed if item.name != "stablerep"}
+
+
+def reads_in_the_locale(tree: ast.AST) -> list[int]:
+    """Lines that read or write text in whatever encoding the locale has."""
+    lines = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(word.arg == "encoding" for word in node.keywords):
+            continue
+        if ast.unparse(node.func) == "tarfile.open":
+            continue
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        modes = [argument.value for argument in node.args[-1:] if isinstance(argument, ast.Constant)]
+        opens_text = method == "open" and any(re.fullmatch(r"[rwax]t?\+?", str(mode)) for mode in modes)
+        if method in ("read_text", "write_text") or opens_text:
+            lines.append(node.lineno)
+    return lines
+
+
+def test_text_files_have_an_encoding_of_their_own() -> None:
+    sample = "p.read_text(); p.open('w'); open(p, 'r'); p.open('rb')"
+    assert reads_in_the_locale(ast.parse(sample)) == [1, 1, 1]
+    found = {
+        str(path.relative_to(ROOT)): lines
+        for path in tracked(".py")
+        if path.relative_to(ROOT).parts[0] in ("stablerep", "services", "scripts", "benchmarks")
+        if (lines := reads_in_the_locale(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert found == {}
