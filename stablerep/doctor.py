@@ -132,13 +132,14 @@ def _store(url: str) -> Finding:
 def _queue(url: str) -> Finding:
     import redis
 
+    from stablerep.queue.connection import connect
+
     shown = _shown(url)
     try:
-        server = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+        server = connect(url, decode_responses=True, socket_timeout=2, socket_connect_timeout=2)
         info, policy = server.info("server"), server.info("memory").get("maxmemory_policy", "noeviction")
-    except ValueError:
-        fix = "write redis://[:PASSWORD@]HOST:PORT/0 or rediss://...; / and # in a password as %2F and %23"
-        return Finding("fault", "queue", "STABLEREP_REDIS_URL is no URL of a queue server", fix)
+    except InvalidInput as error:
+        return Finding("fault", "queue", str(error), "correct STABLEREP_REDIS_URL")
     except redis.RedisError as error:
         fix = "set STABLEREP_REDIS_URL, or use `stablerep up`, which brings its own queue server"
         return Finding("note", "queue", f"no server at {shown} ({error})", fix)

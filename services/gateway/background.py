@@ -29,6 +29,8 @@ logger = logging.getLogger("stablerep.gateway")
 LOCK_SECONDS = 5.0
 POLL_SECONDS = 2.0
 """Between two polls for jobs without a planner; those of a dead gateway wait until its lock expires."""
+INSPECT_SECONDS = 10.0
+"""Between two inspections of the queue for keys that were lost."""
 SYNC_SECONDS = 60.0
 """Between two comparisons of the queue with the store."""
 MAX_TORN = 5
@@ -51,7 +53,8 @@ class Planners:
         self._stop = threading.Event()
         self._planning: dict[str, asyncio.Task[None]] = {}
         self._torn: dict[str, int] = {}
-        self._synced = float("-inf")
+        self._inspected = self._synced = float("-inf")
+        self._knows_policy = False
         self._loops: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Planners":
@@ -85,14 +88,29 @@ class Planners:
             task.add_done_callback(lambda _: self._planning.pop(dataset, None))
 
     async def _find_work(self) -> None:
+        if time.monotonic() - self._inspected > INSPECT_SECONDS:
+            for problem in await asyncio.to_thread(self._queue.inspect):
+                logger.warning("the queue has lost data: %s", problem)
+            self._inspected = time.monotonic()
         if not await asyncio.to_thread(ensure_queue, self._store, self._queue, self._stop):
             return
+        await self._check_policy()
         if time.monotonic() - self._synced > SYNC_SECONDS:
             await asyncio.to_thread(restore_absent, self._store, self._queue)
             await asyncio.to_thread(sync_all_from_store, self._store, self._queue)
             self._synced = time.monotonic()
         for dataset in sorted(await asyncio.to_thread(self._queue.run_script, "planning")):
             self.submit(dataset)
+
+    async def _check_policy(self) -> None:
+        if not self._knows_policy:
+            policy = await asyncio.to_thread(self._queue.eviction_policy)
+            self._knows_policy = True
+            if policy != "noeviction":
+                logger.warning(
+                    "the queue server may evict keys of the queue (maxmemory-policy %s); set noeviction",
+                    policy,
+                )
 
     async def _count_totals(self) -> None:
         """Counts what the finished shards hold of jobs that were restored from the store."""

@@ -18,6 +18,9 @@ _errors = Counter(
     ["loop"],
 )
 
+for _loop in ("planning", "totals", "lease keeper", "readiness"):
+    _errors.labels(_loop)  # exported from the start, so that the first error is an increase
+
 
 @contextmanager
 def surviving(loop: str) -> Iterator[None]:

@@ -37,6 +37,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from stablerep.errors import InvalidInput, NotFound, Unavailable
+from stablerep.queue.connection import connect
 from stablerep.queue.leases import (
     FailOutcome,
     JobStatus,
@@ -56,11 +57,13 @@ RETRY_SECONDS = 5.0
 _RETRY_FACTOR = 4
 _ERROR_LENGTH = 500  # some failing jobs have a million of them
 _STEPS_AT_ONCE = 10_000  # of a search for shards, so as not to hold the server: some 10 ms
+_MAX_INSPECTED = 20_000  # shards of a job; beyond that its bitmap and its fields are inspected alone
 _REBUILDING = "Redis has lost its data, the queue is being rebuilt from the store; try again in a moment"
 # The steps of a rebuild itself, and those that change nothing without an epoch.
 _UNGUARDED = {
     "lease.lua",
     "stats.lua",
+    "inspect.lua",
     "uncounted.lua",
     "lock.lua",
     "restore.lua",
@@ -71,39 +74,35 @@ _UNGUARDED = {
 # before a script's first write, so that no step is left half done. redis-py takes the first word off some,
 # and puts words of its own before those to a command in a pipeline.
 _REFUSALS = re.compile(
-    r"(^|caused error: )(OOM|MISCONF|READONLY|LOADING|BUSY|NOREPLICAS|MASTERDOWN|REBUILDING"
+    r"(^|caused error: )(OOM|MISCONF|READONLY|LOADING|BUSY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|REBUILDING"
     r"|DENIED|NOAUTH|NOPERM)\b"
 )
+# Answers of a server that is the primary no more, or not yet: another one may be, under the same name.
+_DEMOTED = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN)\b")
 
 
 class Queue:
     """Connects when first used. Every method may raise `Unavailable`; those that name a job, `NotFound`.
 
     Args:
-        redis_url: `redis://[:password@]host:port/number`, or `rediss://` for TLS.
+        redis_url: `redis://[:password@]host:port/number`, `rediss://` for TLS, or
+            `redis+sentinel://[:password@]host:port,host:port/service/number`.
         waiting: most unread entries in the ready stream. Few, for an entry already there is served before one
             of a job of higher priority; each `lease` refills it, so that even 1 starves no worker.
         retry_seconds: wait before a shard that failed with an error is leased again; others go on meanwhile.
     """
 
     def __init__(self, redis_url: str, *, waiting: int = 8, retry_seconds: float = RETRY_SECONDS) -> None:
-        try:
-            self._redis: Any = redis.Redis.from_url(
-                redis_url,
-                decode_responses=True,
-                socket_connect_timeout=5,
-                socket_timeout=20,
-                health_check_interval=30,
-                # Each script may be repeated: it changes nothing when its lease is gone or its bit is set.
-                retry=Retry(ExponentialBackoff(cap=1, base=0.05), retries=3),
-                retry_on_error=[redis.ConnectionError, redis.TimeoutError],
-            )
-        except ValueError:
-            # Its text may hold a piece of the password, which a `/` or `#` has cut in two.
-            text = "is no URL of a queue server; write redis://[:PASSWORD@]HOST:PORT/0 (rediss:// for TLS), "
-            raise InvalidInput(
-                f"{text}with / and # in a password as %2F and %23", field="redis_url"
-            ) from None
+        self._redis: Any = connect(
+            redis_url,
+            decode_responses=True,
+            socket_connect_timeout=5,
+            socket_timeout=20,
+            health_check_interval=30,
+            # Each script may be repeated: it changes nothing when its lease is gone or its bit is set.
+            retry=Retry(ExponentialBackoff(cap=1, base=0.05), retries=3),
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+        )
         self._waiting = waiting
         self._retry_ms = round(retry_seconds * 1000)
         self._scripts = {name: self._redis.register_script(text) for name, text in _script_texts().items()}
@@ -124,6 +123,11 @@ class Queue:
             token: of the lock "sr:rebuild", which must be held still. Empty: there was nothing to rebuild.
         """
         return str(self.run_script("begin_epoch", token, secrets.token_hex(8)))
+
+    def end_epoch(self) -> None:
+        """Has the queue rebuilt from the store: nothing is leased until then."""
+        with self._reaching():
+            self._redis.delete("sr:epoch")
 
     def add_job(self, dataset: str, *, priority: int = 0, job_uid: str = "") -> bool:
         """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already.
@@ -307,6 +311,18 @@ class Queue:
         """How the whole queue is at this moment; a few milliseconds of Redis for 1,000 jobs."""
         return read_stats(self._run("stats"))
 
+    def inspect(self) -> list[str]:
+        """Problems that no step leaves behind; with any, the epoch ends and the queue waits to be rebuilt.
+
+        A few milliseconds of Redis for 1,000 jobs.
+        """
+        return [str(text) for text in self._run("inspect", _MAX_INSPECTED)]
+
+    def eviction_policy(self) -> str:
+        """What the server does when its memory is full; all but "noeviction" may lose keys of the queue."""
+        with self._reaching():
+            return str(self._redis.info("memory").get("maxmemory_policy", "noeviction"))
+
     def run_script(self, script: str, *arguments: str | int | bytes) -> Any:
         """Runs a Lua step that has no method of its own; those are of rebuild.py, reconcile.py, lock.py."""
         return self._run(script, *arguments)
@@ -336,14 +352,19 @@ class Queue:
                 f"cannot reach Redis at {self._where()}: {error}; is it running, and is the redis_url right?"
             ) from error
         except redis.ResponseError as error:
+            if isinstance(error, redis.ReadOnlyError) or _DEMOTED.search(str(error)):
+                # The next call resolves the name again, and may find the new primary.
+                self._redis.connection_pool.disconnect()
             kinds = (redis.OutOfMemoryError, redis.ReadOnlyError)
             if not isinstance(error, kinds) and not _REFUSALS.search(str(error)):
                 raise
             raise Unavailable(f"Redis at {self._where()} takes nothing at the moment: {error}") from error
 
     def _where(self) -> str:
-        options = self._redis.connection_pool.connection_kwargs
-        return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
+        pool = self._redis.connection_pool
+        options = pool.connection_kwargs
+        where = options.get("path") or getattr(pool, "service_name", None)
+        return str(where or f"{options.get('host')}:{options.get('port')}")
 
 
 @cache

@@ -98,10 +98,9 @@ def test_two_gateways_plan_one_job_once(
 
 
 @LOCAL
-def test_unusable_captions_fail_the_job_with_the_reason(client: Client, tmp_path: Path) -> None:
-    path = tmp_path / "empty.txt"
-    path.write_text("\n \n\n")
-    job = client.create_job("unusable", path, preset="tiny")
+def test_unusable_captions_fail_the_job_with_the_reason(client: Client, store_url: str) -> None:
+    open_store(store_url).put("empty.txt", b"\n \n\n")
+    job = client.create_job("unusable", "store:empty.txt", preset="tiny")
     *_, job = client.watch_job(job.name)
     assert job.state is JobState.FAILED
     assert job.done

@@ -149,11 +149,10 @@ class TestRetry:
         assert client.retry_job("shoes").state is JobState.SUCCEEDED  # nothing is dead
 
     def test_a_job_that_failed_by_its_source_or_was_cancelled_stays_so_and_says_why(
-        self, client, create, tmp_path
+        self, client, create, store
     ):
-        empty = tmp_path / "empty.txt"
-        empty.write_text("\n\n")
-        client.create_job("empty", empty, preset="tiny")
+        store.put("empty.txt", b"\n\n")
+        client.create_job("empty", "store:empty.txt", preset="tiny")
         assert planned(client, "empty").state is JobState.FAILED
         with pytest.raises(WrongState, match=r"failed by its source.*create it anew"):
             client.retry_job("empty")

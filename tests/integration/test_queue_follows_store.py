@@ -145,7 +145,7 @@ def test_a_job_whose_captions_cannot_be_read_fails_in_the_end(store, queue, redi
     store.put(upload_key("u"), b"torn")
 
     async def plan_until_over():
-        async with background.Planners(store, queue, redis_url, threads=1):
+        async with background.Planners(store, queue, threads=1):
             for _ in range(400):
                 if queue.state("shoes").final:
                     return

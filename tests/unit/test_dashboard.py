@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import services.generator.metrics
+import services.process.loops
 import services.trainer.metrics
 from services.gateway.queue_metrics import QueueCollector
 from services.gateway.server import SERVICE

@@ -135,7 +135,11 @@ def restore_absent(store: Store, queue: Queue, dataset: str = "") -> list[str]:
         if job is not None and job.deleting:
             _finish_deletion(store, queue, name)
             continue
-        if job is None or not _put(queue, job, ""):
+        if job is None:
+            continue
+        if not _put(queue, job, ""):
+            if name not in queue.jobs():
+                queue.end_epoch()  # the set of jobs is lost: a rebuild makes it again
             continue
         if store.exists(create_key(name)):
             added.append(name)

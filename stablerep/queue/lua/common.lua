@@ -1,4 +1,4 @@
--- What the queue's scripts share; put in front of each of them (see queue.py, which describes the keys).
+-- What the queue's scripts share; put in front of each of them (see client.py, which describes the keys).
 local READY, GROUP = 'sr:ready', 'generators'
 local DELAYED = 'sr:delayed'
 local UNCOUNTED = 'sr:uncounted'  -- set of the restored jobs of which it is not known what the done shards hold
@@ -30,9 +30,17 @@ local function live(state)
   return state == 'PLANNING' or state == 'RUNNING' or state == 'PAUSED'
 end
 
+-- Ends the epoch: something is lost that no step removes, so the queue must be rebuilt from the store.
+local function end_epoch() redis.call('DEL', EPOCH) end
+
+local function has_group()
+  return redis.call('EXISTS', READY) == 1 and #redis.call('XINFO', 'GROUPS', READY) > 0
+end
+
 local function ensure_group()
-  -- A stream stays when its last entry goes, so this happens once, and again should Redis lose its data.
-  if redis.call('EXISTS', READY) == 0 then
+  -- A stream stays when its last entry goes, and begin_epoch makes it: within an epoch a missing one was lost.
+  if not has_group() then
+    end_epoch()
     redis.call('XGROUP', 'CREATE', READY, GROUP, '0', 'MKSTREAM')
   end
 end

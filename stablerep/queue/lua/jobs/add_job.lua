@@ -5,5 +5,5 @@ ensure_group()
 if redis.call('EXISTS', job(ds)) == 1 then return redis.call('HGET', job(ds), 'job_uid') == ARGV[3] and 0 or 2 end
 redis.call('SADD', JOBS, ds)
 redis.call('HSET', job(ds), 'state', 'PLANNING', 'priority', ARGV[2], 'planned', 0, 'next', 0, 'complete', 0,
-  'groups', 0, 'images', 0, 'skipped', 0, 'job_uid', ARGV[3], 'create_time', now(), 'end_time', '', 'error', '')
+  'done', 0, 'groups', 0, 'images', 0, 'skipped', 0, 'job_uid', ARGV[3], 'create_time', now(), 'end_time', '', 'error', '')
 return 1

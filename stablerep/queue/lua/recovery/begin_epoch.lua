@@ -6,6 +6,6 @@ if ARGV[1] ~= '' then
   end
   redis.call('DEL', REBUILD, READY, DELAYED)  -- what is left of the time before: its shards wait in the cursors
 end
-ensure_group()
+if not has_group() then redis.call('XGROUP', 'CREATE', READY, GROUP, '0', 'MKSTREAM') end
 redis.call('SET', EPOCH, ARGV[2], 'NX')
 return redis.call('GET', EPOCH)

@@ -11,6 +11,7 @@ if not state then return 0 end
 if redis.call('HGET', job(ds), 'mended') == ARGV[4] then return 0 end
 redis.call('HSET', job(ds), 'mended', ARGV[4])
 redis.call('SREM', UNCOUNTED, ds)
+redis.call('HDEL', job(ds), 'uncounted')
 for n, name in ipairs({'groups', 'images', 'skipped'}) do redis.call('HINCRBY', job(ds), name, ARGV[4 + n]) end
 if #ARGV > 8 and (state == 'SUCCEEDED' or (state == 'FAILED' and redis.call('HGET', job(ds), 'error') == '')) then
   redis.call('HSET', job(ds), 'state', 'RUNNING', 'end_time', '')
@@ -26,6 +27,7 @@ for n = 9, #ARGV do
     redis.call('SADD', retry(ds), shard)
   end
 end
+if undone > 0 then redis.call('HINCRBY', job(ds), 'done', -undone) end
 enroll(ds)
 settle(ds)
 return undone

@@ -17,6 +17,7 @@ forget_failures(ds, shard)
 redis.call('HDEL', dead(ds), shard)
 local first = redis.call('SETBIT', done(ds), shard, 1) == 0
 if first then
+  redis.call('HINCRBY', job(ds), 'done', 1)
   redis.call('HINCRBY', job(ds), 'groups', ARGV[4])
   redis.call('HINCRBY', job(ds), 'images', ARGV[5])
   redis.call('HINCRBY', job(ds), 'skipped', ARGV[6])

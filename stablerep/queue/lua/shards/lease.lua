@@ -105,9 +105,9 @@ local function keep(id, ds, shard, born, was_lost)
   return false
 end
 
--- Without an epoch Redis has lost everything, and what is here by now may be half of it.
-if redis.call('EXISTS', EPOCH) == 0 then return {dead_lettered} end
 ensure_group()
+-- Without an epoch Redis has lost data, and what is left may be half of it.
+if redis.call('EXISTS', EPOCH) == 0 then return {dead_lettered} end
 wake()
 for _ = 1, 1000 do  -- each round but the last takes an entry off the stream; bounded so as not to hold the server
   local entry, was_lost = reclaim()
