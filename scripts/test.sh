@@ -2,8 +2,8 @@
 # Runs the tests in order unit, integration, e2e (by `make test`); arguments go to pytest: make test ARGS="tests/unit -k loss".
 #
 # The whole suite runs in as many processes as there are cores, up to four, file by file (2 cores: 5 minutes against 8
-# in one process). The S3 servers of the tests that this machine has not (MinIO, a second one) are built meanwhile (once, cached);
-# a test that needs one waits. pytest's summary is the last thing printed, with what could not be tested and why.
+# in one process). Programs that the tests need and this machine lacks (MinIO, Helm, ...) are installed or built meanwhile (once,
+# cached: scripts/test_tools.py); a test that needs one waits. pytest's summary is the last thing printed, with what could not be tested and why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,8 +20,12 @@ trap 'kill -TERM $tests 2>/dev/null' TERM
 if [ $# -gt 0 ]; then
     exec "$python" -m pytest --durations=10 "$@"
 fi
-if ! "$python" scripts/s3_servers.py --find minio versitygw >/dev/null 2>&1; then
-    nice -n 10 "$python" scripts/s3_servers.py minio versitygw >/dev/null & # those that are missing, one by one
+# Packages first: they take seconds. What is built with Go (MinIO: 7 minutes) is built beside the tests, which wait for it.
+if ! "$python" scripts/test_tools.py --find redis-server promtool >/dev/null 2>&1; then
+    "$python" scripts/test_tools.py redis-server promtool >/dev/null || true # the tests say what is missing
+fi
+if ! "$python" scripts/test_tools.py --find all >/dev/null 2>&1; then
+    nice -n 10 "$python" scripts/test_tools.py all >/dev/null & # those that are missing, one by one
     build=$!
 fi
 "$python" -m pytest --durations=10 -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder &

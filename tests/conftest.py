@@ -24,7 +24,7 @@ from tests.servers import (
     ServerMissing,
     VersityServer,
     redis_program,
-    s3_program,
+    tool,
 )
 
 if TYPE_CHECKING:
@@ -77,15 +77,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders unit, integration, e2e; gives tests that may wait for an S3 server's build the time for it."""
+    """Orders unit, integration, e2e; gives tests that may wait for a tool's build the time for it."""
     items.sort(key=_stage)
     for item in items:
-        if _needs_s3(item):
+        if _may_wait(item):
             item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
 
 
-def _needs_s3(item: pytest.Item) -> bool:
-    """A test that runs on several kinds of store needs a server only for some of them."""
+def _may_wait(item: pytest.Item) -> bool:
+    """Whether it needs a tool that is built; of several kinds of store only some need a server."""
+    if item.path.stem in ("test_deploy", "test_deploy_chart"):
+        return True
     callspec = getattr(item, "callspec", None)
     parameters = set(map(str, callspec.params.values())) if callspec else set()
     if kinds := {"local", "s3", "minio", "versitygw"} & parameters:
@@ -114,8 +116,8 @@ def _missing_servers(reporter: pytest.TerminalReporter) -> set[str]:
 
 @pytest.fixture(scope="session")
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
-    """One MinIO server for the whole run; built first where there is none (scripts/s3_servers.py)."""
-    server = MinioServer(find_s3_program("minio"), tmp_path_factory.mktemp("minio"))
+    """One MinIO server for the whole run; built first where there is none (scripts/test_tools.py)."""
+    server = MinioServer(tool("minio"), tmp_path_factory.mktemp("minio"))
     yield server
     server.stop()
 
@@ -123,18 +125,9 @@ def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServ
 @pytest.fixture(scope="session")
 def versity_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersityServer]:
     """A second S3 server, of other make; built first where there is none."""
-    server = VersityServer(find_s3_program("versitygw"), tmp_path_factory.mktemp("versitygw"))
+    server = VersityServer(tool("versitygw"), tmp_path_factory.mktemp("versitygw"))
     yield server
     server.stop()
-
-
-def find_s3_program(name: str) -> Path:
-    """The server program; skips the test where it can't be had, and fails it in CI where Go is there."""
-    try:
-        return s3_program(name)
-    except ServerMissing as error:
-        must = os.environ.get("CI") == "true" and "no Go compiler" not in str(error)
-        (pytest.fail if must else pytest.skip)(str(error))
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """What is deployed, as plain data: the compose file with its variables filled in, Dockerfiles, the chart."""
 
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,8 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+
+from tests.servers import tool
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "deploy/helm/stablerep"
@@ -76,11 +75,8 @@ def dockerfile(name: str) -> Dockerfile:
 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs helm; the test is skipped, with one line in the summary, where there is none."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    program = shutil.which("helm") or shutil.which("helm", path=f"{cache}/stablerep/bin")
-    if program is None:
-        pytest.skip("no helm on PATH: deploy/helm/stablerep was neither linted nor rendered")
+    """Runs helm."""
+    program = tool("helm")
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=60)
 
 

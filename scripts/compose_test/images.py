@@ -130,7 +130,7 @@ def _mirror() -> list[str]:
 def _build_server(engine: Engine, service: str, image: str) -> None:
     with tempfile.TemporaryDirectory(prefix="stablerep-image-") as folder:
         if service == "minio":
-            program = run([sys.executable, "scripts/s3_servers.py", "minio"], timeout=1800).strip()
+            program = run([sys.executable, "scripts/test_tools.py", "minio"], timeout=1800).strip()
             shutil.copyfile(program, f"{folder}/minio")
             Path(folder, "minio").chmod(0o755)
         Path(folder, "Dockerfile").write_text(SERVERS[service], encoding="utf-8")

@@ -26,9 +26,8 @@ from stablerep.config.settings import S3
 from stablerep.errors import InvalidInput, StoreRefused, Unavailable
 from stablerep.storage import Store, open_store
 from tests.certificates import Authority
-from tests.conftest import find_s3_program
 from tests.proxies import S3Proxy
-from tests.servers import MinioServer, S3Server, VersityServer
+from tests.servers import MinioServer, S3Server, VersityServer, tool
 
 DOMAIN = "s3.test"
 AWS_VARIABLES = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE", "SHARED_CREDENTIALS_FILE",
@@ -60,7 +59,7 @@ def tls_server(
     shutil.copy(identity.cert_file, certificates / "public.crt")  # names that MinIO looks for
     shutil.copy(identity.key_file, certificates / "private.key")
     kind = {"minio": MinioServer, "versitygw": VersityServer}[request.param]
-    server = kind(find_s3_program(request.param), folder, tls=certificates, domain=DOMAIN)
+    server = kind(tool(request.param), folder, tls=certificates, domain=DOMAIN)
     yield server
     server.stop()
 
@@ -294,7 +293,7 @@ def test_a_service_accounts_token_is_changed_for_credentials(
                 "MINIO_IDENTITY_OPENID_CLIENT_ID": provider.audience,
             }
 
-    server = TrustingServer(find_s3_program("minio"), tmp_path)
+    server = TrustingServer(tool("minio"), tmp_path)
     try:
         token = tmp_path / "token"
         token.write_text(provider.token("readwrite"))

@@ -33,11 +33,10 @@ from stablerep.storage import Store, open_store
 from stablerep.training import load_train_config
 from stablerep.training.distributed import Ranks
 from stablerep.training.loop import train
-from tests.conftest import find_s3_program
 from tests.generators import WorkerProcess, assert_whole, plan_job, until
 from tests.pipelines import make_random_pipeline
 from tests.proxies import S3Proxy
-from tests.servers import MinioServer
+from tests.servers import MinioServer, tool
 
 pytestmark = pytest.mark.timeout(600)
 LEASE_SECONDS = 3
@@ -113,7 +112,7 @@ def test_a_server_stopped_for_a_while_costs_time_alone(
     if seconds == 30 and not os.environ.get("STABLEREP_TEST_SLOW"):
         pytest.skip("30 s are tried with STABLEREP_TEST_SLOW=1; 8 s take the same way")
     (tmp_path / "minio").mkdir()
-    server = MinioServer(find_s3_program("minio"), tmp_path / "minio")
+    server = MinioServer(tool("minio"), tmp_path / "minio")
     try:
         store = open_store("s3://faults/data", s3=access_to(server, monkeypatch))
         plan_job(store, queue, "shoes", recipe, SHARDS)

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import tool
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = ROOT / "deploy/prometheus"
 
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.skip("no Prometheus server: `promtool` is not on PATH")
-    return program
+    return str(tool("promtool"))
 
 
 def test_prometheus_takes_the_configuration(promtool: str) -> None:

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,6 +16,7 @@ from services.health.http import serve_probes
 from stablerep.config.recipe import load_preset
 from stablerep.config.settings import Settings, load_settings
 from tests.deployment import ROOT, Dockerfile, compose_file, compose_variables, dockerfile
+from tests.servers import tool
 
 OURS = {"gateway": "gateway", "generator": "generator", "generator-gpu": "generator"}
 """Service of the compose file -> its image's Dockerfile."""
@@ -230,13 +230,8 @@ def test_health_check_follows_readyz() -> None:
 
 
 def test_docker_compose_takes_the_file() -> None:
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("no docker compose here: `docker compose config` was not run on docker-compose.yml")
     done = subprocess.run(
-        ["docker", "compose", "--profile", "gpu", "--profile", "dashboards", "config", "--format", "json"],
+        [tool("docker-compose"), "--profile", "gpu", "--profile", "dashboards", "config", "--format", "json"],
         cwd=ROOT,
         env={key: value for key, value in os.environ.items() if key not in compose_variables()},
         capture_output=True,
