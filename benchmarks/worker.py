@@ -25,7 +25,7 @@ from stablerep.local.queue_server import EmbeddedServer
 from stablerep.queue.client import Queue
 from stablerep.storage import open_store
 from tests.generators import WorkerProcess, plan_job
-from tests.servers import MinioServer, s3_program
+from tests.servers import MinioServer, tool
 from tests.slow_link import SlowLink
 
 RESULT = Path(__file__).parent / "results" / "worker.json"
@@ -138,7 +138,7 @@ def main() -> None:
     before = round(os.getloadavg()[1], 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        minio = MinioServer(s3_program("minio"), folder)
+        minio = MinioServer(tool("minio"), folder)
         try:
             rows = compare(folder, minio)
         finally:
