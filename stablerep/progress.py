@@ -14,7 +14,9 @@ from rich.progress import TimeRemainingColumn as EtaColumn
 
 # Lines are never folded: tables and paths stay whole in logs and narrow terminals. No markup: captions and
 # errors have brackets of their own.
-console = Console(highlight=False, soft_wrap=True, markup=False)
+console = Console(
+    highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else 100_000
+)
 
 
 class Bars:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stablerep import __version__
-from stablerep.cli import control, estimate, jobs, local, models, reconcile, token
+from stablerep.cli import control, estimate, jobs, local, models, preview, reconcile, token
 from stablerep.cli.connection import connected
 from stablerep.doctor import extra_of
 from stablerep.errors import StableRepError
@@ -28,7 +28,7 @@ app.command("doctor")(local.doctor)
 app.command("submit")(jobs.submit)
 app.add_typer(control.app, name="jobs")
 app.add_typer(token.app, name="token")
-app.command("preview")(jobs.preview)
+app.command("preview")(preview.preview)
 app.command("reconcile")(connected(reconcile.reconcile))
 app.command("estimate")(estimate.estimate)
 app.command("gallery")(jobs.gallery)

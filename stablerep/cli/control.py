@@ -6,10 +6,10 @@ from itertools import islice
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from stablerep.cli.connection import Connection, connected
 from stablerep.cli.jobs import app, one_line
+from stablerep.cli.show import Json, print_json, table
 from stablerep.errors import InvalidInput
 from stablerep.progress import console
 
@@ -110,7 +110,8 @@ def delete(
 def shards(
     name: Name,
     state: Annotated[str, typer.Option("--state", help="pending, leased, done or dead; empty: all.")] = "",
-    most: Annotated[int, typer.Option("--most", min=1, help="Show at most so many.")] = 100,
+    most: Annotated[int, typer.Option("--most", min=1, help="Maximum number of shards to list.")] = 100,
+    as_json: Json = False,
     *,
     connection: Connection,
 ) -> None:
@@ -122,13 +123,16 @@ def shards(
 
         stablerep jobs shards shoes --state leased --most 1000
     """
-    table = Table("shard", "state", "errors", "lost", "worker", "last error", box=None, pad_edge=False)
+    shown = table("shard", "state", "errors", "lost", "worker", "last error")
     with connection.client() as client:
         found = list(islice(client.list_shards(name, state or None, page_size=min(most + 1, 1000)), most + 1))
+    if as_json:
+        print_json(found[:most])
+        return
     for shard in found[:most]:
         counts = (str(shard.errors), str(shard.lost_leases))
-        table.add_row(str(shard.number), shard.state.value, *counts, shard.worker, shard.error)
-    console.print(table if found else f"no {state.lower() + ' ' if state else ''}shards")
+        shown.add_row(str(shard.number), shard.state.value, *counts, shard.worker, shard.error)
+    console.print(shown if found else f"no {state.lower() + ' ' if state else ''}shards")
     if len(found) > most:
         console.print(f"and more; --most {10 * most} shows them")
 

@@ -12,6 +12,7 @@ import typer
 
 from stablerep.cli.connection import Connection, connected_to_worker
 from stablerep.cli.jobs import ChosenRecipe, Header, Set, choose_recipe, split_overrides
+from stablerep.cli.show import Json, print_json
 from stablerep.errors import InvalidInput
 from stablerep.jobs.estimate import (
     LEASES,
@@ -73,13 +74,14 @@ def estimate(
     captions_per_shard: Annotated[
         int, typer.Option(min=0, help="Captions in one shard; 0: the preset's.")
     ] = 0,
+    as_json: Json = False,
     *,
     connection: Connection,
 ) -> None:
-    """Says what a job would come to: images, GPU-hours, storage, shards, memory of the queue.
+    """Estimates a job's cost: images, GPU-hours, storage, shards, memory of the queue.
 
-    The speed is yours (--seconds-per-image), measured on a worker or here (--worker, --measure), or what was
-    reported for Stable Diffusion 1.5 on a GPU (--gpu); without any of them no hours are said.
+    The speed is yours (--seconds-per-image), measured on a worker or here (--worker, --measure), or the one
+    reported for Stable Diffusion 1.5 on a GPU (--gpu); without any of them no hours are printed.
 
     Examples:
 
@@ -93,7 +95,7 @@ def estimate(
 
     loaded = load(preset, split_overrides(overrides))
     loaded = Preset(loaded.recipe, captions_per_shard or loaded.captions_per_shard)
-    counted = _count(captions, format, column, header, limit)
+    counted = _count(captions, format, column, header, limit, quiet=as_json)
     recipe, measured = loaded.recipe, None
     if worker:
         chosen = choose_recipe(preset, overrides)
@@ -106,15 +108,21 @@ def estimate(
         speed = measured.speed if measured else reported_speed(recipe, gpu)
     size = measured.image_bytes if measured else None
     found = estimate_job(counted.captions, loaded, speed=speed, image_bytes=size)
+    if as_json:
+        print_json({"estimate": found, "seconds_per_image": speed, "recipe": loaded.recipe.model_dump()})
+        return
     _show(found, loaded, speed, measured=measured is not None and not seconds_per_image)
 
 
-def _count(captions: str, format: str, column: str, header: bool | None, limit: int) -> Counted:
+def _count(
+    captions: str, format: str, column: str, header: bool | None, limit: int, *, quiet: bool
+) -> Counted:
     from stablerep.captions import describe, read_captions
 
     with _opened(captions) as source, console.status(f"counting the captions of {captions}") as status:
         for line in describe(source, format=format, column=column, header=header).lines():
-            console.print(f"  {line}")
+            if not quiet:
+                console.print(f"  {line}")
         return count_captions(
             read_captions(source, format=format, column=column, header=header, limit=limit),
             lambda count: status.update(f"{count:,} captions of {captions}"),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import TaskID
-from rich.table import Table
 
-from stablerep.captions.caption import CaptionReport
-from stablerep.cli.connection import Connection, connected, connected_to_worker
+from stablerep.cli.connection import Connection, connected
+from stablerep.cli.show import Json, job_page, print_json, skipped_lines, table
 from stablerep.client.progress import show_job
 from stablerep.errors import InvalidInput
 from stablerep.progress import Bars, console
@@ -88,6 +86,7 @@ def submit(
     watch: Annotated[
         bool, typer.Option("--watch", help="Stay and show progress until the job ends.")
     ] = False,
+    as_json: Json = False,
     *,
     connection: Connection,
 ) -> None:
@@ -114,17 +113,21 @@ def submit(
             column=column,
             header=header,
             progress=_upload_bar(bars),
-            on_captions=_show_description,
+            on_captions=None if as_json else _show_description,
             seed=seed,
             limit=limit,
             upload=upload,
             captions_per_shard=captions_per_shard or chosen.captions_per_shard,
             priority=priority,
         )
+    if as_json and not watch:
+        print_json(job)
+        return
     with connection.client() as client:
-        console.print(f"{job.name}: {job.state.value}, dataset {job.dataset_url}")
+        if not as_json:
+            console.print(f"{job.name}: {job.state.value}, dataset {job.dataset_url}")
         if watch:
-            _watch(client, job.name)
+            _watch(client, job.name, as_json)
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,13 @@ def _upload_bar(bars: Bars) -> Callable[[int, int], None]:
     return report
 
 
-def _watch(client: Client, name: str) -> None:
+def _watch(client: Client, name: str, as_json: bool = False) -> None:
     job = client.get_job(name)
+    if as_json:
+        for job in client.watch_job(name):
+            print_json(job)
+        _exit_unless_succeeded(job)
+        return
     with Bars() as bars:
         task = bars.add(job.dataset, total=max(1, job.counts.shards), completed=job.counts.done)
         for job in client.watch_job(name):
@@ -169,6 +177,10 @@ def _watch(client: Client, name: str) -> None:
     console.print(one_line(job))
     for line in skipped_lines(job):
         console.print(line)
+    _exit_unless_succeeded(job)
+
+
+def _exit_unless_succeeded(job: Job) -> None:
     if job.state.value in ("FAILED", "CANCELLED"):
         raise typer.Exit(2)
 
@@ -180,15 +192,6 @@ def one_line(job: Job) -> str:
     return text + (f", error: {job.error}" if job.error else "")
 
 
-def skipped_lines(job: Job) -> list[str]:
-    """What became of the records that gave no caption, and of captions that could not be generated."""
-    report = CaptionReport(**job.caption_report)
-    lines = [f"  captions: {report}"] if report.lines > report.captions else []
-    if job.counts.skipped:
-        lines.append(f"  {job.counts.skipped:,} captions could not be generated; each shard's JSON says why")
-    return lines
-
-
 def _show_description(found: Description) -> None:
     for line in found.lines():
         console.print(f"  {line}")
@@ -196,96 +199,72 @@ def _show_description(found: Description) -> None:
 
 @app.command("list")
 @connected
-def list_jobs(connection: Connection) -> None:
+def list_jobs(as_json: Json = False, *, connection: Connection) -> None:
     """Lists all jobs.
-
-    Example: stablerep jobs list
-    """
-    table = Table("job", "state", "shards done", "leased", "dead", "images", box=None, pad_edge=False)
-    with connection.client() as client:
-        for job in client.list_jobs():
-            c = job.counts
-            done = f"{c.done}/{c.shards}"
-            table.add_row(job.name, job.state.value, done, str(c.leased), str(c.dead), str(c.images))
-    console.print(
-        table if table.row_count else "no jobs yet; `stablerep submit CAPTIONS --name NAME` makes one"
-    )
-
-
-@app.command()
-@connected
-def show(name: Annotated[str, typer.Argument(help="Name of the job.")], connection: Connection) -> None:
-    """Shows all of one job.
-
-    Example: stablerep jobs show shoes
-    """
-    with connection.client() as client:
-        job = client.get_job(name)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for key, value in asdict(job).items():
-        table.add_row(key, str(value))
-    console.print(table)
-
-
-@app.command()
-@connected
-def watch(name: Annotated[str, typer.Argument(help="Name of the job.")], connection: Connection) -> None:
-    """Follows a job until it ends; exit code 2 when it failed or was cancelled.
-
-    Example: stablerep jobs watch shoes
-    """
-    with connection.client() as client:
-        _watch(client, name)
-
-
-@connected_to_worker
-def preview(
-    caption: Annotated[str, typer.Argument(help="The caption.")],
-    preset: Annotated[str, typer.Option("--preset", help="Recipe preset or YAML file.")] = "sd15",
-    overrides: Set = None,
-    images: Annotated[int, typer.Option(min=1, max=99, help="Images to make.")] = 6,
-    seed: Annotated[int, typer.Option(help="Decides the images.")] = 0,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the images and a page of them.")] = Path(
-        "preview"
-    ),
-    worker: Annotated[str, typer.Option(help="HOST:PORT of a running worker; empty: make them here.")] = "",
-    *,
-    connection: Connection,
-) -> None:
-    """Makes one group now, to look at before paying for a job.
 
     Examples:
 
-        stablerep preview "a black ankle boot" --preset tiny --images 6 --out preview
+        stablerep jobs list
 
-        stablerep preview "a red bicycle" --preset sd15 --worker 10.0.0.7:50052
+        stablerep jobs list --json | jq -r 'select(.state == "FAILED") | .name'
     """
-    from stablerep.report.gallery import gallery_page
-    from stablerep.shards import Group
-
-    make = partial(_preview_on, connection, worker) if worker else _preview_here
-    encoded = make(caption, choose_recipe(preset, overrides, images_per_caption=str(images)), seed)
-    out.mkdir(parents=True, exist_ok=True)
-    for index, image in enumerate(encoded):
-        (out / f"{index:02d}.jpg").write_bytes(image)
-    page = gallery_page(caption, [Group(caption_id=0, caption=caption, encoded=tuple(encoded), info={})])
-    (out / "index.html").write_text(page, encoding="utf-8")
-    console.print(f"{len(encoded)} images and index.html in {out}")
-
-
-def _preview_on(
-    connection: Connection, worker: str, caption: str, chosen: ChosenRecipe, seed: int
-) -> list[bytes]:
-    with connection.worker(worker) as client:
-        return client.preview(caption, preset=chosen.preset, recipe=chosen.overrides, seed=seed)
+    with connection.client() as client:
+        found = list(client.list_jobs())
+    if as_json:
+        print_json(found)
+        return
+    shown = table("job", "state", "shards done", "leased", "dead", "images", "priority")
+    for job in found:
+        c = job.counts
+        numbers = (c.leased, c.dead, c.images, job.priority)
+        shown.add_row(job.name, job.state.value, f"{c.done}/{c.shards}", *map(str, numbers))
+    console.print(shown if found else "no jobs yet; `stablerep submit CAPTIONS --name NAME` makes one")
 
 
-def _preview_here(caption: str, chosen: ChosenRecipe, seed: int) -> list[bytes]:
-    from stablerep.config.recipe import load_recipe
-    from stablerep.generation import Generator
+@app.command()
+@connected
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the job.")],
+    as_json: Json = False,
+    *,
+    connection: Connection,
+) -> None:
+    """Shows one job: state, progress, pace, what was skipped and why, where the data is, what to do next.
 
-    generator = Generator(load_recipe(chosen.preset or "sd15", chosen.overrides), seed=seed)
-    return [image for group in generator.generate([caption]) for image in group.encoded]
+    Examples:
+
+        stablerep jobs show shoes
+
+        stablerep jobs show shoes --json
+    """
+    with connection.client() as client:
+        job = client.get_job(name)
+        others = [] if as_json or job.done else list(client.list_jobs())
+    if as_json:
+        print_json(job)
+        return
+    for line in job_page(job, others):
+        console.print(line)
+
+
+@app.command()
+@connected
+def watch(
+    name: Annotated[str, typer.Argument(help="Name of the job.")],
+    as_json: Json = False,
+    *,
+    connection: Connection,
+) -> None:
+    """Follows a job until it ends; exit code 2 when it failed or was cancelled.
+
+    Examples:
+
+        stablerep jobs watch shoes
+
+        stablerep jobs watch shoes --json
+    """
+    with connection.client() as client:
+        _watch(client, name, as_json)
 
 
 def gallery(

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from stablerep.cli.show import Json, print_json
 from stablerep.progress import console
 
 
@@ -85,6 +86,7 @@ def up(
 
 def doctor(
     address: Annotated[str, typer.Option("--address", help="Also check this gateway.")] = "",
+    as_json: Json = False,
 ) -> None:
     """Lists what is missing or misconfigured here and how to fix it; exit code 1 if anything is.
 
@@ -94,9 +96,12 @@ def doctor(
 
     worst = 0
     for finding in check_machine(address):
+        worst = max(worst, finding.level == "fault")
+        if as_json:
+            print_json(finding)
+            continue
         colour = {"ok": "green", "note": "yellow", "fault": "red"}[finding.level]
         console.print(Text(f"{finding.level:<7}", colour), f"{finding.subject}: {finding.text}", sep="")
         if finding.fix:
             console.print(f"       fix: {finding.fix}")
-        worst = max(worst, finding.level == "fault")
     raise typer.Exit(worst)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stablerep.cli.show import Json, print_json
 from stablerep.errors import InvalidInput
 from stablerep.local.children import start_process
 from stablerep.progress import console, step
@@ -69,6 +71,7 @@ def probe(
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides the split and the draws.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads.")] = 1,
+    as_json: Json = False,
 ) -> None:
     """Measures frozen features: linear probe, 10 labels a class, nearest neighbours; the paper's probe.
 
@@ -88,16 +91,23 @@ def probe(
 
     torch.set_num_threads(threads)
     encoder = None if model == "pixels" else load_encoder(model)
-    results = {}
+    results, papers = {}, {}
+    quiet = nullcontext() if as_json else None
     for name in data.split(","):
         photographs = load_photographs(name.strip())
-        with step(f"probe on {photographs.name}"):
+        with quiet or step(f"probe on {photographs.name}"):
             results[photographs.name] = probe_model(encoder or "pixels", photographs, seed=seed)
         if paper:
-            with step(f"the paper's probe on {photographs.name}"):
+            with quiet or step(f"the paper's probe on {photographs.name}"):
                 found = paper_probe(encoder or "pixels", photographs, seed=seed)
+            papers[photographs.name] = found
+            if as_json:
+                continue
             norm = "with" if found.batch_norm else "without"
             console.print(f"  {found.accuracy * 100:.1f} % at rate {found.rate:g} {norm} batch norm")
+    if as_json:
+        print_json({"model": model, "seed": seed, "probes": results, "paper": papers})
+        return
     console.print(format_table(results))
 
 

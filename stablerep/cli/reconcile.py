@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from stablerep.cli.connection import Connection
+from stablerep.cli.show import Json, print_json, table
 from stablerep.progress import Bars, console
 
 if TYPE_CHECKING:
     from stablerep.client import ReconcileResult
 
 UNSOUND = 3
-"""Exit code when something was missing, torn or could not be mended."""
+"""Exit code when something was missing, torn or could not be repaired."""
 _COLUMNS = ("job", "state", "done", "dead", "missing", "torn", "indexed")
 
 
@@ -27,12 +27,13 @@ def reconcile(
             "--verify", help="Read every tar and compare it with its index, not only its size: slow."
         ),
     ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Compares jobs with the objects in the store, and mends what can be mended.
+    """Compares jobs with the objects in the store and repairs the differences.
 
     Shards whose tar is gone or damaged are made again, and a job that was over runs again for them; tars
     without an index are indexed, lost captions written again. Exit code 3 if anything was missing, torn or
-    not mended.
+    not repaired.
 
     Examples:
 
@@ -50,11 +51,14 @@ def reconcile(
     if not found:
         console.print("no jobs in the store")
         return
-    table = Table(*_COLUMNS, box=None, pad_edge=False)
+    if as_json:
+        print_json(found)
+        raise typer.Exit(0 if all(each.sound for each in found) else UNSOUND)
+    shown = table(*_COLUMNS)
     for each in found:
         numbers = (each.dead, each.missing, each.torn, each.indexed)
-        table.add_row(each.name, each.state.value, f"{each.done}/{each.shards}", *map(str, numbers))
-    console.print(table)
+        shown.add_row(each.name, each.state.value, f"{each.done}/{each.shards}", *map(str, numbers))
+    console.print(shown)
     for each in found:
         for problem in each.problems:
             console.print(f"{each.name}: {problem}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
+from stablerep.cli.show import Json, print_json, table
 from stablerep.errors import InvalidInput
 from stablerep.progress import console
 from stablerep.tokens import add_token, entry, new_token, read_tokens
@@ -57,16 +57,21 @@ def new(
 @app.command("list")
 def list_tokens(
     file: Annotated[Path, typer.Option("--file", help="The tokens file.")],
+    as_json: Json = False,
 ) -> None:
-    """Lists the tokens of a file; take one back by deleting its lines there.
+    """Lists the tokens of a file; delete a token's lines there to revoke it.
 
     Example: stablerep token list --file tokens.yaml
     """
-    table = Table("name", "role", "expires", "sha256 begins", box=None, pad_edge=False)
-    for token in read_tokens(file):
+    tokens = read_tokens(file)
+    if as_json:
+        print_json(token.model_dump(mode="json") for token in tokens)
+        return
+    shown = table("name", "role", "expires", "sha256 begins")
+    for token in tokens:
         expires = f"{token.expires:%Y-%m-%d %H:%M %Z}" if token.expires else "never"
-        table.add_row(token.name, token.role, expires + " (over)" * token.expired(), token.sha256[:12])
-    console.print(table if table.row_count else "no tokens: nobody is let in")
+        shown.add_row(token.name, token.role, expires + " (over)" * token.expired(), token.sha256[:12])
+    console.print(shown if shown.row_count else "no tokens: every caller is rejected")
 
 
 def _expiry(text: str) -> datetime | None:

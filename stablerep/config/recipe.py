@@ -38,6 +38,24 @@ class Recipe(BaseModel):
     batch_images: int = Field(ge=1, le=4096)
     jpeg_quality: int = Field(ge=1, le=100)
     dtype: Literal["float32", "float16", "bfloat16"]
+    layout: Literal["slots", "packed"] = "packed"
+    """Where a group's images are in a batch, since kernels round differently from place to place.
+
+    slots: caption id modulo groups a batch decides it; if a caption has more images than a batch, image k is
+    in place k modulo batch_images. packed: one image behind the other, as before there were slots.
+    """
+
+    @model_validator(mode="after")
+    def _fits_slots(self) -> "Recipe":
+        images, batch = self.images_per_caption, self.batch_images
+        if self.layout == "slots" and batch % images and images % batch:
+            fitting = [n for n in range(1, 2 * max(images, batch) + 1) if n % images == 0 or images % n == 0]
+            below, above = max(n for n in fitting if n < batch), min(n for n in fitting if n > batch)
+            raise ValueError(
+                f"batch_images {batch} does not fit {images} images a caption; the nearest that do are "
+                f"{below} and {above}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _saved_no_larger_than_made(self) -> "Recipe":
@@ -47,8 +65,9 @@ class Recipe(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all fields as canonical JSON."""
-        canonical = json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
+        """SHA-256, in hexadecimal, of all fields as canonical JSON; without `layout` if it is packed."""
+        fields = self.model_dump(exclude={"layout"} if self.layout == "packed" else None)
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -128,6 +147,7 @@ def _build(values: dict[str, Any], overrides: Mapping[str, str]) -> Preset:
             raise InvalidInput(f"no such field; a recipe has {', '.join(Recipe.model_fields)}", field=name)
     fields = _over(values, overrides)
     captions_per_shard = check_captions_per_shard(fields.pop("captions_per_shard", 16))
+    fields.setdefault("layout", "slots")
     try:
         return Preset(Recipe.model_validate(fields), captions_per_shard)
     except ValidationError as error:
@@ -144,7 +164,8 @@ def check_captions_per_shard(value: Any) -> int:
 def _invalid(error: ValidationError) -> InvalidInput:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
-        return InvalidInput(str(first["ctx"]["error"]), field="save_size")
+        text = str(first["ctx"]["error"])
+        return InvalidInput(text, field=text.partition(" ")[0])  # it begins with the field
     field = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return InvalidInput(f"no such field; a recipe has {', '.join(Recipe.model_fields)}", field=field)

@@ -37,10 +37,10 @@ class Generator:
             group.images
 
     A group is a function of (recipe, seed, caption id, caption) alone on one kind of hardware, whatever
-    stands beside it in a batch: noise is drawn per image on the CPU, captions are embedded one by one and
-    batches always have `recipe.batch_images` rows (kernels differ in the last bit between shapes). The
-    exception is a batch made smaller, by `batch_limit` or for want of memory: the group's `info` then says
-    `batch_images`.
+    else is in its batch: noise is drawn per image on the CPU, captions are embedded one by one, batches
+    always have `recipe.batch_images` rows (kernels differ in the last bit between shapes), and a group always
+    has the same places in a batch (on a GPU they differ between places, too). The exception is a batch made
+    smaller, by `batch_limit` or for want of memory: the group's `info` then says `batch_images`.
 
     Args:
         recipe: how images are made.
@@ -116,12 +116,25 @@ class Generator:
             waiting.append(group)
             if not group.error:
                 rows += group.rows()
-            while len(rows) >= self.batch_images:
-                rows = self._draw_first(rows, on_step)
+            while (count := self._whole_batch(rows)) > 0:
+                rows = self._draw_first(rows, count, on_step)
             yield from _completed(waiting)
         while rows:
-            rows = self._draw_first(rows, on_step)
+            rows = self._draw_first(rows, self._whole_batch(rows, ended=True), on_step)
             yield from _completed(waiting)
+
+    def _whole_batch(self, rows: Sequence[Row], *, ended: bool = False) -> int:
+        """How many of the rows are a batch to which none can be added; all the rest if they `ended`."""
+        size = self.recipe.batch_images
+        if self.recipe.layout == "packed":
+            whole = min(len(rows), self.batch_images)
+            return whole if ended or whole == self.batch_images else 0
+        for count, row in enumerate(rows):
+            if row.batch(size) != rows[0].batch(size):
+                return count
+            if row.place(size) == size - 1:
+                return count + 1
+        return len(rows) if ended else 0
 
     def encode(self, group_pixels: GroupPixels) -> Group:
         """The group with its images as JPEG files. Any thread may call."""
@@ -143,9 +156,10 @@ class Generator:
         """
         rows = [row for caption in _with_ids(captions) for row in self._embed(caption).rows()]
         samples = []
-        for start in range(0, len(rows), self.batch_images):
-            batch = rows[start : start + self.batch_images]
-            samples.append(self._sample(batch, None)[: len(batch)])
+        while rows:
+            count = self._whole_batch(rows, ended=True)
+            batch, rows = rows[:count], rows[count:]
+            samples.append(self._sample(batch, None)[self._places(batch)])
         return torch.cat(samples)
 
     def _begin(self, caption: Caption) -> PendingGroup:
@@ -171,9 +185,8 @@ class Generator:
             info["truncated"] = True
         return PendingGroup(caption, self._sampler.embed(caption.text), seeds, [None] * count, info)
 
-    def _draw_first(self, rows: list[Row], on_step: OnStep | None) -> list[Row]:
-        """Draws the first batch of rows. Returns the rows still wanted, none of a group that failed."""
-        count = self.batch_images
+    def _draw_first(self, rows: list[Row], count: int, on_step: OnStep | None) -> list[Row]:
+        """Generates the first `count` rows. Returns the rows still wanted, none of a group that failed."""
         self._draw(rows[:count], on_step)
         if self._on_stage is not None:
             self._on_stage("text", self._text_seconds)
@@ -232,11 +245,20 @@ class Generator:
         with self._timed("denoise"):
             samples = self._sample(batch, on_step)
         with self._timed("decode"):
-            return self._sampler.decode(samples)[: len(batch)]
+            return self._sampler.decode(samples)[self._places(batch)]
+
+    def _places(self, batch: Sequence[Row]) -> list[int]:
+        """Each row's place in the batch that is sampled; in a halved one they are packed."""
+        size = self.recipe.batch_images
+        if self.recipe.layout == "packed" or self.batch_images != size:
+            return list(range(len(batch)))
+        return [row.place(size) for row in batch]
 
     def _sample(self, batch: Sequence[Row], on_step: OnStep | None) -> Tensor:
-        """Samples of a batch, padded by repeating its last row; the padding is still in the result."""
-        padded = [*batch, *[batch[-1]] * (self.batch_images - len(batch))]
+        """Samples of a batch, empty places filled by its last row; these are still in the result."""
+        padded = [batch[-1]] * self.batch_images
+        for place, row in zip(self._places(batch), batch, strict=True):
+            padded[place] = row
         return self._sampler.sample(
             [row.group.embedding for row in padded], [row.seed for row in padded], on_step
         )

@@ -63,6 +63,20 @@ class Row:
     def seed(self) -> int:
         return self.group.seeds[self.index]
 
+    def batch(self, batch_images: int) -> int:
+        """The batch in which the slots layout has it, by number; larger for later captions and images."""
+        images = len(self.group.pixels)
+        if images > batch_images:
+            return (self.group.caption.id * images + self.index) // batch_images
+        return self.group.caption.id // (batch_images // images)
+
+    def place(self, batch_images: int) -> int:
+        """Its place in that batch, whichever others are there."""
+        images = len(self.group.pixels)
+        if images > batch_images:
+            return self.index % batch_images
+        return self.group.caption.id % (batch_images // images) * images + self.index
+
 
 def split_captions(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows in two halves, cut between captions; one part where there is only one caption."""

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Recipe(_message.Message):
-    __slots__ = ("model", "revision", "sampler", "steps", "guidance_scale", "image_size", "save_size", "images_per_caption", "batch_images", "jpeg_quality", "dtype", "digest")
+    __slots__ = ("model", "revision", "sampler", "steps", "guidance_scale", "image_size", "save_size", "images_per_caption", "batch_images", "jpeg_quality", "dtype", "digest", "layout")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SAMPLER_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class Recipe(_message.Message):
     JPEG_QUALITY_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
     model: str
     revision: str
     sampler: str
@@ -36,7 +37,8 @@ class Recipe(_message.Message):
     jpeg_quality: int
     dtype: str
     digest: str
-    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., sampler: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., image_size: _Optional[int] = ..., save_size: _Optional[int] = ..., images_per_caption: _Optional[int] = ..., batch_images: _Optional[int] = ..., jpeg_quality: _Optional[int] = ..., dtype: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+    layout: str
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., sampler: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., image_size: _Optional[int] = ..., save_size: _Optional[int] = ..., images_per_caption: _Optional[int] = ..., batch_images: _Optional[int] = ..., jpeg_quality: _Optional[int] = ..., dtype: _Optional[str] = ..., digest: _Optional[str] = ..., layout: _Optional[str] = ...) -> None: ...
 
 class CaptionSource(_message.Message):
     __slots__ = ("uri", "upload_id", "format", "column", "limit", "header")

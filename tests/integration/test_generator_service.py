@@ -83,7 +83,7 @@ def channel(worker: WorkerProcess) -> Iterator[grpc.Channel]:
 
 
 def overrides(pipeline: Path, **changes: object) -> dict[str, object]:
-    return {"model": pipeline, "steps": 3, "images_per_caption": 3, "batch_images": 8} | changes
+    return {"model": pipeline, "steps": 3, "images_per_caption": 3, "batch_images": 6} | changes
 
 
 def test_preview_is_the_group_that_a_job_would_make(client: GeneratorClient, pipeline: Path) -> None:
@@ -119,7 +119,7 @@ def test_calls_are_answered_while_a_preview_is_made(client: GeneratorClient, pip
     done: list[int] = []
 
     def preview() -> None:
-        slow = overrides(pipeline, steps=60, images_per_caption=40)
+        slow = overrides(pipeline, steps=60, images_per_caption=36)
         done.append(len(client.preview("a red shoe", preset="tiny", recipe=slow)))
 
     thread = threading.Thread(target=preview)
@@ -130,7 +130,7 @@ def test_calls_are_answered_while_a_preview_is_made(client: GeneratorClient, pip
     assert time.monotonic() - before < 2
     assert not done
     thread.join()
-    assert done == [40]
+    assert done == [36]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class TestSpeed:
         assert [images_in_batches(count, 16) for count in (0, 1, 16, 17)] == [0, 16, 16, 32]
         preset = Preset(load_recipe("sd15", {"images_per_caption": "1"}), captions_per_shard=17)
         found = estimate_job(34, preset, speed=Figure(3600, "test"))
-        assert (found.images, found.hours.value) == (34, 64)
+        assert (found.images, found.hours.value) == (34, 40)
 
 
 class TestStorage:
@@ -119,7 +119,7 @@ class TestStorage:
             commit_shard(store, "shoes", shard, build_tar(groups))
             total += sum(len(image) for of in encoded for image in of)
         taken = sum(info.size for info in store.list("datasets/shoes/"))
-        recipe = load_recipe("tiny", {"images_per_caption": str(images)})
+        recipe = load_recipe("tiny", {"images_per_caption": str(images), "batch_images": str(2 * images)})
         mean = Figure(total / (captions * images), "measured")
         found = estimate_job(captions, Preset(recipe, a_shard), speed=None, image_bytes=mean)
         assert found.storage_bytes.value == pytest.approx(taken, rel=0.1)
@@ -156,8 +156,8 @@ class TestCommand:
         assert "0.8 s an image, reported for SD 1.5 on one A100" in shown
 
     def test_ones_own_figure_counts_first(self, captions):
-        shown = self.run(captions, "--seconds-per-image", 3.6).output
-        assert "1.01 " in shown  # the last shard has 40 images in batches of 16
+        shown = self.run(captions, "--seconds-per-image", 3.6, "--set", "batch_images=30").output
+        assert "1.10 " in shown  # shards of 160 images, and one of 40, in batches of 30
         assert "given by --seconds-per-image" in shown
 
     def test_no_speed_means_no_hours(self, captions):

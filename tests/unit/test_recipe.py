@@ -11,14 +11,20 @@ from stablerep.config.recipe import Recipe, load, load_preset, load_recipe, pres
 from stablerep.errors import InvalidInput
 
 GOLDEN = {
-    "sd15": "b8fe73d2f10377517400c357008f25b6b9a8ebaf02e4f84a2fa6afc669d0e9ca",
-    "tiny": "45602136f39876ab947089212bb248887a4eb8b84fda231ea48d81246d61ce94",
+    "sd15": "106bdd668f1e45acb13cf432251985f26382fa7d014dd30b0e686f5b43cb132b",
+    "tiny": "7ae47ac53888cca496395cf27498e5b2f49a3fb530d1485109f546fdbb5dcf7c",
+}
+BEFORE_SLOTS = {
+    "sd15": ("b8fe73d2f10377517400c357008f25b6b9a8ebaf02e4f84a2fa6afc669d0e9ca", "16"),
+    "tiny": ("45602136f39876ab947089212bb248887a4eb8b84fda231ea48d81246d61ce94", "64"),
 }
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))
 def test_digest_of_a_preset_is_the_one_of_every_earlier_version(name):
     assert load_recipe(name).digest == GOLDEN[name]
+    digest, batch = BEFORE_SLOTS[name]
+    assert load_recipe(name, {"layout": "packed", "batch_images": batch}).digest == digest
 
 
 def test_digest_is_the_same_in_another_process_with_another_hash_seed():
@@ -43,10 +49,11 @@ def test_each_field_changes_the_digest():
         "guidance_scale": "2.5",
         "image_size": "64",
         "save_size": "16",
-        "images_per_caption": "5",
-        "batch_images": "63",
+        "images_per_caption": "2",
+        "batch_images": "60",
         "jpeg_quality": "94",
         "dtype": "bfloat16",
+        "layout": "packed",
     }
     assert set(other) == set(Recipe.model_fields)
     digests = {load_recipe("tiny", {field: value}).digest for field, value in other.items()}
@@ -79,9 +86,10 @@ def test_sd15_is_the_paper():
         image_size=512,
         save_size=256,
         images_per_caption=10,
-        batch_images=16,
+        batch_images=20,
         jpeg_quality=95,
         dtype="float16",
+        layout="slots",
     )
 
 

@@ -166,9 +166,10 @@ def _swallowed(row: list[str], taken: list[str | Flaw], layout: _Layout) -> bool
 
 
 def _find_layout(sample: list[str | Flaw], options: Options, usual: str) -> _Layout:
-    tables = [_table(sample, separator, usual) for separator in SEPARATORS]
+    found = (_table(sample, separator, usual) for separator in SEPARATORS)
+    tables = [table for table in found if table[1]]
     tables.sort(key=lambda table: table[0].separator != usual)
-    if not tables[0][1]:
+    if not tables:
         return _Layout(usual, False, 1)
     named = [table for table in tables if _names_captions(table[1][0], options)]
     split = [table for table in named if len(table[1][0]) > 1]

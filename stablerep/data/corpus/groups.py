@@ -25,7 +25,7 @@ class GroupDataset(Sequence[Group]):
 
     def __init__(self, url: str, *, shards: Sequence[int] | None = None, s3: S3Access | None = None) -> None:
         self.url = url.rstrip("/")
-        self._store, self.name = _open(self.url, s3)
+        self._store, self.name = open_dataset(self.url, s3)
         found = tuple(_committed(self._store, self.name)) if shards is None else tuple(shards)
         if not found:
             message = f"no finished shard in {self.url}; is the job still running, and the name right?"
@@ -63,7 +63,7 @@ def identify(url: str) -> dict[str, Any]:
 
     The last two are None for shards that no job made. Raises TornObject for a broken dataset.json.
     """
-    store, name = _open(url.rstrip("/"), None)
+    store, name = open_dataset(url.rstrip("/"))
     try:
         info = read_dataset(store, name)
     except NotFound:
@@ -77,8 +77,9 @@ def first_with_text(texts: Sequence[str]) -> np.ndarray:
     return np.array([first.setdefault(text, index) for index, text in enumerate(texts)], dtype=np.int64)
 
 
-def _open(url: str, s3: S3Access | None) -> tuple[Store, str]:
-    root, separator, name = url.rpartition("/datasets/")
+def open_dataset(url: str, s3: S3Access | None = None) -> tuple[Store, str]:
+    """The store and the name of the dataset at STORE/datasets/NAME. Raises InvalidInput for another URL."""
+    root, separator, name = url.rstrip("/").rpartition("/datasets/")
     if not separator:
         message = f"{url!r} is no dataset: want STORE/datasets/NAME, such as file:///data/datasets/shoes"
         raise InvalidInput(message, field="datasets")

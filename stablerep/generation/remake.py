@@ -1,0 +1,79 @@
+"""One stored group made again, to see whether its bytes are the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stablerep.captions import Caption
+from stablerep.config.recipe import Recipe
+from stablerep.errors import InvalidInput, NotFound
+from stablerep.generation.generator import Generator
+from stablerep.shards import Group, IndexedGroup, read_dataset, read_group, read_index
+from stablerep.shards.layout import index_prefix, shard_of
+from stablerep.storage import Store
+
+
+@dataclass(frozen=True)
+class Remade:
+    """A group as it is stored, and as it was made again.
+
+    `exception` says why the bytes may differ all the same; empty where they must be equal on one kind of
+    hardware and software.
+    """
+
+    stored: Group
+    made: Group
+    exception: str = ""
+
+    @property
+    def equal(self) -> list[bool]:
+        """Of each stored image, whether the one made again has the same bytes."""
+        pairs = zip(self.stored.encoded, self.made.encoded, strict=False)
+        return [stored == made for stored, made in pairs] + [False] * (
+            len(self.stored.encoded) - len(self.made.encoded)
+        )
+
+
+def remake_group(store: Store, dataset: str, caption_id: int, *, device: str = "") -> Remade:
+    """Makes the images of one caption again as the dataset's recipe and seed say.
+
+    Raises:
+        NotFound: the dataset, or a group of that caption in its finished shards, is not there.
+        InvalidInput: the dataset was not made by a job, or the caption could not be generated.
+    """
+    info = read_dataset(store, dataset)
+    if not info.recipe:
+        raise InvalidInput(f"{dataset} has no recipe: it was not made by a job", field="dataset")
+    recipe = Recipe.model_validate(info.recipe)
+    stored = _find(store, dataset, caption_id)
+    generator = Generator(recipe, seed=info.job_seed, device=device or None)
+    made = next(generator.generate([Caption(caption_id, stored.caption)]))
+    exception = ""
+    if "batch_images" in stored.info:
+        exception = f"it was made in a smaller batch, of {stored.info['batch_images']} images"
+    elif recipe.layout == "packed" and generator.pipeline.device.type != "cpu":
+        exception = "its recipe has no slots: on a GPU its place in the batch mattered"
+    return Remade(stored, made, exception)
+
+
+def _find(store: Store, dataset: str, caption_id: int) -> Group:
+    """The stored group, by a binary search over the shards: caption ids ascend in them."""
+    shards = [shard_of(entry.key) for entry in store.list(index_prefix(dataset))]
+    low, high = 0, len(shards)
+    while low < high:
+        middle = (low + high) // 2
+        groups = _groups(store, dataset, shards[middle])
+        found = next((group for group in groups if group.caption_id == caption_id), None)
+        if found is not None:
+            return read_group(store, dataset, shards[middle], found)
+        if groups and groups[-1].caption_id < caption_id:
+            low = middle + 1
+        else:
+            high = middle
+    raise NotFound(f"no finished shard of {dataset} has images of caption {caption_id}")
+
+
+def _groups(store: Store, dataset: str, shard: int) -> Sequence[IndexedGroup]:
+    index = read_index(store, dataset, shard)
+    if index is None:
+        raise NotFound(f"the index of shard {shard} of {dataset} has gone")
+    return index.groups
