@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from stablerep.config.recipe import Preset, Recipe, load_preset
 from stablerep.errors import InvalidInput
+from stablerep.jobs.job import DEFAULT_PRESET
 
-DEFAULT_PRESET = "sd15"
 MAX_RECIPE_FIELDS = 64
 MAX_TEXT = 1000
 

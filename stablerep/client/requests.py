@@ -8,8 +8,9 @@ from typing import Any
 from uuid import uuid4
 
 from stablerep.client.job import job_name
-from stablerep.config.names import check_dataset
+from stablerep.config.recipe import load_preset
 from stablerep.errors import InvalidInput
+from stablerep.jobs.job import DEFAULT_PRESET, CaptionSource, JobSpec
 from stablerep.queue.leases import ShardState
 from stablerep.v1 import generation_pb2 as pb
 
@@ -53,10 +54,11 @@ def create_job_request(
     A request id is made where none is given, so that a retry never creates twice.
 
     Raises:
-        InvalidInput: a name that a dataset cannot have, or a number that does not fit its field.
+        InvalidInput: a name that a dataset cannot have, a preset or field of the recipe that does not exist,
+            or a value outside its range.
     """
     request = pb.CreateJobRequest(
-        dataset=check_dataset(dataset),
+        dataset=dataset,
         preset=preset,
         recipe={key: str(value) for key, value in (recipe or {}).items()},
         request_id=request_id or uuid4().hex,
@@ -65,7 +67,21 @@ def create_job_request(
     _set_number(request, "seed", seed)
     _set_number(request, "captions_per_shard", captions_per_shard)
     _set_number(request, "priority", priority)
+    _check(request)
     return request
+
+
+def _check(request: pb.CreateJobRequest) -> None:
+    """Raises what the gateway would, with the same fields, for all but the captions."""
+    name = request.preset or DEFAULT_PRESET
+    captions_per_shard = request.captions_per_shard or load_preset(name).captions_per_shard
+    try:
+        recipe = load_preset(name, request.recipe).recipe
+    except InvalidInput as error:
+        text = str(error).removeprefix(f"{error.field}: ")
+        raise InvalidInput(text, field=f"recipe.{error.field}") from error
+    source = CaptionSource(uri="to be named", limit=request.source.limit)
+    JobSpec(request.dataset, recipe, source, captions_per_shard, request.seed, request.priority)
 
 
 def _set_number(message: pb.CreateJobRequest | pb.CaptionSource, field: str, value: int) -> None:

@@ -7,6 +7,8 @@ from stablerep.config.recipe import Recipe, check_captions_per_shard
 from stablerep.errors import InvalidInput
 
 MAX_PRIORITY = 9
+DEFAULT_PRESET = "sd15"
+"""Of a request that names none."""
 
 
 @dataclass(frozen=True)

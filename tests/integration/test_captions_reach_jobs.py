@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -59,13 +60,26 @@ def test_submit_says_what_it_understood_and_the_end_what_was_skipped_and_why(
     assert "1 captions, 1 empty, 1 with bytes that are no text" in result.output
 
 
-def test_a_name_that_no_dataset_can_have_is_refused_before_the_upload(
+def test_what_the_gateway_would_refuse_is_refused_before_the_upload(
     gateway: GatewayProcess, client: Client, store_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("a shoe\n")
-    for name, more in (("Not A Name", {}), ("good", {"priority": "high"})):
-        with pytest.raises(InvalidInput):
-            client.create_job(name, tmp_path / "a.txt", preset="tiny", **more)  # type: ignore[arg-type]
+    asked: dict[str, Any]
+    for field, asked in (
+        ("dataset", {"dataset": "Not A Name"}),
+        ("priority", {"priority": "high"}),
+        ("priority", {"priority": 10}),
+        ("preset", {"preset": "nope"}),
+        ("recipe.stepz", {"recipe": {"stepz": 1}}),
+        ("recipe.steps", {"recipe": {"steps": "many"}}),
+        ("source.limit", {"limit": -1}),
+        ("captions_per_shard", {"captions_per_shard": -3}),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            client.create_job(
+                **{"dataset": "good", "captions": tmp_path / "a.txt", "preset": "tiny", **asked}
+            )
+        assert caught.value.field == field
     assert [*open_store(store_url).list("uploads/")] == []
 
 

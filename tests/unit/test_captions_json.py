@@ -140,6 +140,7 @@ def test_a_badly_encoded_annotation_costs_itself_alone() -> None:
         ('{"annotations": [{"caption": "a"} {"caption": "b"}]}', "','"),
         ('{"annotations": [{"caption": "a"}, {"capt', "character"),
         ('{"annotations": [{"caption": "a"}', "','"),
+        ('{"annotations": [{"caption": "a"}], "annotations": [{"caption": "b"}]}', "second list"),
         ('{"annotations": [,]}', "character"),
         ('{"info": [1, 2, "annotations": []}', "character"),
         ("{'annotations': []}", "annotations"),

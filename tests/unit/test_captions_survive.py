@@ -4,10 +4,13 @@ Each file is written by a writer that knows what became of every record it wrote
 records together are always the records.
 """
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -157,8 +160,29 @@ def test_json_lines(records: list[Record], encoding: str, packing: str) -> None:
     check(f"a.jsonl{packing}", PACKED[packing](encoded(list(map(line, records)), "\n", encoding)), records)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    RECORDS,
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.sampled_from(sorted(PACKED)),
+    st.sampled_from(["list", "object"]),
+    st.sampled_from(["whole", "cut off", "two documents"]),
+)
+def test_annotations(records: list[Record], encoding: str, packing: str, shape: str, end: str) -> None:
+    """A document is read whole, or fails: what follows it, or is missing from it, is never passed over."""
+    values = [7 if record.flaw == "malformed" else {"caption": record.text} for record in records]
+    text = json.dumps(values if shape == "list" else {"annotations": values, "n": 1}, ensure_ascii=False)
+    text = {"whole": text, "cut off": text[:-1], "two documents": text + text}[end]
+    name, data = f"a.json{packing}", PACKED[packing](encoded([text], "\n", encoding))
+    if end == "whole":
+        check(name, data, records)
+        return
+    with pytest.raises(InvalidInput, match="character"):
+        list(read_captions(source(name, data)))
+
+
 @settings(max_examples=40, deadline=None)
-@given(RECORDS, st.sampled_from(["string", "large_string", "binary", "dictionary"]))
+@given(RECORDS, st.sampled_from(["string", "large_string", "string_view", "binary", "dictionary"]))
 def test_parquet(records: list[Record], kind: str) -> None:
     records = [record for record in records if record.flaw not in ("malformed", "bad_encoding")]
     records.append(Record("the last one"))
@@ -166,6 +190,7 @@ def test_parquet(records: list[Record], kind: str) -> None:
     column = {
         "string": lambda: pa.array(values, pa.string()),
         "large_string": lambda: pa.array(values, pa.large_string()),
+        "string_view": lambda: pa.array(values, pa.string_view()),
         "binary": lambda: pa.array([value.encode() for value in values], pa.binary()),
         "dictionary": lambda: pa.array(values).dictionary_encode(),
     }[kind]()
@@ -196,6 +221,39 @@ def test_a_quote_that_never_closes_costs_its_own_row() -> None:
     rows[3000] = 'caption 3000",http://example.org/3000'  # ends a cell, as if the quote had closed there
     records[3000] = Record('caption 3000"')
     check("a.csv", "\n".join(["caption,url", *rows]).encode(), records)
+
+
+@pytest.mark.parametrize("row", ["{number},{text}", "{text},{number}", "{text},http://example.org/{number}"])
+def test_two_stray_quotes_do_not_swallow_the_rows_between_them(row: str) -> None:
+    texts = [f"shoe {number}" for number in range(20)]
+    lines = [row.format(number=number, text=text) for number, text in enumerate(texts)]
+    lines[3] = row.format(number=3, text='"boot')
+    lines[12] = row.format(number=12, text='boot"')
+    records = [Record(text) for text in texts]
+    records[3], records[12] = Record("", "malformed"), Record('boot"')
+    header = row.format(number="id", text="caption")
+    check("a.csv", "\n".join([header, *lines]).encode(), records)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.json"])
+@pytest.mark.parametrize("kind", ["zip", "parquet", "bzip2", "xz", "tar"])
+def test_what_is_no_text_gives_no_captions(name: str, kind: str) -> None:
+    lines = b"a shoe\na boot\n" * 200
+    file = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a.txt", lines)  # stored: its lines are there to be read
+    elif kind == "parquet":
+        pq.write_table(pa.table({"caption": ["a shoe", "a boot"] * 200}), file, compression="none")
+    elif kind == "tar":
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            info = tarfile.TarInfo("a.txt")
+            info.size = len(lines)
+            tar.addfile(info, io.BytesIO(lines))
+    else:
+        file.write({"bzip2": bz2.compress, "xz": lzma.compress}[kind](lines))
+    with pytest.raises(InvalidInput, match="not text"):
+        list(read_captions(source(name, file.getvalue())))
 
 
 def test_quoted_cells_may_hold_line_ends_separators_and_quotes() -> None:
@@ -237,6 +295,11 @@ def test_what_cannot_be_told_is_asked_about_with_the_first_row(data: str, field:
     with pytest.raises(InvalidInput, match=says) as caught:
         list(read_captions(source("a.csv", data.encode())))
     assert caught.value.field == field
+
+
+def test_a_number_of_a_column_does_not_cut_captions_at_their_commas() -> None:
+    with pytest.raises(InvalidInput, match="different numbers of cells"):
+        list(read_captions(source("a.csv", b"a red, shiny shoe\na boot\n"), column="0"))
 
 
 def test_header_and_column_settle_it() -> None:

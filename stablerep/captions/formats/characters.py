@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from stablerep.captions.caption import Flaw
 from stablerep.captions.formats.options import Options
+from stablerep.errors import InvalidInput
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -26,6 +27,15 @@ _MARKS = {
     b"\xff\xfe": "utf-16-le",
     b"\xfe\xff": "utf-16-be",
 }
+_NO_TEXT = {
+    b"PK\3\4": "a ZIP archive or a spreadsheet",
+    b"PAR1\x15": "a Parquet file",
+    b"BZh91AY&SY": "packed by bzip2",
+    b"\xfd7zXZ\0": "packed by xz",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"\xd0\xcf\x11\xe0": "an old spreadsheet",
+}
+"""Some lines of these would pass for captions."""
 _BAD = "stablerep.bad"
 codecs.register_error(_BAD, lambda error: ("\udc80", error.end))  # type: ignore[attr-defined]
 
@@ -52,6 +62,11 @@ def utf8(file: BinaryIO, options: Options) -> BinaryIO:
     head = b""
     while len(head) < HEAD_BYTES and (piece := file.read(HEAD_BYTES - len(head))):
         head += piece
+    for magic, kind in _NO_TEXT.items():
+        if head.startswith(magic):
+            raise InvalidInput(f"the file is {kind}, not text; unpack or export it", field="source")
+    if head[257:262] == b"ustar":
+        raise InvalidInput("the file is a tar, not text; give the format webdataset", field="format")
     mark, options.encoding = _encoding(head)
     raw: io.RawIOBase = _Rest(head[len(mark) :], file)
     is_mac = b"\r" in head and b"\n" not in head

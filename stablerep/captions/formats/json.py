@@ -26,13 +26,19 @@ def read_jsonl(file: BinaryIO, options: Options) -> Iterator[str | Flaw]:
 def read_annotations(file: BinaryIO, options: Options) -> Iterator[str | Flaw]:
     """`{"annotations": [{"caption": ...}, ...]}` as RedCaps and COCO have it, or the list alone; streamed.
 
-    Raises InvalidInput where the document is no JSON or has no such list; unlike a line it can't be skipped.
+    Raises InvalidInput where the document is not JSON, has no such list or more than one, or ends before or
+    after the end of the file: unlike a line, what is wrong cannot be skipped.
     """
     text = _Text(utf8(file, options))
     if not text.peek():
         return
-    if text.peek() == "{":
-        _seek_annotations(text)
+    in_object = text.peek() == "{"
+    if in_object:
+        text.take("{")
+        if not _find_annotations(text):
+            raise text.error(
+                "there is no list 'annotations'; for one JSON object a line give the format jsonl"
+            )
     if text.peek() != "[":
         raise text.error("expected a list of annotations")
     text.take("[")
@@ -41,6 +47,15 @@ def read_annotations(file: BinaryIO, options: Options) -> Iterator[str | Flaw]:
         yield _record(record, options.column)
         if text.peek() != "]":
             text.take(",")
+    text.take("]")
+    if in_object:
+        if text.peek() == ",":
+            text.take(",")
+            if _find_annotations(text):
+                raise text.error("there is a second list 'annotations'")
+        text.take("}")
+    if text.peek():
+        raise text.error("more follows the document; give one file a document, or the format jsonl")
 
 
 def _line(line: bytes, column: str | None) -> str | Flaw:
@@ -66,18 +81,17 @@ def _record(record: Any, column: str | None) -> str | Flaw:
     return clean(text) if isinstance(text, str) else Flaw.MISSING_COLUMN
 
 
-def _seek_annotations(text: "_Text") -> None:
-    """Moves behind `"annotations":` of the object that starts here."""
-    text.take("{")
+def _find_annotations(text: "_Text") -> bool:
+    """Moves past the next `"annotations":` of the object; False at an end of its members."""
     while text.peek() == '"':
         name = text.value(MAX_RECORD_CHARACTERS)
         text.take(":")
         if name == "annotations":
-            return
+            return True
         text.value(MAX_SKIPPED_CHARACTERS)
         if text.peek() == ",":
             text.take(",")
-    raise text.error("there is no list 'annotations'; for one JSON object a line give the format jsonl")
+    return False
 
 
 class _Text:

@@ -33,6 +33,8 @@ def read_parquet(file: BinaryIO, options: Options) -> Iterator[str | Flaw]:
                 pa.types.is_large_string,
                 pa.types.is_binary,
                 pa.types.is_large_binary,
+                pa.types.is_string_view,
+                pa.types.is_binary_view,
             )
         ):
             raise InvalidInput(f"column {name!r} holds {kind}, not text", field="column")

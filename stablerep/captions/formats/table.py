@@ -162,7 +162,9 @@ def _swallowed(row: list[str], taken: list[str | Flaw], layout: _Layout) -> bool
     alike = [cells for cells in between if len(cells) == (layout.width or len(row))]
     if 0 < layout.width != len(row) or (is_long and 2 * len(alike) > len(between)):
         return True
-    return len(alike) == len(between) > 2 and _has_urls(alike)
+    beside = [cell for cells in alike for n, cell in enumerate(cells) if n != layout.index]
+    numbered = all(cell.strip().isdecimal() for cell in beside)
+    return len(alike) == len(between) > 2 and (numbered or _has_urls(alike))
 
 
 def _find_layout(sample: list[str | Flaw], options: Options, usual: str) -> _Layout:
@@ -207,7 +209,8 @@ def _with_column(layout: _Layout, rows: list[list[str]], options: Options) -> _L
     index, has_header = _caption_column(rows, options)
     counts = Counter(map(len, rows))
     width = len(rows[0]) if has_header else max(counts, key=lambda count: (counts[count], count))
-    if not has_header and options.column is None and width > 1 and len(counts) > 1 and not _has_urls(rows):
+    guessed = options.column is None or (index == 0 and 1 in counts)  # a separator may be a comma of the text
+    if not has_header and guessed and width > 1 and len(counts) > 1 and not _has_urls(rows):
         raise _unknown_column(rows[0], "rows have different numbers of cells")
     header = tuple(rows[0]) if has_header else None
     return _Layout(layout.separator, layout.quoted, max(width, index + 1), index, header)
@@ -262,6 +265,7 @@ def _beside_urls(rows: list[list[str]], options: Options) -> tuple[int, bool]:
 def _unknown_column(cells: list[str], why: str = "") -> InvalidInput:
     return InvalidInput(
         f"cannot tell which column holds the captions{': ' if why else ''}{why}; name it, give its number "
-        f"from 0, or give the format text if a line is a caption; the first row is {shown(cells)}",
+        "from 0, add a header row, or give the format text if a line is a caption; "
+        f"the first row is {shown(cells)}",
         field="column",
     )
