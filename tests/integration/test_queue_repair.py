@@ -1,5 +1,6 @@
 """A part of the queue is lost (a key, a group, the server itself), and every count is exact in the end."""
 
+import itertools
 import random
 import subprocess
 import threading
@@ -7,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,14 @@ import redis
 
 from stablerep.config.recipe import load_recipe
 from stablerep.errors import InvalidInput, NotFound, Unavailable
+from stablerep.jobs.control import record_dead, retry_job
 from stablerep.jobs.job import CaptionSource, JobSpec
 from stablerep.jobs.planning.plan import create_job, plan
 from stablerep.jobs.recovery.backfill import backfill_totals
 from stablerep.jobs.recovery.rebuild import ensure_queue, restore_absent
 from stablerep.queue.client import Queue
 from stablerep.queue.connection import connect
+from stablerep.queue.leases import FailOutcome, Lease
 from stablerep.queue.states import Counts, JobState
 from stablerep.shards import read_index
 from stablerep.storage import Store, open_store
@@ -56,7 +60,9 @@ def repair(store: Store, queue: Queue) -> None:
 
 
 @contextmanager
-def at_work(store: Store, queue_of: Callable[[], Queue], workers: int = 3) -> Iterator[threading.Event]:
+def at_work(
+    store: Store, queue_of: Callable[[], Queue], workers: int = 3, seconds_a_shard: float = 0
+) -> Iterator[threading.Event]:
     """Workers that make shards and fail one in eight the first time; a gateway that repairs."""
     stop = threading.Event()
     failed: set[tuple[str, int]] = set()
@@ -85,6 +91,7 @@ def at_work(store: Store, queue_of: Callable[[], Queue], workers: int = 3) -> It
             failed.add((lease.dataset, lease.shard))
             queue.fail(lease, "the first time")
             return
+        time.sleep(seconds_a_shard)
         made = make_shard(store, lease)
         while not stop.is_set():  # as the uploader does: what is committed is reported, however long it takes
             try:
@@ -128,34 +135,78 @@ def check_exact(store: Store, queue: Queue, dataset: str, seconds: float = 60) -
     assert queue.counts(dataset) == Counts(planned=SHARDS, done=SHARDS, groups=groups, images=groups)
 
 
+def lease_of(queue: Queue, shard: int) -> Lease:
+    """A lease of this shard; others that come first are released once it is there."""
+    others: list[Lease] = []
+    while True:
+        lease = queue.lease("w", 60)
+        if lease is None:
+            time.sleep(0.01)
+        elif lease.shard != shard:
+            others.append(lease)
+        else:
+            for other in others:
+                queue.release(other)
+            return lease
+
+
+def has_failed(queue: Queue, dataset: str) -> bool:
+    return queue.state(dataset) is JobState.FAILED and not queue.inspect()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except (Unavailable, NotFound, redis.RedisError):
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "store")
 
 
+DELETE_AT_WORK = """
+local state = redis.call('HGET', 'sr:job:' .. ARGV[1], 'state')
+if state ~= 'PLANNING' and state ~= 'RUNNING' then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+
 @KINDS
 def test_keys_deleted_at_random_moments_fifty_times(store: Store, redis_server: RedisServer) -> None:
-    """In each of ten jobs five keys, one after the other; each kind of key several times."""
-    chance = random.Random(redis_server.url.rpartition(":")[0])
+    """Each deletion removes a key that is there, of a job at work: the kind removed least often first."""
+    chance = random.Random(redis_server.url)
     queue, server = Queue(redis_server.url, retry_seconds=0.05), redis.Redis.from_url(redis_server.url)
     queue.begin_epoch()
-    deleted: list[str] = []
-    with at_work(store, lambda: Queue(redis_server.url, retry_seconds=0.05)):
-        for number in range(10):
+    deleted = dict.fromkeys((*JOB_KEYS, *SHARED_KEYS), 0)
+    number = 0
+    with at_work(store, lambda: Queue(redis_server.url, retry_seconds=0.05), seconds_a_shard=0.05):
+        while sum(deleted.values()) < 50:
+            assert number < 100, deleted
             dataset = f"job{number}"
+            number += 1
             submit(store, queue, dataset)
-            for turn in range(5):
-                time.sleep(chance.random() * 0.15)
-                shared = [f"sr:{name}" for name in SHARED_KEYS]
-                own = [f"sr:{kind}:{dataset}" for kind in JOB_KEYS]
-                key = (own + shared)[(number * 5 + turn) % (len(own) + len(shared))]
-                server.delete(key)
-                deleted.append(key.split(":")[1])
+            for _ in range(5):
+                time.sleep(chance.random() * 0.1)
+                for kind in sorted(deleted, key=lambda kind: (deleted[kind], chance.random())):
+                    key = f"sr:{kind}:{dataset}" if kind in JOB_KEYS else f"sr:{kind}"
+                    if server.eval(DELETE_AT_WORK, 1, key, dataset):
+                        deleted[kind] += 1
+                        break
             check_exact(store, queue, dataset)
-        for number in range(10):
-            check_exact(store, queue, f"job{number}")
-    assert len(deleted) == 50
-    assert len(set(deleted)) == 13
+        for earlier in range(number):
+            check_exact(store, queue, f"job{earlier}")
+    rare = {
+        "retry",
+        "dead",
+    }  # idle workers lease a retried shard in the step that puts it back; none dies here
+    assert {kind for kind, times in deleted.items() if not times} <= rare, deleted
     queue.close()
 
 
@@ -181,19 +232,70 @@ def test_each_key_of_a_job_that_waits_and_of_one_that_is_over(
     ):
         dataset = f"waits{number}"
         submit(store, queue, dataset)
-        held = [queue.lease("w", 60) for _ in range(3)]
-        assert all(held)
+        held = [lease for _ in range(5) if (lease := queue.lease("w", 60))]
         queue.complete(held[0], **make_shard(store, held[0]))
         queue.fail(held[1], "once")
+        queue.release(held[2])
+        dies = held[3]
+        while queue.fail(dies, "always") is not FailOutcome.DEAD:
+            dies = lease_of(queue, dies.shard)
+        record_dead(store, queue, dataset)
+        if loss == "sr:retry:DATASET":  # the leases above have taken what was there
+            queue.release(held[4])
         if loss == "group":
-            server.xgroup_destroy("sr:ready", "generators")
+            assert server.xgroup_destroy("sr:ready", "generators")
         else:
-            server.delete(loss.replace("DATASET", dataset))
+            assert server.delete(loss.replace("DATASET", dataset)) == 1, loss
         with at_work(store, lambda: Queue(redis_server.url, retry_seconds=0.01), workers=1):
+            wait_for(partial(has_failed, queue, dataset))
+            assert queue.dead(dataset) == {dies.shard: "always"}
+            retry_job(store, queue, dataset)
             check_exact(store, queue, dataset)
             check_exact(store, queue, "over")
         assert queue.inspect() == []
     queue.close()
+
+
+@KINDS
+@pytest.mark.parametrize("loss", [*JOB_KEYS, "ready", "group", "backlog", "jobs", "epoch"])
+def test_no_step_breaks_on_a_queue_that_lost_a_key(redis_server: RedisServer, loss: str) -> None:
+    """Whatever comes before the next inspection is answered, or refused as `Unavailable` or `NotFound`."""
+    steps: dict[str, Callable[[Queue, Lease], object]] = {
+        "lease": lambda queue, _: queue.lease("other", 60),
+        "renew": lambda queue, lease: queue.renew(lease),
+        "complete": lambda queue, lease: queue.complete(lease, groups=1, images=1, skipped=0),
+        "fail": lambda queue, lease: queue.fail(lease, "boom"),
+        "release": lambda queue, lease: queue.release(lease),
+        "retry": lambda queue, lease: queue.retry(lease.dataset),
+        "plan": lambda queue, lease: queue.set_planned(lease.dataset, 9),
+        "pause": lambda queue, lease: queue.set_state(lease.dataset, JobState.PAUSED),
+        "shards": lambda queue, lease: queue.shards(lease.dataset, 0, 9),
+        "status": lambda queue, lease: queue.status(lease.dataset),
+        "stats": lambda queue, _: queue.stats(),
+        "deregister": lambda queue, _: queue.deregister_worker("w"),
+        "inspect": lambda queue, _: queue.inspect(),
+    }
+    server, broken = redis.Redis.from_url(redis_server.url), []
+    for (name, step), retry_seconds in itertools.product(steps.items(), (0, 60)):  # put back at once; delayed
+        queue = Queue(redis_server.url, waiting=1, retry_seconds=retry_seconds)
+        server.flushall()
+        queue.begin_epoch()
+        queue.add_job("job")
+        queue.set_planned("job", 8)
+        failed, lease = lease_of(queue, 0), lease_of(queue, 1)
+        queue.fail(failed, "once")
+        if loss == "group":
+            server.xgroup_destroy("sr:ready", "generators")
+        else:
+            server.delete(f"sr:{loss}:job" if loss in JOB_KEYS else f"sr:{loss}")
+        try:
+            step(queue, lease)
+        except (Unavailable, NotFound):
+            pass
+        except redis.RedisError as error:
+            broken.append(f"{name}: {error}")
+        queue.close()
+    assert broken == []
 
 
 def test_a_whole_queue_has_nothing_to_repair(store: Store, redis_server: RedisServer) -> None:
@@ -252,17 +354,6 @@ class Sentinels:
     def server(self, number: int) -> "redis.Redis[bytes]":
         return redis.Redis(port=self.ports[number], socket_timeout=5)
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                if condition():
-                    return
-            except redis.RedisError:
-                pass
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
     def stop(self) -> None:
         for process in self.processes:
             process.kill()
@@ -276,14 +367,14 @@ def test_a_failover_through_sentinel_loses_and_doubles_nothing(store: Store, tmp
     """The primary is demoted and answers READONLY to those still connected; then the new one is killed."""
     servers = Sentinels(tmp_path)
     try:
-        servers.wait(lambda: servers.server(1).info("replication")["master_link_status"] == "up")
-        servers.wait(lambda: len(servers.server(2).execute_command("SENTINEL", "replicas", "main")) == 1)
+        wait_for(lambda: servers.server(1).info("replication")["master_link_status"] == "up")
+        wait_for(lambda: len(servers.server(2).execute_command("SENTINEL", "replicas", "main")) == 1)
         queue = Queue(servers.url, retry_seconds=0.05)
         queue.begin_epoch()
         with at_work(store, lambda: Queue(servers.url, retry_seconds=0.05)):
             submit(store, queue, "first")
-            servers.wait(lambda: bool(servers.server(2).execute_command("SENTINEL", "failover", "main")))
-            servers.wait(lambda: servers.server(0).info("replication")["role"] == "slave")
+            wait_for(lambda: bool(servers.server(2).execute_command("SENTINEL", "failover", "main")))
+            wait_for(lambda: servers.server(0).info("replication")["role"] == "slave")
             check_exact(store, queue, "first")
             submit(store, queue, "second")
             servers.processes[1].kill()
@@ -299,7 +390,7 @@ def test_a_demoted_server_is_left_for_the_one_that_has_its_name(store: Store, tm
     servers = Sentinels(tmp_path)
     try:
         server = servers.server(0)
-        servers.wait(lambda: bool(server.ping()))
+        wait_for(lambda: bool(server.ping()))
         queue = Queue(f"redis://127.0.0.1:{servers.ports[0]}/0")
         queue.begin_epoch()
         before = {client["id"] for client in server.client_list()}

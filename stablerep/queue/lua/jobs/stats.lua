@@ -17,12 +17,7 @@ for _, ds in ipairs(redis.call('SMEMBERS', JOBS)) do
 end
 
 -- The pending list is in the order in which shards were put up for lease: its first is the oldest.
-local function group_exists()
-  if redis.call('EXISTS', READY) == 0 then return false end
-  return #redis.call('XINFO', 'GROUPS', READY) > 0
-end
-
-if group_exists() then
+if has_group() then
   local first = redis.call('XPENDING', READY, GROUP, '-', '+', 1)[1]
   if first then
     local since = tonumber(string.match(first[1], '^%d+'))

@@ -44,6 +44,7 @@ local function feed()
   while waiting < most_waiting do
     local ds = redis.call('ZRANGE', BACKLOG, 0, 0)[1]
     if not ds then return end
+    if not state_of(ds) then return end_epoch() end  -- its hash was lost: a removed job leaves the backlog too
     redis.call('ZREM', BACKLOG, ds)
     local shard = next_shard(ds)
     if shard then

@@ -32,7 +32,7 @@ end
 
 local function worker_of(shard)
   local id = redis.call('HGET', leased(ds), shard)
-  local pending = id and redis.call('XPENDING', READY, GROUP, id, id, 1) or {}
+  local pending = id and has_group() and redis.call('XPENDING', READY, GROUP, id, id, 1) or {}
   return #pending == 1 and pending[1][2] or ''
 end
 
