@@ -23,7 +23,7 @@ def check_address(address: str, *, field: str, listening: bool = False) -> str:
     host, _, port = address.rpartition(":")
     if ":" in host.strip("[]") and not host.startswith("["):
         raise InvalidInput(f"{address}: write an IPv6 address in brackets, [{address}]:50051", field=field)
-    if not host and not (listening and port.isdecimal()):
+    if not host and not (listening and address.startswith(":")):
         raise InvalidInput(f"{address!r} has no port; write {address or '127.0.0.1'}:50051", field=field)
     if not (port.isdecimal() and port.isascii()) or not (0 if listening else 1) <= int(port) <= 65535:
         least = 0 if listening else 1

@@ -145,7 +145,9 @@ class Child:
         self.process = start_process(self.command, self.environment, log=self.log)
         self.restarts.started()
         if self.log:
-            self.log.with_suffix(".pid").write_text(f"{self.process.pid}\n", encoding="utf-8")
+            written = self.log.with_suffix(".pid.new")  # renamed: a reader never finds half a number
+            written.write_text(f"{self.process.pid}\n", encoding="utf-8")
+            written.replace(self.log.with_suffix(".pid"))
 
     def keep_running(self, report: Callable[[str], None]) -> None:
         """Restarts it after a pause if it has died; `report` receives a line on each death."""

@@ -260,7 +260,7 @@ class TestShards:
         add(queue, "a", shards)
         for start in range(0, shards, 50_000):
             raw.hset("sr:dead:a", mapping=dict.fromkeys(range(start, start + 50_000), "x"))
-        raw.config_set("slowlog-log-slower-than", 200_000)
+        raw.config_set("slowlog-log-slower-than", 400_000)
         raw.slowlog_reset()
         assert queue.shards("a", 0, 1, ShardState.PENDING) == []
         page = queue.shards("a", 100_000, 1000, ShardState.DEAD)
