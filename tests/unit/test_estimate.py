@@ -157,7 +157,7 @@ class TestCommand:
 
     def test_ones_own_figure_counts_first(self, captions):
         shown = self.run(captions, "--seconds-per-image", 3.6, "--set", "batch_images=30").output
-        assert "1.10 " in shown  # shards of 160 images, and one of 40, in batches of 30
+        assert "1.14 " in shown  # shards of 160 images, and one of 40, in batches of 30
         assert "given by --seconds-per-image" in shown
 
     def test_no_speed_means_no_hours(self, captions):
