@@ -493,6 +493,6 @@ def test_a_model_that_is_not_listed_is_refused_by_both_servers(
 
 
 def test_a_preview_that_no_answer_could_hold_is_refused(fronts: Fronts, tokens: Tokens) -> None:
-    large = {"image_size": 4096, "save_size": 4096, "images_per_caption": 99}
+    large = {"image_size": 4096, "save_size": 4096, "images_per_caption": 99, "batch_images": 99}
     with GeneratorClient(fronts.worker, tokens.submit) as worker, pytest.raises(InvalidInput, match="pixels"):
         worker.preview("a shoe", preset="tiny", recipe=large)
