@@ -10,6 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -121,10 +122,11 @@ def _pictures(out: Path, settings: DemoSettings) -> tuple[list[Any], dict[str, A
     labels = torch.from_numpy(photographs.test_labels)
     encoder_features = extract_features(load_encoder(str(out / "export")), photographs.framed().test_images)
     pixel_features = extract_features("pixels", photographs.test_images)
-    maps = {}
-    for title, features in (("StableRep features", encoder_features), ("raw pixels", pixel_features)):
-        drawn = embedding_map(features, labels, limit=min(_MAP_PHOTOGRAPHS, len(labels)))
-        maps[title] = (drawn.coordinates, drawn.labels)
+    limit = min(_MAP_PHOTOGRAPHS, len(labels))
+    sets = {"StableRep features": encoder_features, "raw pixels": pixel_features}
+    with ThreadPoolExecutor(len(sets)) as threads:
+        found = threads.map(lambda features: embedding_map(features, labels, limit=limit), sets.values())
+        maps = {title: (drawn.coordinates, drawn.labels) for title, drawn in zip(sets, found, strict=True)}
     groups = GroupDataset(dataset_url(out, "noun"))
     shown = [groups[i] for i in range(0, len(groups), max(1, len(groups) // _GROUPS_SHOWN))][:_GROUPS_SHOWN]
     beside = [_photographs_of(group.caption, photographs, i) for i, group in enumerate(shown)]
