@@ -15,7 +15,7 @@ setup: $(VENV)/.installed  ## the virtual environment .venv (the other commands 
 $(VENV)/.installed: pyproject.toml requirements.lock scripts/setup.sh
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh
 
-demo: $(VENV)/.installed  ## captions -> images -> encoder -> probe on this machine, about 8 minutes; ARGS="--size tiny"
+demo: $(VENV)/.installed  ## captions -> images -> encoder -> probe on this machine, 4 to 10 minutes; ARGS="--size tiny"
 	@$(BIN)/stablerep demo $(ARGS)
 
 test: $(VENV)/.installed  ## unit, integration and end-to-end tests; ARGS="tests/unit -k loss" runs some

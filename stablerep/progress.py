@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -22,7 +22,9 @@ console = Console(
 class Bars:
     """Several progress bars shown together; use as a context manager."""
 
-    def __init__(self, *, line_seconds: float = 15.0) -> None:
+    def __init__(
+        self, *, line_seconds: float = 15.0, whole: Callable[[float], tuple[float, float]] | None = None
+    ) -> None:
         self._live = sys.stdout.isatty()
         self._progress = Progress(
             TextColumn("{task.description:<22}", markup=False),
@@ -36,9 +38,12 @@ class Bars:
             console=console,
             disable=not self._live,
         )
+        self._whole = whole
+        self._whole_task: TaskID | None = None
         self._line_seconds = line_seconds
         self._printed: dict[TaskID, float] = {}
         self._started: dict[TaskID, tuple[float, int]] = {}
+        self._whole_printed = 0.0
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -60,8 +65,25 @@ class Bars:
         if total is not None:
             self._progress.update(task, total=total)
         self._progress.update(task, completed=completed, note=note)
+        self._follow_whole()
         if not self._live:
             self._print_line(task)
+
+    def _follow_whole(self) -> None:
+        """Moves the bar of all that these bars are a part of, in seconds; it is the last one."""
+        if self._whole is None:
+            return
+        parts = [task for task in self._progress.tasks if task.id != self._whole_task]
+        fraction = sum(min(1.0, part.completed / part.total) for part in parts if part.total) / len(parts)
+        spent, total = self._whole(fraction)
+        if self._whole_task is None:
+            self._whole_task = self._progress.add_task("in all, seconds", total=total, note="")
+            self._whole_printed = time.monotonic()
+        note = f"{minutes(spent)} of about {minutes(total)}, {minutes(total - spent)} left"
+        self._progress.update(self._whole_task, completed=round(spent), total=round(total), note=note)
+        if not self._live and time.monotonic() - self._whole_printed > self._line_seconds:
+            self._whole_printed = time.monotonic()
+            console.print(f"  {note}")
 
     def _print_line(self, task: TaskID) -> None:
         bar = next(t for t in self._progress.tasks if t.id == task)
@@ -82,6 +104,11 @@ class Bars:
         )
         note = f"  {bar.fields['note']}" if bar.fields["note"] else ""
         console.print(f"  {bar.description}: {bar.completed:g}/{bar.total:g} in {elapsed:.0f} s{left}{note}")
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as a person reads them."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Learn visual encoders from synthetic images: captions in, groups of images, a probed encoder out.",
-    epilog="Start with `stablerep demo`: the whole path on this machine in about 8 minutes.",
+    epilog="Start with `stablerep demo`: the whole path on this machine; it says how long it will take.",
 )
 app.command("demo")(local.demo)
 app.command("up")(local.up)

@@ -23,7 +23,7 @@ def demo(
     size: Annotated[
         str | None,
         typer.Option(
-            help="tiny (1-2 minutes), demo (8 minutes) or study (3 seeds and two controls, 50 minutes)."
+            help="tiny (1-2 minutes), demo (4-10 minutes) or study (3 seeds and two controls, about an hour)."
         ),
     ] = None,
     fresh: Annotated[
@@ -32,7 +32,8 @@ def demo(
 ) -> None:
     """Runs the whole path on this machine: captions, images, training, probe, report.
 
-    Ctrl-C stops it cleanly; the same command goes on where it stopped.
+    A few steps of each stage are timed first, for an estimate that is kept current. Ctrl-C stops it cleanly;
+    the same command resumes it.
 
     Examples:
 

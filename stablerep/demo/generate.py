@@ -9,6 +9,7 @@ from pathlib import Path
 from stablerep.client.environment import client_from_environment
 from stablerep.client.progress import show_job
 from stablerep.demo.settings import DemoSettings, Images
+from stablerep.demo.side_by_side import Whole
 from stablerep.errors import StableRepError
 from stablerep.local.services import LocalServices, local_services
 from stablerep.progress import Bars
@@ -29,7 +30,7 @@ def dataset_url(out: Path, images: Images) -> str:
     return f"{(out / 'store').resolve().as_uri()}/datasets/{dataset_name(images)}"
 
 
-def generate_images(out: Path, settings: DemoSettings) -> None:
+def generate_images(out: Path, settings: DemoSettings, whole: Whole = None) -> None:
     """Starts the services over `out`, submits a job for each kind of captions over gRPC, waits for all.
 
     A job that is there already is taken up where it was. Raises StableRepError when one does not succeed.
@@ -39,7 +40,7 @@ def generate_images(out: Path, settings: DemoSettings) -> None:
     missing = [kind for kind in kinds if not markers[kind].exists()]
     if not missing:
         return
-    with Bars() as bars, local_services(out, workers=_WORKERS) as services:
+    with Bars(whole=whole) as bars, local_services(out, workers=_WORKERS) as services:
         for kind in missing:
             _run_job(services, settings, kind, bars)
             markers[kind].touch()

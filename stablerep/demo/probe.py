@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stablerep.demo.settings import DemoSettings
-from stablerep.demo.side_by_side import Task, run_side_by_side
+from stablerep.demo.side_by_side import Task, Whole, run_side_by_side
 from stablerep.demo.train import demo_runs
 
 _PROCESSES = 2
@@ -28,7 +28,7 @@ class ProbeTask:
     result: Path
 
 
-def probe_all(out: Path, settings: DemoSettings) -> None:
+def probe_all(out: Path, settings: DemoSettings, whole: Whole = None) -> None:
     """Probes what has no result yet; the rows are dealt to two processes, which load torch once each."""
     missing = [task for task in probe_tasks(out, settings) if not task.result.exists()]
     (out / "probe").mkdir(exist_ok=True)
@@ -46,7 +46,7 @@ def probe_all(out: Path, settings: DemoSettings) -> None:
                     progress=partial(_progress, share),
                 )
             )
-    run_side_by_side(processes, out / "logs")
+    run_side_by_side(processes, out / "logs", whole)
 
 
 def _progress(tasks: list[ProbeTask]) -> tuple[int, str]:

@@ -16,12 +16,13 @@ from pathlib import Path
 from types import FrameType
 
 from stablerep.demo.generate import generate_images
+from stablerep.demo.pace import Overall, estimate, measure_side_by_side
 from stablerep.demo.probe import probe_all
 from stablerep.demo.settings import DEMO_BYTES, DemoSettings, claim_folder, demo_settings
 from stablerep.demo.summary import write_report
 from stablerep.demo.train import train_all
 from stablerep.errors import StableRepError
-from stablerep.progress import console
+from stablerep.progress import console, minutes, step
 
 
 def run_demo(out: Path, *, size: str | None, seeds: int | None, fresh: bool) -> None:
@@ -43,13 +44,14 @@ def _run_stages(out: Path, settings: DemoSettings, resumed: bool) -> None:
     console.print(_announcement(out, settings, resumed))
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        with _timed(out, "generate"):
-            generate_images(out, settings)
-        with _timed(out, "train"):
-            train_all(out, settings)
-        with _timed(out, "probe"):
-            probe_all(out, settings)
-        with _timed(out, "report"):
+        overall = _overall(out, settings)
+        with _timed(out, "generate", overall):
+            generate_images(out, settings, overall.seconds)
+        with _timed(out, "train", overall):
+            train_all(out, settings, overall.seconds)
+        with _timed(out, "probe", overall):
+            probe_all(out, settings, overall.seconds)
+        with _timed(out, "report", overall):
             write_report(out, settings, _command(out, settings), seconds(out))
     except KeyboardInterrupt:
         command = f"{_program()} {_arguments(out, settings)}"
@@ -99,9 +101,20 @@ def _only_one(out: Path) -> Iterator[None]:
         yield
 
 
+def _overall(out: Path, settings: DemoSettings) -> Overall:
+    """Times a few steps of each stage, says how long the demo takes, and follows it from here on."""
+    with step("timing a few steps of each stage"):
+        estimates = estimate(settings, measure_side_by_side(out / "pace.json"))
+    spent = seconds(out)
+    parts = ", ".join(f"{stage} {minutes(value)}" for stage, value in estimates.items())
+    console.print(f"On this machine about {minutes(sum(estimates.values()))}: {parts}.")
+    return Overall(estimates, {stage: value for stage, value in spent.items() if stage != "total"})
+
+
 @contextmanager
-def _timed(out: Path, stage: str) -> Iterator[None]:
+def _timed(out: Path, stage: str, overall: Overall) -> Iterator[None]:
     began = time.monotonic()
+    overall.begin(stage)
     try:
         yield
     finally:
@@ -110,6 +123,7 @@ def _timed(out: Path, stage: str) -> Iterator[None]:
         # The report is made anew each time; the other stages go on where they were.
         before = 0.0 if stage == "report" else spent.get(stage, 0.0)
         spent[stage] = before + time.monotonic() - began
+        overall.end(time.monotonic() - began)
         (out / "seconds.json").write_text(json.dumps(spent, indent=1) + "\n", encoding="utf-8")
 
 
@@ -129,7 +143,7 @@ def _announcement(out: Path, settings: DemoSettings, resumed: bool) -> str:
         f"{'Going on with the demo' if resumed else 'Demo'} in {out}: {settings.images:,} images from "
         f"{settings.captions:,} captions, {runs} training runs of {settings.training_steps:,} steps, "
         "probes on real photographs.\n"
-        f"About {settings.minutes:.0f} minutes on 2 cores (this machine has {cores}); nothing is downloaded. "
+        f"It uses 2 cores (this machine has {cores}); nothing is downloaded. "
         "Ctrl-C stops it, the same command resumes it."
     )
 

@@ -67,14 +67,6 @@ class DemoSettings:
         return self.captions * self.images_per_caption * len({method.images for method in self.methods})
 
     @property
-    def minutes(self) -> float:
-        """About how long it takes on two cores without a GPU: as measured on two EPYC cores, plus 30 %."""
-        generating = self.images * self.denoising_steps / 20 * 0.045
-        training = self.seeds * len(self.methods) * (10 + self.training_steps * 0.13) / 2
-        probing = (self.seeds * (len(self.methods) + 1) + 1) * 8
-        return (40 + generating + training + probing + 30) * 1.3 / 60
-
-    @property
     def methods(self) -> tuple[Method, ...]:
         return MAIN_LEARNERS + CONTROLS if self.controls else MAIN_LEARNERS
 
@@ -99,7 +91,7 @@ _SIZES = {
         seeds=1,
         captions=1000,
         images_per_caption=4,
-        denoising_steps=20,
+        denoising_steps=12,
         batch_images=64,
         training_steps=600,
         views_per_step=256,

@@ -13,6 +13,8 @@ from stablerep.local.children import Child
 from stablerep.local.processes import Processes
 from stablerep.progress import Bars
 
+Whole = Callable[[float], tuple[float, float]] | None
+"""From the part of a stage that is done to the seconds spent on the whole demo and those in all."""
 _AT_ONCE = 2
 _POLL_SECONDS = 0.5
 _STOPPED = 75
@@ -36,14 +38,14 @@ class Task:
     progress: Callable[[], tuple[int, str]]
 
 
-def run_side_by_side(tasks: Sequence[Task], logs: Path) -> None:
+def run_side_by_side(tasks: Sequence[Task], logs: Path, whole: Whole = None) -> None:
     """Runs the tasks, one compute thread each; one that is killed is restarted and resumes.
 
     Raises ChildDied with the end of its log when a task fails, or is killed repeatedly without progress.
     """
     waiting = list(tasks)
     running: list[tuple[Task, Child, TaskID]] = []
-    with Bars() as bars, Processes(logs) as processes:
+    with Bars(whole=whole) as bars, Processes(logs) as processes:
         while waiting or running:
             while waiting and len(running) < _AT_ONCE:
                 task = waiting.pop(0)

@@ -11,7 +11,7 @@ from typing import Any
 
 from stablerep.demo.generate import dataset_url
 from stablerep.demo.settings import DemoSettings, Method
-from stablerep.demo.side_by_side import Task, run_side_by_side
+from stablerep.demo.side_by_side import Task, Whole, run_side_by_side
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def demo_runs(out: Path, settings: DemoSettings) -> list[DemoRun]:
     ]
 
 
-def train_all(out: Path, settings: DemoSettings) -> None:
+def train_all(out: Path, settings: DemoSettings, whole: Whole = None) -> None:
     """Trains what is not trained yet; a trainer that is killed goes on from its checkpoint."""
     tasks = [
         Task(
@@ -67,7 +67,7 @@ def train_all(out: Path, settings: DemoSettings) -> None:
         for run in demo_runs(out, settings)
         if not run.finished
     ]
-    run_side_by_side(tasks, out / "logs")
+    run_side_by_side(tasks, out / "logs", whole)
 
 
 def _arguments(out: Path, settings: DemoSettings, run: DemoRun) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stablerep.config.recipe import load_preset
+from stablerep.demo.pace import Overall, Pace, estimate
 from stablerep.demo.settings import claim_folder, demo_settings
 from stablerep.errors import InvalidInput
 
@@ -26,10 +27,36 @@ def test_one_seed_of_the_study_is_one_seed() -> None:
     assert demo_settings("study", None).seeds == 3
 
 
-def test_more_work_is_announced_as_longer() -> None:
-    tiny, demo, study = (demo_settings(size, None).minutes for size in ("tiny", "demo", "study"))
-    assert tiny < 3 < demo <= 8.5 < study
-    assert demo_settings("demo", 3).minutes > demo
+PACE = Pace(start=10, image_step=0.005, image=0.01, view=0.001, regression=0.3)
+
+
+def test_more_work_takes_longer_by_the_parts_that_there_are_more_of() -> None:
+    tiny, demo, study = (estimate(demo_settings(size, None), PACE) for size in ("tiny", "demo", "study"))
+    assert sum(tiny.values()) < sum(demo.values()) < sum(study.values())
+    # 4,000 images of 20 steps in two processes; two runs of 600 steps of 256 views, side by side.
+    assert demo["generate"] == pytest.approx(3 + 10 + 4000 * (20 * 0.005 + 0.01) / 2)
+    assert demo["train"] == pytest.approx(10 + 600 * 256 * 0.001)
+
+
+def test_the_whole_is_corrected_by_what_stages_really_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    overall = Overall({"generate": 100, "train": 100, "probe": 50, "report": 50}, {})
+    overall.begin("generate")
+    assert overall.seconds(0.0) == (0, pytest.approx(300))
+    totals = []
+    for fraction in (0.1, 0.5, 0.9, 1.0):  # it takes twice as long as estimated
+        now = 1000 + 200 * fraction
+        spent, total = overall.seconds(fraction)
+        assert spent == pytest.approx(200 * fraction)
+        totals.append(total)
+    assert totals == sorted(totals), "an estimate that was too low only rises"
+    assert totals[-1] == pytest.approx(200 + 200 * 1.5)
+    overall.end(200)
+    overall.begin("train")
+    assert overall.seconds(0.5) == (200, pytest.approx(200 + 100 * 0.5 + 100 * 1.0, rel=0.3)), (
+        "half was there"
+    )
 
 
 def test_the_settings_name_the_shipped_pipeline() -> None:
