@@ -23,9 +23,8 @@ from benchmarks.imports import hardware
 from benchmarks.queue_contenders import CONTENDERS
 from benchmarks.queue_load import measure_queue
 from stablerep.client import Client, JobState
-from stablerep.jobs.recovery.backfill import backfill_totals
 from stablerep.jobs.recovery.indexes import Totals
-from stablerep.jobs.recovery.rebuild import ensure_queue
+from stablerep.jobs.recovery.repair import Depth, repair
 from stablerep.local.queue_server import EmbeddedServer
 from stablerep.queue.client import Queue
 from stablerep.shards import IndexedGroup, ShardIndex
@@ -120,9 +119,9 @@ def rebuild(shards: int, folder: Path) -> dict[str, Any]:
     with EmbeddedServer(folder / "redis") as server:
         queue = Queue(server.url)
         began = time.perf_counter()
-        ensure_queue(store, queue)
+        repair(store, queue)
         listed = time.perf_counter() - began
-        backfill_totals(store, queue)
+        repair(store, queue, Depth.SHARDS, "made")
         read = time.perf_counter() - began - listed
         counts = queue.counts("made")
         queue.close()

@@ -2,16 +2,18 @@
 
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import redis
 
+from services.gateway.reconcile_rpc import repair_each
 from stablerep.client import Job
 from stablerep.config.recipe import load_recipe
 from stablerep.jobs.job import CaptionSource, JobSpec
-from stablerep.jobs.planning.plan import StopToken, create_job, plan
-from stablerep.jobs.recovery.backfill import backfill_totals
-from stablerep.jobs.recovery.rebuild import ensure_queue
+from stablerep.jobs.planning.create import create_job
+from stablerep.jobs.planning.plan import StopToken, plan
+from stablerep.jobs.recovery.repair import Depth, ReconcileResult, repair
 from stablerep.queue.client import Queue
 from stablerep.queue.leases import Lease
 from stablerep.queue.states import Counts
@@ -42,11 +44,29 @@ def submit(
 
 
 def rebuilt(store: Store, queue: Queue) -> bool:
-    """Rebuilds the queue if need be, and counts what the finished shards hold."""
-    if not ensure_queue(store, queue):
+    """Restores the queue if need be, and counts what the finished shards hold."""
+    repair(store, queue)
+    if queue.epoch() is None:
         return False
-    backfill_totals(store, queue)
+    count_totals(store, queue)
     return True
+
+
+def count_totals(store: Store, queue: Queue) -> int:
+    """Counts what the finished shards of restored jobs hold; returns of how many jobs."""
+    return sum(
+        repair(store, queue, Depth.SHARDS, dataset) is not None for dataset in queue.run_script("uncounted")
+    )
+
+
+def reconcile_job(store: Store, queue: Queue, dataset: str, *, verify: bool = False) -> ReconcileResult:
+    found = repair(store, queue, Depth.BYTES if verify else Depth.CONTENT, dataset)
+    assert found is not None
+    return found
+
+
+def reconcile_all(store: Store, queue: Queue) -> list[ReconcileResult]:
+    return list(repair_each(store, queue, partial(reconcile_job, store, queue), threading.Event()))
 
 
 def make(store: Store, dataset: str, shard: int) -> ShardIndex:

@@ -1,7 +1,7 @@
 """Planning in the background: a few threads, a job in each, and a lock so that two replicas plan none twice.
 
 Planning twice would be harmless (the same captions give the same objects), only wasteful. Every gateway polls
-for jobs that nobody plans any more, after checking whether Redis has lost its data (recovery/rebuild.py).
+for jobs that nobody plans any more, after checking whether Redis has lost data (recovery/repair.py).
 """
 
 import asyncio
@@ -17,9 +17,7 @@ from services.process.loops import forever, log_unexpected, surviving
 from stablerep.captions.remote.access import STORE_ONLY, Remote
 from stablerep.errors import StableRepError, TornObject
 from stablerep.jobs.planning.plan import fail_planning, plan
-from stablerep.jobs.recovery.backfill import backfill_totals
-from stablerep.jobs.recovery.rebuild import ensure_queue, restore_absent
-from stablerep.jobs.recovery.sync import sync_all_from_store
+from stablerep.jobs.recovery.repair import Depth, repair
 from stablerep.queue.client import Queue
 from stablerep.queue.lock import Lock, hold
 from stablerep.storage.interface import Store
@@ -31,8 +29,8 @@ POLL_SECONDS = 2.0
 """Between two polls for jobs without a planner; those of a dead gateway wait until its lock expires."""
 INSPECT_SECONDS = 10.0
 """Between two inspections of the queue for keys that were lost."""
-SYNC_SECONDS = 60.0
-"""Between two comparisons of the queue with the store."""
+RECORDS_SECONDS = 60.0
+"""Between two comparisons of the queue with the jobs' records in the store."""
 MAX_TORN = 5
 """Attempts in a row at a source that is unchanged and yet cannot be read; then the job fails."""
 
@@ -53,7 +51,7 @@ class Planners:
         self._stop = threading.Event()
         self._planning: dict[str, asyncio.Task[None]] = {}
         self._torn: dict[str, int] = {}
-        self._inspected = self._synced = float("-inf")
+        self._inspected = self._compared = float("-inf")
         self._knows_policy = False
         self._loops: list[asyncio.Task[None]] = []
 
@@ -88,17 +86,15 @@ class Planners:
             task.add_done_callback(lambda _: self._planning.pop(dataset, None))
 
     async def _find_work(self) -> None:
-        if time.monotonic() - self._inspected > INSPECT_SECONDS:
-            for problem in await asyncio.to_thread(self._queue.inspect):
-                logger.warning("the queue has lost data: %s", problem)
+        if (await self._epoch_ended()) or time.monotonic() - self._inspected > INSPECT_SECONDS:
+            await self._repair(Depth.KEYS)
             self._inspected = time.monotonic()
-        if not await asyncio.to_thread(ensure_queue, self._store, self._queue, self._stop):
-            return
+            if await self._epoch_ended():
+                return  # another process restores it
         await self._check_policy()
-        if time.monotonic() - self._synced > SYNC_SECONDS:
-            await asyncio.to_thread(restore_absent, self._store, self._queue)
-            await asyncio.to_thread(sync_all_from_store, self._store, self._queue)
-            self._synced = time.monotonic()
+        if time.monotonic() - self._compared > RECORDS_SECONDS:
+            await self._repair(Depth.RECORDS)
+            self._compared = time.monotonic()
         for dataset in sorted(await asyncio.to_thread(self._queue.run_script, "planning")):
             self.submit(dataset)
 
@@ -114,7 +110,14 @@ class Planners:
 
     async def _count_totals(self) -> None:
         """Counts what the finished shards hold of jobs that were restored from the store."""
-        await asyncio.to_thread(backfill_totals, self._store, self._queue, self._stop)
+        for dataset in sorted(await asyncio.to_thread(self._queue.run_script, "uncounted")):
+            await self._repair(Depth.SHARDS, dataset)
+
+    async def _epoch_ended(self) -> bool:
+        return await asyncio.to_thread(self._queue.epoch) is None
+
+    async def _repair(self, depth: Depth, dataset: str = "") -> None:
+        await asyncio.to_thread(repair, self._store, self._queue, depth, dataset, stop=self._stop)
 
     async def _plan(self, dataset: str) -> None:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from services.gateway.background import Planners
 from services.gateway.messages import job_message
 from services.gateway.reconcile_rpc import reconcile_jobs
 from services.gateway.request_ids import claim_request, created_before
-from services.gateway.requests import MAX_RETRIED, dataset_of, job_spec, page_size_of
+from services.gateway.requests import MAX_RETRIED, dataset_of, identity_of, job_spec, page_size_of
 from services.gateway.shards import list_shards
 from services.gateway.uploads import find_upload, receive_upload
 from stablerep.captions.remote.access import STORE_ONLY, Remote
@@ -30,8 +30,8 @@ from stablerep.jobs.control import (
     resume_job,
     retry_job,
 )
-from stablerep.jobs.planning.plan import create_job
-from stablerep.jobs.recovery.rebuild import restore_absent
+from stablerep.jobs.planning.create import create_job
+from stablerep.jobs.recovery.repair import Depth, repair
 from stablerep.jobs.view import job_view
 from stablerep.queue.client import Queue
 from stablerep.storage.interface import Store
@@ -166,11 +166,13 @@ class JobsServicer(rpc.GenerationServiceServicer):
         finish_deletion(self._store, self._queue, check_dataset(request.dataset))
         record = created_before(self._store, request)
         if record is not None:
-            restore_absent(self._store, self._queue, record.spec.dataset)  # the gateway may have died before
+            # The gateway may have died before the queue knew of the job.
+            repair(self._store, self._queue, Depth.RECORDS, record.spec.dataset)
             return
         spec = job_spec(self._store, request, self._remote, self._settings.models)
+        identity = identity_of(self._store, spec.source, self._remote)
         claim_request(self._store, request)
-        create_job(self._store, self._queue, spec, self._remote)
+        create_job(self._store, self._queue, spec, identity=identity)
 
     async def _pause(self) -> None:
         try:

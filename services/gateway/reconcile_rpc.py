@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 
 from services.gateway.requests import dataset_of
 from stablerep.captions.remote.access import Remote
-from stablerep.jobs.recovery.reconcile import ReconcileResult, reconcile_all, reconcile_job
+from stablerep.errors import NotFound, StableRepError
+from stablerep.jobs.recovery.repair import Depth, ReconcileResult, repair
+from stablerep.jobs.recovery.stored import job_names
 from stablerep.queue.client import Queue
 from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
@@ -23,11 +25,13 @@ async def reconcile_jobs(
         NotFound: there is no such job.
     """
     stop = threading.Event()
+    depth = Depth.BYTES if request.verify else Depth.CONTENT
+    repair_one = partial(repair, store, queue, depth, remote=remote, stop=stop)
+    results: Iterator[ReconcileResult | None]
     if request.name:
-        step = partial(reconcile_job, verify=request.verify, remote=remote, stop=stop)
-        results = _one(partial(step, store, queue, dataset_of(request.name)))
+        results = map(repair_one, [dataset_of(request.name)])
     else:
-        results = reconcile_all(store, queue, verify=request.verify, remote=remote, stop=stop)
+        results = repair_each(store, queue, repair_one, stop)
     try:
         while (found := await asyncio.to_thread(next, results, None)) is not None:
             yield _message(found)
@@ -35,8 +39,26 @@ async def reconcile_jobs(
         stop.set()
 
 
-def _one(step: partial[ReconcileResult]) -> Iterator[ReconcileResult]:
-    yield step()
+def repair_each(
+    store: Store, queue: Queue, repair_one: Callable[[str], ReconcileResult | None], stop: threading.Event
+) -> Iterator[ReconcileResult]:
+    """Repairs every job of the store, by name; the error of one becomes a problem of that job."""
+    for dataset in job_names(store):
+        try:
+            found = repair_one(dataset)
+        except NotFound:  # a dataset that no job made, or a job that was deleted just now
+            continue
+        except StableRepError as error:
+            if stop.is_set():
+                raise
+            status = queue.status(dataset)
+            counts = status.counts
+            problems = (str(error),)
+            found = ReconcileResult(
+                dataset, status.state, counts.planned, counts.done, counts.dead, problems=problems
+            )
+        if found is not None:
+            yield found
 
 
 def _message(found: ReconcileResult) -> pb.ReconcileJobsResponse:

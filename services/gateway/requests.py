@@ -12,7 +12,7 @@ from stablerep.config.names import check_dataset
 from stablerep.config.settings import DEFAULT_MODELS
 from stablerep.errors import InvalidInput, NotFound
 from stablerep.jobs.job import CaptionSource, JobSpec
-from stablerep.jobs.planning.sources import identify_source
+from stablerep.jobs.planning.sources import SourceIdentity, look_up
 from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
 
@@ -80,7 +80,7 @@ def _source(store: Store, source: pb.CaptionSource, remote: Remote) -> CaptionSo
         else:
             uri, name = source_uri(store, source.uri, remote)
         check_format(name, source.format)
-        found = CaptionSource(
+        return CaptionSource(
             uri=uri,
             upload_id=source.upload_id,
             format=source.format,
@@ -88,16 +88,15 @@ def _source(store: Store, source: pb.CaptionSource, remote: Remote) -> CaptionSo
             limit=source.limit,
             header=source.header if source.HasField("header") else None,
         )
-        if uri:
-            _check_there(store, found, remote)
-        return found
 
 
-def _check_there(store: Store, source: CaptionSource, remote: Remote) -> None:
-    try:
-        identify_source(store, source, remote)
-    except NotFound as error:
-        raise InvalidInput(str(error), field="uri") from error
+def identity_of(store: Store, source: CaptionSource, remote: Remote) -> SourceIdentity:
+    """Which bytes the source is now. Raises InvalidInput if it is not there or may not be read."""
+    with _below("source"):
+        try:
+            return look_up(store, source, remote)[0]
+        except NotFound as error:
+            raise InvalidInput(str(error), field="uri") from error
 
 
 @contextmanager

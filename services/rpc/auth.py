@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ import grpc
 from services.process.logs import from_now_on_about
 from services.rpc.callers import Caller, Callers
 from services.rpc.errors import to_status
+from services.rpc.wrapping import wrapped
 from stablerep.errors import PermissionDenied, Unauthenticated
 from stablerep.tokens import Role
 
@@ -42,13 +44,13 @@ OPEN = frozenset(f"/grpc.health.v1.Health/{method}" for method in ("Check", "Lis
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """Lets nobody in until `admit` has said who may."""
+    """Rejects every call until `admit` sets the policy."""
 
     def __init__(self) -> None:
         self._callers = Callers(None, None)
 
     def admit(self, callers: Callers) -> None:
-        """These may call from now on."""
+        """Sets who may call."""
         self._callers = callers
 
     async def intercept_service(
@@ -95,27 +97,12 @@ def _refusal(method: str, error: Unauthenticated | PermissionDenied) -> Any:
 def _noted(handler: Any, method: str, caller: Caller) -> Any:
     """The handler, which first logs who asks for what: these methods change something or cost something."""
 
-    def note(request: Any, context: grpc.aio.ServicerContext) -> None:
+    @asynccontextmanager
+    async def note(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         logger.info("%s calls %s%s from %s", caller, _verb(method), _subject(request), context.peer())
+        yield request
 
-    if handler.response_streaming:
-        kind = "stream_stream" if handler.request_streaming else "unary_stream"
-        behaviour = getattr(handler, kind)
-
-        async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            note(request, context)
-            async for message in behaviour(request, context):
-                yield message
-
-        return handler._replace(**{kind: stream})
-    kind = "stream_unary" if handler.request_streaming else "unary_unary"
-    answer = getattr(handler, kind)
-
-    async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        note(request, context)
-        return await answer(request, context)
-
-    return handler._replace(**{kind: call})
+    return wrapped(handler, note)
 
 
 def _verb(method: str) -> str:

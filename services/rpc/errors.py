@@ -6,6 +6,7 @@ Details follow AIP-193: BadRequest names the field of an invalid argument, Error
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from services.rpc.decoding import decoded, tolerant
+from services.rpc.wrapping import wrapped
 from stablerep.errors import (
     AlreadyExists,
     InvalidInput,
@@ -71,37 +73,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not method.startswith(_PACKAGE):
             return handler
         handler = handler._replace(request_deserializer=tolerant(handler.request_deserializer))
-        if handler.response_streaming:
-            name = "stream_stream" if handler.request_streaming else "unary_stream"
-            return handler._replace(**{name: _streaming(getattr(handler, name), method)})
-        name = "stream_unary" if handler.request_streaming else "unary_unary"
-        return handler._replace(**{name: _unary(getattr(handler, name), method)})
-
-
-def _unary(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
-    async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        async with _statuses(method, context):
-            return await behaviour(decoded(request), context)
-
-    return call
-
-
-def _streaming(
-    behaviour: Callable[..., AsyncIterator[Any]], method: str
-) -> Callable[..., AsyncIterator[Any]]:
-    async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        async with _statuses(method, context):
-            async for message in behaviour(decoded(request), context):
-                yield message
-
-    return call
+        return wrapped(handler, partial(_statuses, method))
 
 
 @asynccontextmanager
-async def _statuses(method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+async def _statuses(method: str, request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
     """Ends the call with the status of whatever is raised inside."""
     try:
-        yield
+        yield decoded(request)
     except grpc.aio.AbortError:
         raise
     except (StableRepError, *_QUEUE_AWAY) as error:

@@ -6,15 +6,17 @@ caller's to choose, so they share one label value.
 """
 
 import asyncio
-import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
 from prometheus_client import Counter, Histogram
+
+from services.rpc.wrapping import wrapped
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _started = Counter("grpc_server_started_total", "Calls begun.", _LABELS)
@@ -56,8 +58,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
             _started.labels(*labels).inc()
             _handled.labels(*labels, grpc.StatusCode.UNIMPLEMENTED.name).inc()
             return None
-        name = f"{_word(handler.request_streaming)}_{_word(handler.response_streaming)}"
-        return handler._replace(**{name: _counted(getattr(handler, name), labels)})
+        return wrapped(handler, partial(_counting, labels))
 
 
 def _methods(service: str) -> Iterator[tuple[str, _Labels]]:
@@ -66,36 +67,13 @@ def _methods(service: str) -> Iterator[tuple[str, _Labels]]:
         yield method.name, (kind, service, method.name)
 
 
-def _word(streaming: bool) -> str:
-    return "stream" if streaming else "unary"
-
-
-def _counted(behaviour: Callable[..., Any], labels: _Labels) -> Callable[..., Any]:
-    """The same kind of function: gRPC looks at which it is. A stream may also be written by a coroutine."""
-    if inspect.isasyncgenfunction(behaviour):
-
-        async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            with _counting(labels, context):
-                async with aclosing(behaviour(request, context)) as messages:
-                    async for message in messages:
-                        yield message
-
-        return stream
-
-    async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        with _counting(labels, context):
-            return await behaviour(request, context)
-
-    return call
-
-
-@contextmanager
-def _counting(labels: _Labels, context: grpc.aio.ServicerContext) -> Iterator[None]:
+@asynccontextmanager
+async def _counting(labels: _Labels, request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
     _started.labels(*labels).inc()
     began = time.monotonic()
     code = grpc.StatusCode.UNKNOWN.name  # gRPC's own answer to an exception
     try:
-        yield
+        yield request
         code = _code_of(context)
     except grpc.aio.AbortError:
         code = _code_of(context)

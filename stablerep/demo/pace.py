@@ -139,7 +139,7 @@ class Overall:
 
     def __init__(self, estimates: Mapping[str, float], spent: Mapping[str, float]) -> None:
         self._estimates = dict(estimates)
-        self._spent = {stage: spent.get(stage, 0.0) for stage in STAGES}
+        self._spent = dict(spent)
         self._stage = STAGES[0]
         self._began = time.monotonic()
         self._start_fraction: float | None = None
@@ -166,7 +166,7 @@ class Overall:
 
     def end(self, seconds: float) -> None:
         """The current stage took so many seconds."""
-        self._spent[self._stage] += seconds
+        self._spent[self._stage] = self._spent.get(self._stage, 0.0) + seconds
 
 
 if __name__ == "__main__":

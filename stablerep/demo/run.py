@@ -103,18 +103,21 @@ def _only_one(out: Path) -> Iterator[None]:
 
 def _overall(out: Path, settings: DemoSettings) -> Overall:
     """Times a few steps of each stage, says how long the demo takes, and follows it from here on."""
-    with step("timing a few steps of each stage"):
-        estimates = estimate(settings, measure_side_by_side(out / "pace.json"))
+    with _timed(out, "timing"), step("timing a few steps of each stage"):
+        pace = measure_side_by_side(out / "pace.json")
     spent = seconds(out)
-    parts = ", ".join(f"{stage} {minutes(value)}" for stage, value in estimates.items())
-    console.print(f"On this machine about {minutes(sum(estimates.values()))}: {parts}.")
+    estimates = estimate(settings, pace)
+    whole = {"timing": spent["timing"], **estimates}
+    parts = ", ".join(f"{stage} {minutes(value)}" for stage, value in whole.items())
+    console.print(f"On this machine about {minutes(sum(whole.values()))}: {parts}.")
     return Overall(estimates, {stage: value for stage, value in spent.items() if stage != "total"})
 
 
 @contextmanager
-def _timed(out: Path, stage: str, overall: Overall) -> Iterator[None]:
+def _timed(out: Path, stage: str, overall: Overall | None = None) -> Iterator[None]:
     began = time.monotonic()
-    overall.begin(stage)
+    if overall is not None:
+        overall.begin(stage)
     try:
         yield
     finally:
@@ -123,7 +126,8 @@ def _timed(out: Path, stage: str, overall: Overall) -> Iterator[None]:
         # The report is made anew each time; the other stages go on where they were.
         before = 0.0 if stage == "report" else spent.get(stage, 0.0)
         spent[stage] = before + time.monotonic() - began
-        overall.end(time.monotonic() - began)
+        if overall is not None:
+            overall.end(time.monotonic() - began)
         (out / "seconds.json").write_text(json.dumps(spent, indent=1) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,8 @@ short stream from the jobs' cursors, highest priority first, in turns among equa
     sr:retry:<dataset>  set of shards handed back
     sr:delayed          sorted set: shards that failed, of all jobs, by when they are to be tried again
     sr:failures:<dataset>, sr:dead:<dataset>   hashes with a field for each shard that failed
-    sr:rebuild          lock of the process that rebuilds all this from the store
+    sr:rebuild          lock of the process that restores this from the store
+    sr:damaged          set: jobs to restore before the next epoch; empty without an epoch: all
     sr:uncounted        set: rebuilt jobs of which it is not yet known what the done shards hold
     sr:stats            hash of events counted for monitoring: errors, lost, dead_lettered, planned
 
@@ -68,6 +69,7 @@ _UNGUARDED = {
     "lock.lua",
     "restore.lua",
     "restore_dead.lua",
+    "begin_rebuild.lua",
     "begin_epoch.lua",
 }
 # Answers of a server that cannot serve just now, as opposed to those to a command that is wrong. They come
@@ -123,11 +125,6 @@ class Queue:
             token: of the lock "sr:rebuild", which must be held still. Empty: there was nothing to rebuild.
         """
         return str(self.run_script("begin_epoch", token, secrets.token_hex(8)))
-
-    def end_epoch(self) -> None:
-        """Has the queue rebuilt from the store: nothing is leased until then."""
-        with self._reaching():
-            self._redis.delete("sr:epoch")
 
     def add_job(self, dataset: str, *, priority: int = 0, job_uid: str = "") -> bool:
         """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already.
@@ -312,7 +309,7 @@ class Queue:
         return read_stats(self._run("stats"))
 
     def inspect(self) -> list[str]:
-        """Problems that no step leaves behind; with any, the epoch ends and the queue waits to be rebuilt.
+        """Problems that no step leaves behind; with any, the epoch ends until those jobs are restored.
 
         A few milliseconds of Redis for 1,000 jobs.
         """
@@ -324,7 +321,7 @@ class Queue:
             return str(self._redis.info("memory").get("maxmemory_policy", "noeviction"))
 
     def run_script(self, script: str, *arguments: str | int | bytes) -> Any:
-        """Runs a Lua step that has no method of its own; those are of rebuild.py, reconcile.py, lock.py."""
+        """Runs a Lua step that has no method of its own; those are of the repair and of lock.py."""
         return self._run(script, *arguments)
 
     def _job_step(self, script: str, dataset: str, *arguments: str | int) -> JobState:

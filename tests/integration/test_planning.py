@@ -17,7 +17,8 @@ from stablerep.jobs.control import cancel_job, record_dead
 from stablerep.jobs.job import CaptionSource, JobSpec
 from stablerep.jobs.planning import plan as planning
 from stablerep.jobs.planning.caption_writer import BATCH_SHARDS, BATCHES
-from stablerep.jobs.planning.plan import create_job, plan
+from stablerep.jobs.planning.create import create_job
+from stablerep.jobs.planning.plan import plan
 from stablerep.jobs.view import job_view
 from stablerep.queue.client import Queue
 from stablerep.queue.states import Counts, JobState

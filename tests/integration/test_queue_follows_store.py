@@ -16,18 +16,17 @@ from stablerep.config.recipe import load_recipe
 from stablerep.errors import NotFound, TornObject, Unavailable
 from stablerep.jobs.control import delete_job, pause_job, resume_job
 from stablerep.jobs.job import CaptionSource, JobSpec
-from stablerep.jobs.planning.plan import create_job
+from stablerep.jobs.planning.create import create_job
 from stablerep.jobs.records import read_dead
-from stablerep.jobs.recovery.backfill import invalidate_shards, reconcile_lock, snapshot
-from stablerep.jobs.recovery.reconcile import reconcile_job
-from stablerep.jobs.recovery.sync import sync_all_from_store
+from stablerep.jobs.recovery.compare import invalidate_shards, snapshot
+from stablerep.jobs.recovery.repair import Depth, repair
 from stablerep.queue.client import Queue
 from stablerep.queue.lock import hold
 from stablerep.queue.states import JobState
 from stablerep.shards import Group, build_tar, commit_shard, read_captions
 from stablerep.shards.layout import upload_key, upload_part_key
 from stablerep.storage import open_store
-from tests.reconciling import bury, complete, is_exact, make, rebuilt, submit, work
+from tests.reconciling import bury, complete, is_exact, make, rebuilt, reconcile_job, submit, work
 
 pytestmark = pytest.mark.parametrize("store_url", ["local"], indirect=True)
 
@@ -82,10 +81,10 @@ def test_a_pause_that_redis_lost_is_heard_again(store, queue):
     submit(store, queue, "shoes", 4)
     pause_job(store, queue, "shoes")
     queue.set_state("shoes", JobState.RUNNING)  # as a server that lost its last second has it
-    sync_all_from_store(store, queue)
+    repair(store, queue, Depth.RECORDS)
     assert queue.state("shoes") is JobState.PAUSED
     resume_job(store, queue, "shoes")
-    sync_all_from_store(store, queue)
+    repair(store, queue, Depth.RECORDS)
     assert queue.state("shoes") is JobState.RUNNING
 
 
@@ -93,23 +92,23 @@ def test_a_dead_letter_that_did_not_reach_the_store_does_so_later(store, queue):
     submit(store, queue, "shoes", 4)
     bury(queue, "shoes", 1, "no memory")
     assert read_dead(store, "shoes", 1) is None
-    sync_all_from_store(store, queue)
+    repair(store, queue, Depth.RECORDS)
     assert read_dead(store, "shoes", 1) == "no memory"
 
 
 def test_a_lock_that_was_lost_is_not_had_again(store, queue, server):
-    with hold(queue, "sr:reconcile:shoes", seconds=0.6) as lock:
+    with hold(queue, "sr:repair:shoes", seconds=0.6) as lock:
         assert lock is not None
-        server.delete("sr:reconcile:shoes")
+        server.delete("sr:repair:shoes")
         time.sleep(1.5)
         with pytest.raises(Unavailable):
             lock.check()
-    assert server.get("sr:reconcile:shoes") is None
+    assert server.get("sr:repair:shoes") is None
 
 
 def test_a_shard_made_while_reconciliation_took_it_back_counts_once(store, queue):
     submit(store, queue, "shoes", 4)
-    with hold(queue, reconcile_lock("shoes")) as lock:
+    with hold(queue, "sr:repair:shoes") as lock:
         before = snapshot(queue, "shoes")
         lease = queue.lease("w", 60)
         assert lease is not None

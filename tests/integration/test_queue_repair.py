@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import redis
@@ -18,15 +19,16 @@ from stablerep.config.recipe import load_recipe
 from stablerep.errors import InvalidInput, NotFound, Unavailable
 from stablerep.jobs.control import record_dead, retry_job
 from stablerep.jobs.job import CaptionSource, JobSpec
-from stablerep.jobs.planning.plan import create_job, plan
-from stablerep.jobs.recovery.backfill import backfill_totals
-from stablerep.jobs.recovery.rebuild import ensure_queue, restore_absent
+from stablerep.jobs.planning.create import create_job
+from stablerep.jobs.planning.plan import plan
+from stablerep.jobs.recovery.repair import Depth, repair
 from stablerep.queue.client import Queue
 from stablerep.queue.connection import connect
-from stablerep.queue.leases import FailOutcome, Lease
+from stablerep.queue.leases import FailOutcome, Lease, RenewOutcome
 from stablerep.queue.states import Counts, JobState
 from stablerep.shards import read_index
 from stablerep.storage import Store, open_store
+from tests.reconciling import count_totals
 from tests.servers import RedisServer, free_port, redis_program
 from tests.working import make_shard
 
@@ -51,12 +53,11 @@ def submit(store: Store, queue: Queue, dataset: str, priority: int = 0) -> None:
             time.sleep(0.01)
 
 
-def repair(store: Store, queue: Queue) -> None:
+def repair_all(store: Store, queue: Queue) -> None:
     """What a gateway does every few seconds."""
-    queue.inspect()
-    if ensure_queue(store, queue):
-        restore_absent(store, queue)
-        backfill_totals(store, queue)
+    repair(store, queue, Depth.RECORDS)
+    if queue.epoch():
+        count_totals(store, queue)
 
 
 @contextmanager
@@ -84,7 +85,8 @@ def at_work(
     def work(queue: Queue) -> None:
         lease = queue.lease(threading.current_thread().name, 2.0)
         if lease is None:
-            ensure_queue(store, queue)
+            if queue.epoch() is None:
+                repair(store, queue)
             time.sleep(0.01)
             return
         if lease.shard % 8 == 3 and (lease.dataset, lease.shard) not in failed:
@@ -101,7 +103,7 @@ def at_work(
                 time.sleep(0.01)
 
     def look(queue: Queue) -> None:
-        repair(store, queue)
+        repair_all(store, queue)
         time.sleep(0.05)
 
     threads = [threading.Thread(target=survive, args=(work,), name=f"w{n}") for n in range(workers)]
@@ -423,3 +425,54 @@ def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
         connect(url)
     assert "secret" not in str(caught.value)
     assert caught.value.field == "redis_url"
+
+
+class Listings:
+    """A store that notes which jobs' indexes were listed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.listed: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def children(self, prefix: str = "") -> Iterator[str]:
+        if prefix.endswith("/index/"):
+            self.listed.append(prefix.split("/")[1])
+        return self._store.children(prefix)
+
+
+@KINDS
+@pytest.mark.parametrize("loss", ["job", "done"])
+def test_a_damaged_job_is_restored_alone(store: Store, redis_server: RedisServer, loss: str) -> None:
+    """The others are not even listed, and every lease survives: of theirs, and of its own."""
+    queue, server = Queue(redis_server.url, waiting=3), redis.Redis.from_url(redis_server.url)
+    queue.begin_epoch()
+    leases = {}
+    for dataset in ("damaged", "whole"):
+        submit(store, queue, dataset, priority=int(dataset == "damaged"))
+        done, leases[dataset] = queue.lease("w", 60), queue.lease("w", 60)
+        assert done is not None
+        queue.complete(done, **make_shard(store, done))
+    before = queue.status("whole")
+    assert server.delete(f"sr:{loss}:damaged")
+    listings = Listings(store)
+    repair(cast(Store, listings), queue)
+    assert listings.listed == ["damaged"]
+    assert queue.status("whole") == before
+    assert [queue.renew(lease) for lease in leases.values()] == [RenewOutcome.HELD] * 2
+    assert queue.inspect() == []
+    taken = []
+    while lease := queue.lease("w", 60):
+        taken.append((lease.dataset, lease.shard))
+        queue.complete(lease, **make_shard(store, lease))
+    assert len(taken) == len(set(taken)) == 2 * (SHARDS - 2), (
+        "a shard that waited in the stream is leased once"
+    )
+    for lease in leases.values():
+        queue.complete(lease, **make_shard(store, lease))
+    count_totals(store, queue)
+    for dataset in leases:
+        check_exact(store, queue, dataset)
+    queue.close()

@@ -10,10 +10,8 @@ from stablerep.errors import NotFound, Unavailable
 from stablerep.jobs.control import cancel_job, pause_job, record_dead, resume_job, retry_job
 from stablerep.jobs.planning.plan import plan
 from stablerep.jobs.records import Event, write_event
-from stablerep.jobs.recovery import rebuild
-from stablerep.jobs.recovery.backfill import backfill_totals
-from stablerep.jobs.recovery.rebuild import ensure_queue, restore_absent
-from stablerep.jobs.recovery.reconcile import reconcile_job
+from stablerep.jobs.recovery import repair as repairing
+from stablerep.jobs.recovery.repair import Depth, repair
 from stablerep.queue.client import Queue
 from stablerep.queue.states import JobState
 from stablerep.shards.layout import create_key, dataset_prefix, index_key, index_prefix
@@ -24,10 +22,12 @@ from tests.reconciling import (
     bury,
     caption_ids,
     complete,
+    count_totals,
     is_exact,
     lose_everything,
     make,
     rebuilt,
+    reconcile_job,
     submit,
     work,
 )
@@ -198,7 +198,7 @@ def test_workers_go_on_while_the_finished_shards_are_counted(store, queue, flush
     submit(store, queue, "shoes", 60)
     work(store, queue, 10)
     flush()
-    assert ensure_queue(store, queue)
+    repair(store, queue)
     assert (queue.counts("shoes").done, queue.counts("shoes").groups) == (10, 0)
     made = []
 
@@ -216,16 +216,16 @@ def test_workers_go_on_while_the_finished_shards_are_counted(store, queue, flush
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        backfill_totals(Dies(), queue)
-    assert backfill_totals(WorkedOnMeanwhile(), queue) == 1
+        count_totals(Dies(), queue)
+    assert count_totals(WorkedOnMeanwhile(), queue) == 1
     assert queue.counts("shoes").done == 15
     assert is_exact(store, queue.counts("shoes"), "shoes")
-    assert backfill_totals(store, queue) == 0
+    assert count_totals(store, queue) == 0
     flush()
-    ensure_queue(store, queue)
+    repair(store, queue)
     reconcile_job(store, queue, "shoes")
     assert is_exact(store, queue.counts("shoes"), "shoes")
-    assert backfill_totals(store, queue) == 0, "reconciliation has done it"
+    assert count_totals(store, queue) == 0, "reconciliation has done it"
 
 
 @LOCAL
@@ -339,22 +339,23 @@ def test_a_job_that_the_queue_was_never_told_of_is_added(store, queue):
     work(store, queue, 3)
     queue.remove("lost")
     store.put("datasets/not-a-job/dataset.json", b"{}")
-    assert restore_absent(store, queue) == ["lost"]
-    assert restore_absent(store, queue) == []
-    backfill_totals(store, queue)
+    for _ in range(2):
+        repair(store, queue, Depth.RECORDS)
+        assert queue.jobs() == ["known", "lost"]
+    count_totals(store, queue)
     assert is_exact(store, queue.counts("lost"), "lost")
     work(store, queue)
     assert queue.state("lost") is JobState.SUCCEEDED
     queue.remove("known")
     store.delete(create_key("known"))
-    assert restore_absent(store, queue) == []
+    repair(store, queue, Depth.RECORDS)
     with pytest.raises(NotFound):
         queue.state("known")
 
 
 @LOCAL
 def test_a_job_of_many_shards_and_dead_letters_is_rebuilt_exactly(store, queue, flush, monkeypatch):
-    monkeypatch.setattr(rebuild, "_DEAD_AT_A_TIME", 7)
+    monkeypatch.setattr(repairing, "_DEAD_AT_A_TIME", 7)
     submit(store, queue, "many", 3000, per_shard=1)
     work(store, queue, 200)
     while len(queue.dead("many")) < 20:

@@ -6,14 +6,24 @@ import pytest
 
 from stablerep.errors import NotFound, Unavailable
 from stablerep.jobs.control import cancel_job
-from stablerep.jobs.recovery.reconcile import ensure_queue, reconcile_all, reconcile_job
+from stablerep.jobs.recovery.repair import repair
 from stablerep.queue.client import Queue
 from stablerep.queue.lock import hold
 from stablerep.queue.states import JobState
 from stablerep.shards import read_captions
 from stablerep.shards.layout import captions_key, dead_key, index_key, shard_key
 from stablerep.storage import open_store
-from tests.reconciling import bury, caption_ids, complete, is_exact, make, submit, work
+from tests.reconciling import (
+    bury,
+    caption_ids,
+    complete,
+    is_exact,
+    make,
+    reconcile_all,
+    reconcile_job,
+    submit,
+    work,
+)
 
 LOCAL = pytest.mark.parametrize("store_url", ["local"], indirect=True)
 
@@ -28,7 +38,7 @@ def queue(redis_url):
 @pytest.fixture
 def store(store_url, queue):
     store = open_store(store_url)
-    ensure_queue(store, queue)
+    repair(store, queue)
     return store
 
 
@@ -255,7 +265,7 @@ def test_all_jobs_are_reconciled_and_one_at_a_time(store, queue, finished):
     submit(store, queue, "bags", 4)
     store.put("datasets/not-a-job/dataset.json", b"{}")
     remove_tar(store, 0, b"")
-    with hold(queue, "sr:reconcile:bags"):
+    with hold(queue, "sr:repair:bags"):
         bags, shoes = reconcile_all(store, queue)
         with pytest.raises(Unavailable):
             reconcile_job(store, queue, "bags")

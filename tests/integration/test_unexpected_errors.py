@@ -17,6 +17,7 @@ from stablerep.doctor import check_machine
 from stablerep.errors import InvalidInput
 from stablerep.jobs.job import CaptionSource, JobSpec
 from stablerep.jobs.planning import plan as planning
+from stablerep.jobs.planning.create import create_job
 from stablerep.jobs.view import job_view
 from stablerep.queue.client import Queue
 from stablerep.storage import open_store
@@ -31,15 +32,15 @@ def test_an_unexpected_error_in_planning_fails_the_job_with_a_number(
     store.put("captions.txt", b"a shoe\n")
     for name in ("breaks", "works"):
         spec = JobSpec(name, load_recipe("tiny"), CaptionSource(uri="captions.txt"), 4)
-        planning.create_job(store, queue, spec)
-    write_description = planning._write_description
+        create_job(store, queue, spec)
+    write_description = planning.write_description
 
     def break_once(store, record, *planned):  # type: ignore[no-untyped-def]
         if record.spec.dataset == "breaks":
             raise KeyError("nobody foresaw this")
         write_description(store, record, *planned)
 
-    monkeypatch.setattr(planning, "_write_description", break_once)
+    monkeypatch.setattr(planning, "write_description", break_once)
 
     async def run() -> None:
         async with Planners(store, queue, threads=1) as planners:

@@ -33,8 +33,8 @@ PACE = Pace(start=10, image_step=0.005, image=0.01, view=0.001, regression=0.3)
 def test_more_work_takes_longer_by_the_parts_that_there_are_more_of() -> None:
     tiny, demo, study = (estimate(demo_settings(size, None), PACE) for size in ("tiny", "demo", "study"))
     assert sum(tiny.values()) < sum(demo.values()) < sum(study.values())
-    # 4,000 images of 20 steps in two processes; two runs of 600 steps of 256 views, side by side.
-    assert demo["generate"] == pytest.approx(3 + 10 + 4000 * (20 * 0.005 + 0.01) / 2)
+    # 4,000 images of 12 steps in two processes; two runs of 600 steps of 256 views, side by side.
+    assert demo["generate"] == pytest.approx(3 + 10 + 4000 * (12 * 0.005 + 0.01) / 2)
     assert demo["train"] == pytest.approx(10 + 600 * 256 * 0.001)
 
 

@@ -16,7 +16,7 @@ from stablerep.captions import Caption
 from stablerep.config.recipe import Recipe
 from stablerep.config.settings import GeneratorSettings
 from stablerep.errors import StableRepError, TornObject, Unavailable
-from stablerep.jobs.recovery.rebuild import ensure_queue
+from stablerep.jobs.recovery.repair import repair
 from stablerep.queue.client import Lease, Queue
 from stablerep.shards import ShardIndex, read_captions, read_dataset, read_index, rebuild_index
 from stablerep.shards.layout import index_key, shard_key
@@ -79,8 +79,8 @@ class Fetcher:
             lease = self._queue.lease(
                 self._worker, self._settings.lease_seconds, on_dead_lettered=self._hand.record_dead
             )
-            if lease is None:
-                ensure_queue(self._store, self._queue, self._drain.sign)
+            if lease is None and self._queue.epoch() is None:
+                repair(self._store, self._queue, stop=self._drain.sign)
         except (StableRepError, OSError) as error:
             self._unavailable(error)
             return

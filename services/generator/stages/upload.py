@@ -11,7 +11,7 @@ from services.generator.leased_shards import LeasedShard, LeasedShards, ShardSta
 from services.generator.metrics import Server, count_retry, observe_stage
 from services.generator.readiness import Readiness, pause_after
 from stablerep.errors import StableRepError, Unavailable
-from stablerep.jobs.recovery.rebuild import ensure_queue
+from stablerep.jobs.recovery.repair import repair
 from stablerep.queue.client import Queue
 from stablerep.shards import ShardIndex, commit_shard
 from stablerep.storage import Store
@@ -92,14 +92,14 @@ class Uploader:
                 self._drain.check()
                 self._drain.wait(pause_after(failures))
                 if server == "queue":
-                    self._rebuild()
+                    self._repair()
             else:
                 self._readiness.clear_problem(server)
                 return result
 
-    def _rebuild(self) -> None:
+    def _repair(self) -> None:
         """With all it may hold in hand, this worker asks for no lease, and would not notice otherwise."""
         try:
-            ensure_queue(self._store, self._queue, self._drain.sign)
+            repair(self._store, self._queue, stop=self._drain.sign)
         except (StableRepError, OSError) as error:
             logger.warning("%s", error)

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
-from stablerep.captions import Source, open_source
+from stablerep.captions import Source
 from stablerep.captions.patterns import expand, is_pattern, matcher
 from stablerep.captions.remote.access import STORE_ONLY, Remote
 from stablerep.captions.remote.hub import open_hub
@@ -47,35 +47,39 @@ class _Files:
     open: Callable[[ObjectInfo], BinaryIO]
 
 
-def identify_source(store: Store, source: CaptionSource, remote: Remote = STORE_ONLY) -> SourceIdentity:
-    """Size and ETag of the source as it is now; of many files, the sum and a digest.
+def look_up(
+    store: Store, source: CaptionSource, remote: Remote = STORE_ONLY
+) -> tuple[SourceIdentity, Source]:
+    """The source as it is now, its identity and its bytes; each file is asked for once, none is read.
 
+    Returns:
+        Size and ETag, of several files the sum and a digest; the files, an upload's parts as one.
     Raises:
         NotFound: it is gone.
         InvalidInput: a URL that is not, or no longer, allowed.
         StoreError, Unavailable: try again later.
     """
-    if source.uri:
-        files = _files(store, source.uri, remote)
-        if not files.many:
-            return SourceIdentity(files.infos[0].size, files.infos[0].etag)
-        lines = [f"{info.key}\t{info.size}\t{info.etag}" for info in files.infos]
-        return SourceIdentity(sum(info.size for info in files.infos), _digest(lines))
-    keys = _part_keys(store, source.upload_id)
-    found = [_there(key, store.stat(key), store.url) for key in keys]
-    if len(found) == 1:
-        return SourceIdentity(found[0].size, found[0].etag)
-    return SourceIdentity(sum(info.size for info in found), _digest([info.etag for info in found]))
-
-
-def open_job_source(store: Store, source: CaptionSource, remote: Remote = STORE_ONLY) -> Source:
-    """The bytes of the source, an upload's parts as one file. Raises as `identify_source`."""
     if not source.uri:
-        keys = _part_keys(store, source.upload_id)
-        return open_source(keys, store=store, name=str(_upload(store, source.upload_id)["file_name"]))
+        upload = _upload(store, source.upload_id)
+        keys = [upload_part_key(source.upload_id, part) for part in range(int(upload["parts"]))]
+        infos = [_there(key, store.stat(key), store.url) for key in keys]
+        sizes = [info.size for info in infos]
+        whole = Source(str(upload["file_name"]), sum(sizes), lambda: object_reader(store, keys, sizes))
+        return _identity(infos, [info.etag for info in infos], many=len(infos) > 1), whole
     files = _files(store, source.uri, remote)
+    identity = _identity(
+        files.infos, [f"{info.key}\t{info.size}\t{info.etag}" for info in files.infos], many=files.many
+    )
     members = [_source(info, files.open) for info in files.infos]
-    return many_sources(source.uri, members) if files.many else members[0]
+    return identity, many_sources(source.uri, members) if files.many else members[0]
+
+
+def _identity(infos: list[ObjectInfo], lines: list[str], *, many: bool) -> SourceIdentity:
+    if not many:
+        return SourceIdentity(infos[0].size, infos[0].etag)
+    return SourceIdentity(
+        sum(info.size for info in infos), hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    )
 
 
 def check_source_uri(store: Store, uri: str, remote: Remote = STORE_ONLY) -> tuple[str, str]:
@@ -212,15 +216,6 @@ def _there(key: str, info: ObjectInfo | None, where: str) -> ObjectInfo:
     if info is None:
         raise NotFound(f"there is no object {key.partition('?')[0]}" + (f" in {where}" if where else ""))
     return info
-
-
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _part_keys(store: Store, upload_id: str) -> list[str]:
-    upload = _upload(store, upload_id)
-    return [upload_part_key(upload_id, part) for part in range(int(upload["parts"]))]
 
 
 def _upload(store: Store, upload_id: str) -> dict[str, Any]:

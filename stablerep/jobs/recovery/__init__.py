@@ -1,1 +1,1 @@
-"""The queue and a job's objects brought into agreement with the store."""
+"""Repair: the queue and a job's objects brought to what the store records."""

@@ -1,5 +1,6 @@
 """Whether a shard's tar and index are there, whole and of each other; what can be mended at once is."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +10,8 @@ from stablerep.jobs.recovery.indexes import NOTHING, Totals, totals_of
 from stablerep.shards import ShardIndex, index_tar, read_captions, read_index, rebuild_index
 from stablerep.shards.layout import shard_key
 from stablerep.storage.interface import Store
+
+logger = logging.getLogger("stablerep.queue")
 
 NO_TAR = -1  # in place of a size
 
@@ -37,6 +40,20 @@ class Checked:
     """The tar is whole, but of other captions than the shard's."""
     no_captions: bool = False
     """The captions object cannot be read."""
+
+
+def index_reader(store: Store, dataset: str) -> Callable[[int], Checked]:
+    """A function that reads what a done shard holds; nothing, where its index cannot be read."""
+
+    def read(shard: int) -> Checked:
+        try:
+            index = read_index(store, dataset, shard)
+        except TornObject as error:  # a repair of its content makes it whole
+            logger.warning("not counted: %s", error)
+            index = None
+        return Checked(shard, Verdict.WHOLE, NOTHING if index is None else totals_of(index))
+
+    return read
 
 
 def shard_checker(

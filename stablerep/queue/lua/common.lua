@@ -2,7 +2,9 @@
 local READY, GROUP = 'sr:ready', 'generators'
 local DELAYED = 'sr:delayed'
 local UNCOUNTED = 'sr:uncounted'  -- set of the restored jobs of which it is not known what the done shards hold
-local REBUILD = 'sr:rebuild'  -- lock of the process that rebuilds everything from the store
+local REBUILD = 'sr:rebuild'  -- lock of the process that restores the queue from the store
+local DAMAGED = 'sr:damaged'  -- set of the jobs to restore before the next epoch; empty without an epoch: every job
+local EVERY_JOB = '*'  -- in DAMAGED
 local JOBS, BACKLOG, TURN, EPOCH, STATS = 'sr:jobs', 'sr:backlog', 'sr:turn', 'sr:epoch', 'sr:stats'
 -- Scores in BACKLOG order by priority first, then by turn: turns stay far below 2^44, scores exact below 2^53.
 local TURNS = 17592186044416
@@ -30,8 +32,11 @@ local function live(state)
   return state == 'PLANNING' or state == 'RUNNING' or state == 'PAUSED'
 end
 
--- Ends the epoch: something is lost that no step removes, so the queue must be rebuilt from the store.
-local function end_epoch() redis.call('DEL', EPOCH) end
+-- Ends the epoch until the job is restored from the store: something of it is lost that no step removes.
+local function damage(ds)
+  redis.call('SADD', DAMAGED, ds)
+  redis.call('DEL', EPOCH)
+end
 
 local function has_group()
   return redis.call('EXISTS', READY) == 1 and #redis.call('XINFO', 'GROUPS', READY) > 0
@@ -40,7 +45,7 @@ end
 local function ensure_group()
   -- A stream stays when its last entry goes, and begin_epoch makes it: within an epoch a missing one was lost.
   if not has_group() then
-    end_epoch()
+    damage(EVERY_JOB)
     redis.call('XGROUP', 'CREATE', READY, GROUP, '0', 'MKSTREAM')
   end
 end

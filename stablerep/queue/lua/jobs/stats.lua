@@ -1,4 +1,4 @@
--- Says how the whole queue is, at one moment; changes nothing. Returns JSON (see measure.py, which reads it).
+-- Says how the whole queue is, at one moment; changes nothing. Returns JSON (see stats.py, which reads it).
 local told = {jobs = {}, ended = {}, dead = 0, workers = {}, stats = {}, oldest_lease = 0}
 
 for _, ds in ipairs(redis.call('SMEMBERS', JOBS)) do

@@ -4,7 +4,7 @@ if ARGV[1] ~= '' then
   if redis.call('GET', REBUILD) ~= ARGV[1] then
     return redis.error_reply('REBUILDING is another process by now; this one was too slow')
   end
-  redis.call('DEL', REBUILD, READY, DELAYED)  -- what is left of the time before: its shards wait in the cursors
+  redis.call('DEL', REBUILD, DAMAGED)
 end
 if not has_group() then redis.call('XGROUP', 'CREATE', READY, GROUP, '0', 'MKSTREAM') end
 redis.call('SET', EPOCH, ARGV[2], 'NX')

@@ -1,14 +1,17 @@
 -- Looks for what no step leaves behind: keys that were deleted or evicted, or a last second that a failover lost.
--- Ends the epoch if it finds any, so that the queue is rebuilt. ARGV: most shards of a job to look at one by one.
+-- Ends the epoch if it finds any, until what is lost is restored. ARGV: most shards of a job to look at one by one.
 -- Returns what is wrong, a text for each finding; nothing without an epoch.
 local most = tonumber(ARGV[1])
 local FIELDS = {'state', 'priority', 'planned', 'next', 'complete', 'done', 'groups', 'images', 'skipped', 'job_uid',
   'create_time'}
 local problems = {}
-local function problem(text) table.insert(problems, text) end
+local function problem(ds, text)
+  damage(ds)
+  table.insert(problems, ds == EVERY_JOB and text or ds .. ': ' .. text)
+end
 
 if redis.call('EXISTS', EPOCH) == 0 then return problems end
-if not has_group() then problem('the stream of ready shards is missing') end
+if not has_group() then problem(EVERY_JOB, 'the stream of ready shards is missing') end
 
 -- Shards that wait in the stream or are leased there, by job; a pending entry has a lease.
 local streamed, entries = {}, {}
@@ -74,14 +77,13 @@ if #problems == 0 then
   for _, ds in ipairs(redis.call('SMEMBERS', JOBS)) do
     known[ds] = true
     local found = inspect(ds, delayed)
-    if found then problem(ds .. ': ' .. found) end
+    if found then problem(ds, found) end
   end
   for ds, _ in pairs(streamed) do
-    if not known[ds] and redis.call('EXISTS', job(ds)) == 1 then problem(ds .. ': the job is not in the set of jobs') end
+    if not known[ds] and redis.call('EXISTS', job(ds)) == 1 then problem(ds, 'the job is not in the set of jobs') end
   end
   for _, ds in ipairs(redis.call('ZRANGE', BACKLOG, 0, -1)) do
-    if not known[ds] then problem(ds .. ': the job is not in the set of jobs') end
+    if not known[ds] then problem(ds, 'the job is not in the set of jobs') end
   end
 end
-if #problems > 0 then end_epoch() end
 return problems

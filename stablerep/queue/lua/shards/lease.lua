@@ -44,7 +44,7 @@ local function feed()
   while waiting < most_waiting do
     local ds = redis.call('ZRANGE', BACKLOG, 0, 0)[1]
     if not ds then return end
-    if not state_of(ds) then return end_epoch() end  -- its hash was lost: a removed job leaves the backlog too
+    if not state_of(ds) then return damage(ds) end  -- its hash was lost: a removed job leaves the backlog too
     redis.call('ZREM', BACKLOG, ds)
     local shard = next_shard(ds)
     if shard then
@@ -82,6 +82,11 @@ end
 -- Whether the worker may keep the entry it has just got; if not, the entry is gone.
 local function keep(id, ds, shard, born, was_lost)
   if job_uid(ds) ~= born then  -- of a job that was deleted
+    drop(id)
+    return false
+  end
+  local holder = redis.call('HGET', leased(ds), shard)
+  if holder and holder ~= id then  -- twice in the stream: the job was restored while it waited there
     drop(id)
     return false
   end
