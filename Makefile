@@ -37,8 +37,9 @@ lock: $(VENV)/.installed  ## renew requirements.lock from the ranges in pyprojec
 	$(BIN)/uv pip compile pyproject.toml --universal --all-extras --no-annotate --no-header \
 		--no-emit-index-url --upgrade --quiet -o requirements.lock
 
-proto: $(VENV)/.installed  ## renew stablerep/v1 from proto/
+proto: $(VENV)/.installed  ## renew stablerep/v1 from proto/, and the blocking client from the asyncio one
 	$(BIN)/python scripts/generate_protos.py
+	$(BIN)/python scripts/make_sync_client.py
 
 bench: $(VENV)/.installed  ## measurements against what a user would pick instead, into benchmarks/results/
 	$(BIN)/python -m benchmarks.imports

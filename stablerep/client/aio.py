@@ -1,6 +1,5 @@
-"""The asyncio client of the gateway: the same names as `Client`, to be awaited."""
+"""The client of the gateway: `AsyncClient` in aio.py, and `Client` in sync.py, which is made from it."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from stablerep.client.channel import (
     time_left,
 )
 from stablerep.client.credentials import Credentials, File
+from stablerep.client.hops.aio import close_channel, in_thread, read_in_thread, sleep
 from stablerep.client.job import Job, Shard, job_name, read_job, read_shard
 from stablerep.client.reconciled import ReconcileResult, read_reconciled
 from stablerep.client.requests import create_job_request, list_shards_request
@@ -31,7 +31,23 @@ from stablerep.v1 import generation_pb2_grpc as rpc
 
 
 class AsyncClient:
-    """Jobs of one gateway, on the running event loop; what `Client` says of retries and errors holds here."""
+    """Jobs of one gateway; `close` it, or use it in a `with` block (`async with`).
+
+    A `Client` may be used from several threads, an `AsyncClient` on the event loop that it was made on.
+    Calls are tried again while the gateway is unavailable. All methods raise errors of `stablerep.errors`:
+    InvalidInput with the field (WrongState where the job's state does not allow it), NotFound, AlreadyExists
+    with what differs, Unauthenticated, PermissionDenied, Unavailable (DeadlineExceeded after `timeout`).
+
+    Args:
+        address: host:port.
+        token: sent as a bearer token; in clear text to this machine only.
+        ca_file: certificates of the authority that the server's must be of; None: those gRPC comes with.
+        cert_file: the client's own certificate, where the server asks for one; key_file: its key.
+        tls: None: TLS if any of these files is given.
+        allow_clear_text: sends the token without TLS to another machine all the same.
+        timeout: seconds that a call may take, retries included, unless it is given its own `timeout`; then
+            `DeadlineExceeded` is raised. Uploads have no limit, watches none unless they are given one.
+    """
 
     def __init__(
         self,
@@ -52,7 +68,7 @@ class AsyncClient:
         self._timeout = timeout
 
     async def close(self) -> None:
-        await self._channel.close(None)
+        await close_channel(self._channel)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -82,7 +98,23 @@ class AsyncClient:
         on_captions: Callable[[Description], None] | None = None,
         timeout: float | None = None,
     ) -> Job:
-        """Creates the job that makes `dataset`; arguments as in `Client.create_job`."""
+        """Creates the job that makes `dataset`; the same call again gives the same job.
+
+        Args:
+            captions: a local file, which is uploaded; many of them (`dir/{00000..00099}.tar`, `dir/*.csv`),
+                whose captions are uploaded; `-`, standard input; `store:KEY` or a URL for the gateway.
+            preset: where unset fields of the recipe come from; empty: the gateway's default.
+            recipe: overrides by field name, e.g. `{"guidance_scale": 8}`.
+            captions_per_shard: 0 takes the preset's.
+            format: text, csv, tsv, jsonl, redcaps, parquet or webdataset; empty: inferred from the file name.
+            column: name or number of the captions' column; empty: found by the usual names.
+            header: whether the first row of csv or tsv is a header; None: inferred from its cells.
+            limit: maximum number of captions; 0: all.
+            upload: reads a URL here, by fsspec, and uploads it; the gateway need not reach it.
+            progress: called with the bytes sent and the total during an upload.
+            on_captions: called before the upload with what is understood of captions read on this machine.
+            timeout: of the call that creates the job, in seconds; an upload before it has no limit.
+        """
         request = create_job_request(
             dataset,
             limit=limit,
@@ -97,7 +129,7 @@ class AsyncClient:
             captions, format=format, column=column, header=header, limit=limit, upload=upload
         )
         with ExitStack() as stack:
-            chosen = await asyncio.to_thread(stack.enter_context, choosing)
+            chosen = await in_thread(stack.enter_context, choosing)
             if on_captions is not None and chosen.description is not None:
                 on_captions(chosen.description)
             path = chosen.path
@@ -108,13 +140,13 @@ class AsyncClient:
     async def upload_captions(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> str:
         """Sends a file and returns its upload id; what the gateway has of it already is not sent again."""
         path = Path(path)
-        identifier = await asyncio.to_thread(upload_id, path)
+        identifier = await in_thread(upload_id, path)
         attempt = 0
         while True:
             try:
                 stored = await self._stored(identifier)
                 if not stored.complete:
-                    messages = _in_thread(upload_messages(path, identifier, stored.size, progress))
+                    messages = read_in_thread(upload_messages(path, identifier, stored.size, progress))
                     with our_errors():
                         await self._stub.UploadCaptions(messages, metadata=self._metadata)
                 return identifier
@@ -122,7 +154,7 @@ class AsyncClient:
                 attempt += 1
                 if attempt > RECONNECTS or not may_resume(error):
                     raise
-                await asyncio.sleep(pause(attempt))
+                await sleep(pause(attempt))
 
     async def _stored(self, identifier: str) -> pb.Upload:
         request = pb.GetUploadRequest(upload_id=identifier)
@@ -170,7 +202,7 @@ class AsyncClient:
                 attempt += 1
                 if attempt > RECONNECTS:
                     raise
-                await asyncio.sleep(pause(attempt))
+                await sleep(pause(attempt))
             finally:
                 call.cancel()
 
@@ -239,9 +271,3 @@ class AsyncClient:
             return await method(
                 request, timeout=self._timeout if timeout is None else timeout, metadata=self._metadata
             )
-
-
-async def _in_thread(messages: Any) -> AsyncIterator[pb.UploadCaptionsRequest]:
-    """Reads the file in a thread, so that a slow disk does not hold up the loop."""
-    while (message := await asyncio.to_thread(next, messages, None)) is not None:
-        yield message

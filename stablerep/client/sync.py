@@ -1,8 +1,9 @@
-"""The blocking client of the gateway."""
+"""The client of the gateway: `AsyncClient` in aio.py, and `Client` in sync.py, which is made from it."""
+# Made from aio.py by scripts/make_sync_client.py: change that and run it again.
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -19,6 +20,7 @@ from stablerep.client.channel import (
     time_left,
 )
 from stablerep.client.credentials import Credentials, File
+from stablerep.client.hops.sync import close_channel, in_thread, read_in_thread, sleep
 from stablerep.client.job import Job, Shard, job_name, read_job, read_shard
 from stablerep.client.reconciled import ReconcileResult, read_reconciled
 from stablerep.client.requests import create_job_request, list_shards_request
@@ -30,8 +32,9 @@ from stablerep.v1 import generation_pb2_grpc as rpc
 
 
 class Client:
-    """Jobs of one gateway. Safe to use from several threads; `close` it or use it in a `with` block.
+    """Jobs of one gateway; `close` it, or use it in a `with` block (`async with`).
 
+    A `Client` may be used from several threads, an `AsyncClient` on the event loop that it was made on.
     Calls are tried again while the gateway is unavailable. All methods raise errors of `stablerep.errors`:
     InvalidInput with the field (WrongState where the job's state does not allow it), NotFound, AlreadyExists
     with what differs, Unauthenticated, PermissionDenied, Unavailable (DeadlineExceeded after `timeout`).
@@ -66,7 +69,7 @@ class Client:
         self._timeout = timeout
 
     def close(self) -> None:
-        self._channel.close()
+        close_channel(self._channel)
 
     def __enter__(self) -> "Client":
         return self
@@ -126,23 +129,25 @@ class Client:
         choosing = choose_captions(
             captions, format=format, column=column, header=header, limit=limit, upload=upload
         )
-        with choosing as chosen:
+        with ExitStack() as stack:
+            chosen = in_thread(stack.enter_context, choosing)
             if on_captions is not None and chosen.description is not None:
                 on_captions(chosen.description)
-            uploaded = "" if chosen.path is None else self.upload_captions(chosen.path, progress=progress)
+            path = chosen.path
+            uploaded = "" if path is None else self.upload_captions(path, progress=progress)
         chosen.put_into(request.source, uploaded)
         return read_job(self._call(self._stub.CreateJob, request, timeout))
 
     def upload_captions(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> str:
         """Sends a file and returns its upload id; what the gateway has of it already is not sent again."""
         path = Path(path)
-        identifier = upload_id(path)
+        identifier = in_thread(upload_id, path)
         attempt = 0
         while True:
             try:
                 stored = self._stored(identifier)
                 if not stored.complete:
-                    messages = upload_messages(path, identifier, stored.size, progress)
+                    messages = read_in_thread(upload_messages(path, identifier, stored.size, progress))
                     with our_errors():
                         self._stub.UploadCaptions(messages, metadata=self._metadata)
                 return identifier
@@ -150,7 +155,7 @@ class Client:
                 attempt += 1
                 if attempt > RECONNECTS or not may_resume(error):
                     raise
-                time.sleep(pause(attempt))
+                sleep(pause(attempt))
 
     def _stored(self, identifier: str) -> pb.Upload:
         request = pb.GetUploadRequest(upload_id=identifier)
@@ -170,7 +175,8 @@ class Client:
         while True:
             request = pb.ListJobsRequest(page_size=page_size, page_token=token)
             page = self._call(self._stub.ListJobs, request, timeout)
-            yield from map(read_job, page.jobs)
+            for message in page.jobs:
+                yield read_job(message)
             token = page.next_page_token
             if not token:
                 return
@@ -197,7 +203,7 @@ class Client:
                 attempt += 1
                 if attempt > RECONNECTS:
                     raise
-                time.sleep(pause(attempt))
+                sleep(pause(attempt))
             finally:
                 call.cancel()
 
@@ -248,7 +254,8 @@ class Client:
         request = list_shards_request(name, state, page_size)
         while True:
             page = self._call(self._stub.ListShards, request, timeout)
-            yield from map(read_shard, page.shards)
+            for message in page.shards:
+                yield read_shard(message)
             request.page_token = page.next_page_token
             if not request.page_token:
                 return
@@ -257,7 +264,8 @@ class Client:
         """Compares one job, or all, with the store and mends what can be; `verify` reads every tar."""
         request = pb.ReconcileJobsRequest(name=job_name(name) if name else "", verify=verify)
         with our_errors():
-            yield from map(read_reconciled, self._stub.ReconcileJobs(request, metadata=self._metadata))
+            for message in self._stub.ReconcileJobs(request, metadata=self._metadata):
+                yield read_reconciled(message)
 
     def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
         with our_errors():

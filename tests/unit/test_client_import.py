@@ -1,8 +1,10 @@
 """What a client, the command line and the gateway load: nothing that generates or trains."""
 
 import json
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +43,10 @@ def test_public_names_are_there() -> None:
     shared = {name for name in vars(Client) if not name.startswith("_")}
     assert shared == {name for name in vars(AsyncClient) if not name.startswith("_")}
     assert {"preview", "status", "drain"} <= set(vars(GeneratorClient))
+
+
+def test_the_blocking_client_is_made_from_the_asyncio_one() -> None:
+    root = Path(__file__).resolve().parents[2]
+    make = runpy.run_path(str(root / "scripts/make_sync_client.py"))["make_sync_client"]
+    there = (root / "stablerep/client/sync.py").read_text(encoding="utf-8")
+    assert there == make(), "run: make proto"
