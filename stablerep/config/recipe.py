@@ -5,14 +5,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stablerep.config import loading
 from stablerep.errors import InvalidInput
 
 MAX_CAPTIONS_PER_SHARD = 10_000
@@ -81,11 +79,7 @@ class Preset:
 
 def preset_names() -> list[str]:
     """Names of the presets shipped with the package."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _presets().iterdir())
-
-
-def _presets() -> Traversable:
-    return resources.files(__package__) / "presets" / "generation"
+    return loading.preset_names("generation")
 
 
 def load_preset(name: str, overrides: Mapping[str, str] | None = None) -> Preset:
@@ -93,12 +87,7 @@ def load_preset(name: str, overrides: Mapping[str, str] | None = None) -> Preset
 
     Raises `InvalidInput` with `field="preset"` for an unknown name, or with the field that is wrong.
     """
-    if name not in preset_names():
-        raise InvalidInput(f"no preset {name!r}; there are {', '.join(preset_names())}", field="preset")
-    text = (resources.files(__package__) / "presets" / "generation" / f"{name}.yaml").read_text(
-        encoding="utf-8"
-    )
-    return _build(yaml.safe_load(text), overrides or {})
+    return _build(loading.read_preset("generation", name), overrides or {})
 
 
 def load_recipe_file(path: Path, overrides: Mapping[str, str] | None = None) -> Preset:
@@ -106,12 +95,7 @@ def load_recipe_file(path: Path, overrides: Mapping[str, str] | None = None) -> 
 
     A key `preset: NAME` fills in whatever the file leaves out. Raises `InvalidInput` naming the wrong field.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInput(f"cannot read the recipe {path}: {error}", field="preset") from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InvalidInput(f"{path} is not a list of `key: value` lines", field="preset")
+    values = loading.read_mapping(path, "preset")
     base: dict[str, Any] = {}
     if "preset" in values:
         preset = load_preset(str(values.pop("preset")))

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -21,6 +20,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from stablerep.config.loading import put, read_mapping
 from stablerep.errors import InvalidInput
 
 PREFIX = "STABLEREP_"
@@ -265,28 +265,12 @@ def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             raise InvalidInput("write it as key=value", field=text)
         if key not in known:
             raise _unknown(key)
-        *parents, leaf = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value.strip()
+        put(tree, key, value.strip())
     return tree
 
 
 def _read_file(name: str | None) -> dict[str, Any]:
-    if not name:
-        return {}
-    try:
-        tree = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInput(f"cannot read {name}: {error.strerror}", field=CONFIG_VARIABLE) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{name} is not YAML: {error}", field=CONFIG_VARIABLE) from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise InvalidInput(f"{name} must hold a mapping of settings", field=CONFIG_VARIABLE)
-    return tree
+    return read_mapping(Path(name), CONFIG_VARIABLE) if name else {}
 
 
 def _short_s3_names(environment: Mapping[str, str]) -> dict[str, Any]:
