@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: a gateway process of the test's own and a client of it."""
+"""Fixtures of the integration tests: a queue on a server of the test's own, a gateway process, its client."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from stablerep.client import Client
+from stablerep.queue.client import Queue
 from tests.gateways import GatewayProcess
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    """In its first epoch; shards that failed are tried again at once."""
+    queue = Queue(redis_url, retry_seconds=0)
+    queue.begin_epoch()
+    yield queue
+    queue.close()
 
 
 @pytest.fixture

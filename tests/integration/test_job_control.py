@@ -13,7 +13,7 @@ from stablerep.data import GroupDataset
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, StoreError, WrongState
 from stablerep.jobs.control import delete_job, finish_deletion, record_dead
 from stablerep.jobs.records import Event, read_events, state_of, write_event
-from stablerep.queue.client import Queue, RenewOutcome
+from stablerep.queue.client import RenewOutcome
 from stablerep.shards.layout import create_key, dataset_prefix, dead_prefix, job_prefix
 from stablerep.storage import open_store
 from tests.gateways import caption_file, planned, wait_for
@@ -28,13 +28,6 @@ BOTH = pytest.mark.parametrize(
 @pytest.fixture
 def store(store_url):
     return open_store(store_url)
-
-
-@pytest.fixture
-def queue(redis_url):
-    queue = Queue(redis_url, retry_seconds=0)
-    yield queue
-    queue.close()
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from stablerep.jobs.planning.caption_writer import BATCH_SHARDS, BATCHES
 from stablerep.jobs.planning.create import create_job
 from stablerep.jobs.planning.plan import plan
 from stablerep.jobs.view import job_view
-from stablerep.queue.client import Queue
 from stablerep.queue.states import Counts, JobState
 from stablerep.shards import read_captions, read_dataset
 from stablerep.shards.layout import (
@@ -43,14 +42,6 @@ from stablerep.queue.client import Queue
 from stablerep.storage import open_store
 plan(open_store(sys.argv[1]), Queue(sys.argv[2]), "shoes", threading.Event())
 """
-
-
-@pytest.fixture
-def queue(redis_url):
-    queue = Queue(redis_url, retry_seconds=0)
-    queue.begin_epoch()
-    yield queue
-    queue.close()
 
 
 @pytest.fixture

@@ -11,18 +11,9 @@ import redis
 from stablerep.errors import InvalidInput, NotFound, Unavailable
 from stablerep.queue.client import MAX_LOST, FailOutcome, Lease, Queue, RenewOutcome, ShardFailures
 from stablerep.queue.states import Counts, JobState
-from tests.queueing import LONG, add, drain, finish
+from tests.queueing import LONG, add, drain, expire, finish
 
 pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])
-SHORT = 0.02
-
-
-@pytest.fixture
-def queue(redis_url):
-    queue = Queue(redis_url, retry_seconds=0)
-    queue.begin_epoch()
-    yield queue
-    queue.close()
 
 
 @pytest.fixture
@@ -113,9 +104,9 @@ def test_second_completion_of_a_shard_is_not_counted(queue, raw):
 
 def test_completion_after_the_lease_was_reclaimed_counts_and_ends_the_other_lease(queue, raw):
     add(queue, "a", 1)
-    slow = queue.lease("slow", SHORT)
-    time.sleep(2 * SHORT)
-    other = queue.lease("other", SHORT)
+    slow = queue.lease("slow", LONG)
+    expire(raw, slow)
+    other = queue.lease("other", LONG)
     assert (other.shard, other.entry_id) == (slow.shard, slow.entry_id)
     assert queue.renew(slow) is RenewOutcome.LOST
     assert queue.renew(other) is RenewOutcome.HELD
@@ -125,15 +116,15 @@ def test_completion_after_the_lease_was_reclaimed_counts_and_ends_the_other_leas
     assert queue.counts("a") == Counts(planned=1, done=1, groups=2, images=8, skipped=1)
     assert queue.state("a") is JobState.SUCCEEDED
     assert queue.failures("a") == {}
-    assert queue.lease("third", SHORT) is None
+    assert queue.lease("third", LONG) is None
     assert_nothing_left(raw)
 
 
 def test_late_completion_ends_a_lease_under_a_new_entry(queue, raw):
     add(queue, "a", 1)
-    slow = queue.lease("slow", SHORT)
-    time.sleep(2 * SHORT)
-    queue.release(queue.lease("other", SHORT))
+    slow = queue.lease("slow", LONG)
+    expire(raw, slow)
+    queue.release(queue.lease("other", LONG))
     third = queue.lease("third", LONG)
     assert third.entry_id != slow.entry_id
     assert finish(queue, slow)
@@ -149,9 +140,9 @@ def test_late_completion_of_a_shard_handed_back_takes_it_out_of_the_backlog(queu
     add(queue, "b", 1)
     add(queue, "a", 1)
     in_b = queue.lease("w", LONG)
-    slow = queue.lease("slow", SHORT)
-    time.sleep(2 * SHORT)
-    queue.release(queue.lease("other", SHORT))
+    slow = queue.lease("slow", LONG)
+    expire(raw, slow)
+    queue.release(queue.lease("other", LONG))
     if also_fed:
         queue.release(in_b)
         in_b = queue.lease("w", LONG)
@@ -174,14 +165,13 @@ def test_a_renewed_lease_is_not_reclaimed(queue):
     assert queue.lease("other", 0.2).shard == lease.shard
 
 
-def test_a_lease_is_handed_on_however_many_renewed_ones_were_taken_before_it(queue):
+def test_a_lease_is_handed_on_however_many_renewed_ones_were_taken_before_it(queue, raw):
     add(queue, "a", 60)
-    held = [queue.lease(f"w{number}", 3.0) for number in range(59)]
-    lost = queue.lease("lost", 3.0)
-    time.sleep(1.6)
+    held = [queue.lease(f"w{number}", LONG) for number in range(59)]
+    lost = queue.lease("lost", LONG)
+    expire(raw, *held, lost)
     assert {queue.renew(lease) for lease in held} == {RenewOutcome.HELD}
-    time.sleep(1.5)
-    again = queue.lease("other", 3.0)
+    again = queue.lease("other", LONG)
     assert (again.shard, again.worker) == (lost.shard, "other")
 
 
@@ -217,12 +207,12 @@ def test_third_error_makes_a_shard_dead_and_the_job_fails_once_the_rest_is_done(
     assert_nothing_left(raw)
 
 
-def test_late_completion_revives_a_dead_shard_and_its_failed_job(queue):
+def test_late_completion_revives_a_dead_shard_and_its_failed_job(queue, raw):
     add(queue, "a", 1)
-    slow = queue.lease("slow", SHORT)
-    time.sleep(2 * SHORT)
+    slow = queue.lease("slow", LONG)
+    expire(raw, slow)
     for _ in range(3):
-        queue.fail(queue.lease("w", SHORT), "boom")
+        queue.fail(queue.lease("w", LONG), "boom")
     assert queue.state("a") is JobState.FAILED
     assert finish(queue, slow)
     assert queue.dead("a") == {}
@@ -230,13 +220,13 @@ def test_late_completion_revives_a_dead_shard_and_its_failed_job(queue):
     assert queue.state("a") is JobState.SUCCEEDED
 
 
-def test_lost_leases_are_counted_apart_from_errors(queue):
+def test_lost_leases_are_counted_apart_from_errors(queue, raw):
     add(queue, "a", 1)
     queue.fail(queue.lease("w", LONG), "boom")
-    queue.lease("w", SHORT)
+    lease = queue.lease("w", LONG)
     for _ in range(4):
-        time.sleep(1.5 * SHORT)
-        lease = queue.lease("w", SHORT)
+        expire(raw, lease)
+        lease = queue.lease("w", LONG)
     assert queue.failures("a") == {0: ShardFailures(errors=1, lost=4, error="boom")}
     finish(queue, lease)
     assert queue.failures("a") == {}
@@ -253,10 +243,9 @@ def test_releasing_leaves_no_mark_however_often(queue):
 def test_a_shard_whose_lease_is_lost_too_often_is_dead(queue, raw):
     add(queue, "a", 1)
     for _ in range(MAX_LOST + 1):
-        assert queue.lease("w", SHORT) is not None
-        time.sleep(1.2 * SHORT)
+        expire(raw, queue.lease("w", LONG))
     dead_lettered = []
-    assert queue.lease("w", SHORT, on_dead_lettered=dead_lettered.append) is None
+    assert queue.lease("w", LONG, on_dead_lettered=dead_lettered.append) is None
     assert dead_lettered == ["a"]
     assert "21 workers" in queue.dead("a")[0]
     assert queue.state("a") is JobState.FAILED
@@ -396,10 +385,10 @@ def test_cancelling_drops_what_waits_and_keeps_what_is_done(queue, raw):
 
 def test_an_expired_lease_of_a_cancelled_job_is_dropped(queue, raw):
     add(queue, "a", 1)
-    queue.lease("w", SHORT)
+    lease = queue.lease("w", LONG)
     queue.set_state("a", JobState.CANCELLED)
-    time.sleep(2 * SHORT)
-    assert queue.lease("other", SHORT) is None
+    expire(raw, lease)
+    assert queue.lease("other", LONG) is None
     assert queue.failures("a") == {}
     assert queue.counts("a").leased == 0
     assert_nothing_left(raw)
@@ -498,9 +487,8 @@ def test_a_rebuilt_bitmap_is_jumped_over(queue, raw):
 
 def test_workers_that_vanish_or_leave_are_struck_off_the_group(queue, raw):
     add(queue, "a", 2)
-    queue.lease("vanishes", SHORT)
-    time.sleep(2 * SHORT)
-    lease = queue.lease("leaves", SHORT)
+    expire(raw, queue.lease("vanishes", LONG))
+    lease = queue.lease("leaves", LONG)
     queue.deregister_worker("leaves")
     assert queue.renew(lease) is RenewOutcome.HELD  # one that holds a lease is not struck off
     queue.release(lease)

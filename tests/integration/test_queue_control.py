@@ -17,14 +17,6 @@ MILLION = 1_000_000
 
 
 @pytest.fixture
-def queue(redis_url):
-    queue = Queue(redis_url, retry_seconds=0)
-    queue.begin_epoch()
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
 def raw(redis_url):
     client = redis.Redis.from_url(redis_url, decode_responses=True)
     yield client

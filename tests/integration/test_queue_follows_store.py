@@ -20,7 +20,6 @@ from stablerep.jobs.planning.create import create_job
 from stablerep.jobs.records import read_dead
 from stablerep.jobs.recovery.compare import invalidate_shards, snapshot
 from stablerep.jobs.recovery.repair import Depth, repair
-from stablerep.queue.client import Queue
 from stablerep.queue.lock import hold
 from stablerep.queue.states import JobState
 from stablerep.shards import Group, build_tar, commit_shard, read_captions
@@ -29,13 +28,6 @@ from stablerep.storage import open_store
 from tests.reconciling import bury, complete, is_exact, make, rebuilt, reconcile_job, submit, work
 
 pytestmark = pytest.mark.parametrize("store_url", ["local"], indirect=True)
-
-
-@pytest.fixture
-def queue(redis_url):
-    queue = Queue(redis_url, retry_seconds=0)
-    yield queue
-    queue.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What the queue says of itself is what was done to it, on both servers, and costs little with many jobs."""
 
 import time
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -13,14 +12,6 @@ from tests.queueing import add
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])
-
-
-@pytest.fixture
-def queue(redis_server: RedisServer) -> Iterator[Queue]:
-    queue = Queue(redis_server.url, retry_seconds=0)
-    queue.begin_epoch()
-    yield queue
-    queue.close()
 
 
 def test_an_empty_queue_measures_nothing(queue: Queue) -> None:

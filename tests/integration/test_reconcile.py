@@ -38,13 +38,6 @@ STATES = ["cancelled", "dead", "failed", "finished", "half", "paused", "running"
 
 
 @pytest.fixture
-def queue(redis_server):
-    queue = Queue(redis_server.url, retry_seconds=0)
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
 def store(store_url, queue):
     store = open_store(store_url)
     assert rebuilt(store, queue)  # an empty store's rebuild

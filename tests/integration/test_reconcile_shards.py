@@ -29,13 +29,6 @@ LOCAL = pytest.mark.parametrize("store_url", ["local"], indirect=True)
 
 
 @pytest.fixture
-def queue(redis_url):
-    queue = Queue(redis_url, retry_seconds=0)
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
 def store(store_url, queue):
     store = open_store(store_url)
     repair(store, queue)

@@ -64,13 +64,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 @pytest.fixture
-def queue(redis_url: str) -> Iterator[Queue]:
-    queue = Queue(redis_url)
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
 def start(tmp_path: Path, redis_url: str) -> Iterator[Start]:
     """Starts workers; they reach S3 as the environment says at that time."""
     workers: list[WorkerProcess] = []

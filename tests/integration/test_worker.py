@@ -57,13 +57,6 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def queue(redis_url: str) -> Iterator[Queue]:
-    queue = Queue(redis_url)
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
 def start(tmp_path: Path, store: Store, redis_url: str) -> Iterator[StartWorker]:
     """Starts workers that look for work often; all are gone after the test."""
     workers: list[WorkerProcess] = []

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,13 +29,6 @@ from tests.slow_link import SlowLink
 pytestmark = pytest.mark.timeout(600)
 SHARDS = 5
 STAGES = ("text", "denoise", "decode", "encode", "upload")
-
-
-@pytest.fixture
-def queue(redis_url: str) -> Iterator[Queue]:
-    queue = Queue(redis_url)
-    yield queue
-    queue.close()
 
 
 def test_time_of_a_job_is_that_of_its_generation_and_not_the_sum_with_its_uploads(
