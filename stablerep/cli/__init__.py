@@ -13,6 +13,7 @@ from stablerep.cli import control, estimate, jobs, local, models, preview, recon
 from stablerep.cli.connection import connected
 from stablerep.doctor import extra_of
 from stablerep.errors import StableRepError
+from stablerep.progress import console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,7 +50,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    console.quiet = False  # until a verb has --json
 
 
 def main() -> None:

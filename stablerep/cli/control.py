@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,40 +13,49 @@ from stablerep.cli.show import Json, print_json, table
 from stablerep.errors import InvalidInput
 from stablerep.progress import console
 
+if TYPE_CHECKING:
+    from stablerep.client import Job
+
 Name = Annotated[str, typer.Argument(help="Name of the job.")]
+
+
+def _show(job: Job, as_json: bool) -> None:
+    if as_json:
+        print_json(job)
+    console.print(one_line(job))
 
 
 @app.command()
 @connected
-def pause(name: Name, connection: Connection) -> None:
-    """Hands out no more shards of a job until it is resumed; those in work are finished.
+def pause(name: Name, as_json: Json = False, *, connection: Connection) -> None:
+    """Pauses a job: no more shards are leased until it is resumed; leased ones are finished.
 
     Example: stablerep jobs pause shoes
     """
     with connection.client() as client:
-        console.print(one_line(client.pause_job(name)))
+        _show(client.pause_job(name), as_json)
 
 
 @app.command()
 @connected
-def resume(name: Name, connection: Connection) -> None:
-    """Goes on with a paused job.
+def resume(name: Name, as_json: Json = False, *, connection: Connection) -> None:
+    """Resumes a paused job.
 
     Example: stablerep jobs resume shoes
     """
     with connection.client() as client:
-        console.print(one_line(client.resume_job(name)))
+        _show(client.resume_job(name), as_json)
 
 
 @app.command()
 @connected
-def cancel(name: Name, connection: Connection) -> None:
+def cancel(name: Name, as_json: Json = False, *, connection: Connection) -> None:
     """Cancels a job; shards already written stay. Workers notice within seconds.
 
     Example: stablerep jobs cancel shoes
     """
     with connection.client() as client:
-        console.print(one_line(client.cancel_job(name)))
+        _show(client.cancel_job(name), as_json)
 
 
 @app.command()
@@ -56,10 +65,11 @@ def retry(
     shards: Annotated[
         str, typer.Option("--shards", help="Numbers of dead shards with commas; none: all that are dead.")
     ] = "",
+    as_json: Json = False,
     *,
     connection: Connection,
 ) -> None:
-    """Tries dead shards again; a job that failed by them goes on.
+    """Retries dead shards; a job that failed by them runs again.
 
     Examples:
 
@@ -73,7 +83,8 @@ def retry(
     with connection.client() as client:
         before = client.get_job(name).counts.dead
         job = client.retry_job(name, numbers)
-    console.print(f"{before - job.counts.dead} dead shards are tried again\n{one_line(job)}")
+    console.print(f"{before - job.counts.dead} dead shards are tried again")
+    _show(job, as_json)
 
 
 @app.command()
@@ -85,6 +96,7 @@ def delete(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Cancel the job first when it is not over.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
     *,
     connection: Connection,
 ) -> None:
@@ -100,8 +112,10 @@ def delete(
         if not yes:
             job = client.get_job(name)
             what = f"its {job.counts.images:,} images" if with_data else "nothing of its dataset"
-            typer.confirm(f"{one_line(job)}\nDelete the job and {what}?", abort=True)
+            typer.confirm(f"{one_line(job)}\nDelete the job and {what}?", abort=True, err=True)
         count = client.delete_job(name, delete_data=with_data, force=force)
+    if as_json:
+        print_json({"name": name, "objects_deleted": count})
     console.print(f"deleted, {count:,} objects" + ("" if with_data else "; the dataset stays"))
 
 

@@ -95,7 +95,7 @@ def estimate(
 
     loaded = load(preset, split_overrides(overrides))
     loaded = Preset(loaded.recipe, captions_per_shard or loaded.captions_per_shard)
-    counted = _count(captions, format, column, header, limit, quiet=as_json)
+    counted = _count(captions, format, column, header, limit)
     recipe, measured = loaded.recipe, None
     if worker:
         chosen = choose_recipe(preset, overrides)
@@ -114,15 +114,12 @@ def estimate(
     _show(found, loaded, speed, measured=measured is not None and not seconds_per_image)
 
 
-def _count(
-    captions: str, format: str, column: str, header: bool | None, limit: int, *, quiet: bool
-) -> Counted:
+def _count(captions: str, format: str, column: str, header: bool | None, limit: int) -> Counted:
     from stablerep.captions import describe, read_captions
 
     with _opened(captions) as source, console.status(f"counting the captions of {captions}") as status:
         for line in describe(source, format=format, column=column, header=header).lines():
-            if not quiet:
-                console.print(f"  {line}")
+            console.print(f"  {line}")
         return count_captions(
             read_captions(source, format=format, column=column, header=header, limit=limit),
             lambda count: status.update(f"{count:,} captions of {captions}"),

@@ -113,7 +113,7 @@ def submit(
             column=column,
             header=header,
             progress=_upload_bar(bars),
-            on_captions=None if as_json else _show_description,
+            on_captions=_show_description,
             seed=seed,
             limit=limit,
             upload=upload,
@@ -124,8 +124,7 @@ def submit(
         print_json(job)
         return
     with connection.client() as client:
-        if not as_json:
-            console.print(f"{job.name}: {job.state.value}, dataset {job.dataset_url}")
+        console.print(f"{job.name}: {job.state.value}, dataset {job.dataset_url}")
         if watch:
             _watch(client, job.name, as_json)
 

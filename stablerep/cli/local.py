@@ -100,7 +100,6 @@ def doctor(
         worst = max(worst, finding.level == "fault")
         if as_json:
             print_json(finding)
-            continue
         colour = {"ok": "green", "note": "yellow", "fault": "red"}[finding.level]
         console.print(Text(f"{finding.level:<7}", colour), f"{finding.subject}: {finding.text}", sep="")
         if finding.fix:

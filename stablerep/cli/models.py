@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -92,22 +91,18 @@ def probe(
     torch.set_num_threads(threads)
     encoder = None if model == "pixels" else load_encoder(model)
     results, papers = {}, {}
-    quiet = nullcontext() if as_json else None
     for name in data.split(","):
         photographs = load_photographs(name.strip())
-        with quiet or step(f"probe on {photographs.name}"):
+        with step(f"probe on {photographs.name}"):
             results[photographs.name] = probe_model(encoder or "pixels", photographs, seed=seed)
         if paper:
-            with quiet or step(f"the paper's probe on {photographs.name}"):
+            with step(f"the paper's probe on {photographs.name}"):
                 found = paper_probe(encoder or "pixels", photographs, seed=seed)
             papers[photographs.name] = found
-            if as_json:
-                continue
             norm = "with" if found.batch_norm else "without"
             console.print(f"  {found.accuracy * 100:.1f} % at rate {found.rate:g} {norm} batch norm")
     if as_json:
         print_json({"model": model, "seed": seed, "probes": results, "paper": papers})
-        return
     console.print(format_table(results))
 
 

@@ -10,6 +10,7 @@ import typer
 
 from stablerep.cli.connection import Connection, connected_to_worker
 from stablerep.cli.jobs import ChosenRecipe, Set, choose_recipe, split_overrides
+from stablerep.cli.show import Json, print_json
 from stablerep.errors import InvalidInput
 from stablerep.progress import console
 
@@ -33,6 +34,7 @@ def preview(
     ] = "",
     caption_id: Annotated[int, typer.Option("--caption-id", min=0, help="Id of that group's caption.")] = 0,
     device: Annotated[str, typer.Option(help="cuda, cuda:0, mps or cpu; empty: the best there is.")] = "",
+    as_json: Json = False,
     *,
     connection: Connection,
 ) -> None:
@@ -51,7 +53,7 @@ def preview(
     if bool(caption) == bool(dataset):
         raise InvalidInput("give a caption, or --dataset with --caption-id", field="caption")
     if dataset:
-        _remake(dataset, caption_id, device, out)
+        _remake(dataset, caption_id, device, out, as_json)
         return
     from stablerep.shards import Group
 
@@ -61,10 +63,12 @@ def preview(
         more["batch_images"] = str(images)  # one group, whatever the preset's batch holds
     encoded = make(caption, choose_recipe(preset, overrides, **more), seed)
     _write(out, caption, {"": Group(0, caption, tuple(encoded))})
+    if as_json:
+        print_json({"caption": caption, "images": len(encoded), "folder": out})
     console.print(f"{len(encoded)} images and index.html in {out}")
 
 
-def _remake(url: str, caption_id: int, device: str, out: Path) -> None:
+def _remake(url: str, caption_id: int, device: str, out: Path, as_json: bool) -> None:
     from stablerep.data.corpus.groups import open_dataset
     from stablerep.generation.remake import remake_group
 
@@ -73,6 +77,9 @@ def _remake(url: str, caption_id: int, device: str, out: Path) -> None:
     if error := found.made.info.get("error"):
         raise InvalidInput(f"caption {caption_id} could not be generated again: {error}", field="caption")
     _write(out, found.stored.caption, {"stored-": found.stored, "": found.made})
+    if as_json:
+        facts = {"caption_id": caption_id, "caption": found.stored.caption, "equal": list(found.equal)}
+        print_json({**facts, "exception": found.exception, "folder": out})
     for index, equal in enumerate(found.equal):
         console.print(f"image {index}: {'equal' if equal else 'DIFFERENT bytes'}")
     if found.exception:

@@ -13,12 +13,23 @@ import typer
 from rich.table import Table
 
 from stablerep.captions.caption import CaptionReport
+from stablerep.progress import console
 
 if TYPE_CHECKING:
     from stablerep.client import Job
 
+
+def _quiet(as_json: bool) -> bool:
+    """With --json nothing else is printed: no progress, no lines for a person."""
+    console.quiet = as_json
+    return as_json
+
+
 Json = Annotated[
-    bool, typer.Option("--json", help="Print JSON, with the names of the API; a list one object a line.")
+    bool,
+    typer.Option(
+        "--json", callback=_quiet, help="Print JSON, with the names of the API; a list one object a line."
+    ),
 ]
 
 

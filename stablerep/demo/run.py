@@ -155,11 +155,11 @@ def _announcement(out: Path, settings: DemoSettings, resumed: bool) -> str:
 def _print_result(out: Path) -> None:
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     console.print()
-    console.print(f"{'accuracy on real photographs, %':<52}{'all labels':>11}{'10 a class':>11}{'kNN':>8}")
+    console.print(f"{'accuracy on real photographs, %':<52}{'10 a class':>11}{'kNN':>8}{'all labels':>11}")
     for row, measured in report["probe"].items():
         cells = "".join(
             f"{100 * sum(v) / len(v):>{w}.1f}"
-            for v, w in ((measured["linear"], 11), (measured["few"], 11), (measured["knn"], 8))
+            for v, w in ((measured["few"], 11), (measured["knn"], 8), (measured["linear"], 11))
         )
         console.print(f"{report['titles'][row]:<52}{cells}")
     spent = report["seconds"]

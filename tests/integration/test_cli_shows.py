@@ -16,9 +16,9 @@ pytestmark = pytest.mark.parametrize("store_url", ["local"], indirect=True)
 LONG = "a-name-of-sixty-three-characters-" + "x" * 30
 
 
-def run(gateway: GatewayProcess, *arguments: str) -> str:
+def run(gateway: GatewayProcess, *arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(app, [*arguments, "--address", gateway.address], env={"COLUMNS": "40"})
-    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.exit_code == code, (result.output, result.exception)
     return result.output
 
 
@@ -78,8 +78,13 @@ def test_a_jobs_page_and_its_json(
         "DONE",
         "DONE",
     ]
-    [found] = read(run(gateway, "reconcile", "first", "--json")) if False else [shown]
-    assert found["dataset"] == "first"
+    [found] = read(run(gateway, "reconcile", "first", "--json", code=3))
+    assert (found["name"], found["missing"]) == ("jobs/first", 2), "they were completed without tars"
+    [cancelled] = read(run(gateway, "jobs", "cancel", "first", "--json"))
+    assert (cancelled["name"], cancelled["state"]) == ("jobs/first", "CANCELLED")
+    [deleted] = read(run(gateway, "jobs", "delete", "first", "--yes", "--json"))
+    assert deleted["name"] == "first"
+    assert deleted["objects_deleted"] > 0
 
 
 def test_a_dead_shards_error_is_shown_whole(
