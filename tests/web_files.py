@@ -9,6 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from stablerep.captions import Source
+from stablerep.captions.remote.access import Remote
+from stablerep.jobs.job import CaptionSource
+from stablerep.jobs.planning.sources import SourceIdentity, look_up
+from stablerep.storage import Store
+
 
 class WebFiles:
     """Files by path, and what was asked for; `faults[path]` answers in place of the file."""
@@ -149,3 +155,11 @@ class Answering(BaseHTTPRequestHandler):
 
 def _handler(web: WebFiles) -> type[Answering]:
     return type("Handler", (Answering,), {"web": web})
+
+
+def identify_source(store: Store, source: CaptionSource, remote: Remote) -> SourceIdentity:
+    return look_up(store, source, remote)[0]
+
+
+def open_job_source(store: Store, source: CaptionSource, remote: Remote) -> Source:
+    return look_up(store, source, remote)[1]

@@ -1,1 +1,1 @@
-"""The gRPC front door: takes captions and jobs, plans them, tells how far they are. Loads no torch."""
+"""The gRPC front door: takes captions and jobs, plans them, reports their progress. Loads no torch."""

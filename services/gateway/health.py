@@ -17,7 +17,7 @@ from stablerep.storage.interface import Store
 
 STUCK_SECONDS = 30.0
 """An event loop that did not come round for so long is stuck; every call waits on it."""
-_ANY_KEY = "datasets/.ready"  # nobody's object: that the store answers is what is asked
+_ANY_KEY = "datasets/.ready"  # nobody's object: only whether the store answers matters
 
 
 @asynccontextmanager

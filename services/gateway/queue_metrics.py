@@ -1,6 +1,6 @@
 """The queue for Prometheus: read from Redis when it is scraped, one cheap step, at most once a second.
 
-Every gateway tells the same numbers, so take `max` over instances, not `sum`. While Redis does not answer,
+Every gateway exports the same numbers, so take `max` over instances, not `sum`. While Redis does not answer,
 `stablerep_queue_up` is 0 and the rest is left out: old numbers would pass for new ones.
 """
 

@@ -55,10 +55,10 @@ def _read_token(token: str, state: ShardState | None) -> int:
     if not token:
         return 0
     try:
-        told, _, number = base64.b64decode(token.encode(), b"-_", validate=True).decode().partition("/")
+        listed, _, number = base64.b64decode(token.encode(), b"-_", validate=True).decode().partition("/")
     except (binascii.Error, UnicodeError):
-        told, number = "?", ""
-    if told != (state or "") or not number.isdecimal() or len(number) > 9 or int(number) > MAX_SHARDS:
+        listed, number = "?", ""
+    if listed != (state or "") or not number.isdecimal() or len(number) > 9 or int(number) > MAX_SHARDS:
         raise InvalidInput(
             "is none that ListShards returned for this state; leave it out for the first page",
             field="page_token",

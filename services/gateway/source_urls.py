@@ -24,7 +24,7 @@ def remote_sources(settings: Settings) -> Remote:
 
 
 def source_uri(store: Store, uri: str, remote: Remote) -> tuple[str, str]:
-    """The URI as a job keeps it, a key where it is below the store's URL, and the name that tells its format.
+    """The URI as a job keeps it (a key if it is below the store's URL), and the name that gives its format.
 
     Raises:
         InvalidInput: it names nothing that this gateway reads; `field` is "uri".

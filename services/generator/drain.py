@@ -1,4 +1,4 @@
-"""When a worker that was told to stop must let go of the shards in hand, judged by its pace so far."""
+"""When a stopping worker must release its leased shards, judged by its pace so far."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ SHORTEST_GRACE = 1.0
 
 
 class ReleaseShard(Exception):
-    """The shard in hand would not be done in time: another worker should have it. The text says why."""
+    """The shard would not be done in time: another worker should have it. The text says why."""
 
 
 class Drain:
@@ -26,11 +26,11 @@ class Drain:
 
     @property
     def overdue(self) -> bool:
-        """Whether the grace is over, so that whatever still goes on has to be cut off."""
+        """Whether the grace is over, so that whatever still runs must end."""
         return self.ordered and time.monotonic() > max(self._deadline, self._ordered_at + SHORTEST_GRACE)
 
     def order(self, grace_seconds: float = float("inf")) -> None:
-        """Take no more work; what is in hand may take `grace_seconds` (without end if not given)."""
+        """Stops leasing; leased shards may take `grace_seconds` (no limit if not given)."""
         now = time.monotonic()
         self._deadline = min(self._deadline, now + grace_seconds)
         self._ordered_at = min(self._ordered_at, now)
@@ -50,7 +50,7 @@ class Drain:
 
 
 class Pace:
-    """How far a shard is: steps of all its batches, or groups where the pipeline does not tell its steps."""
+    """How far a shard is: steps of all its batches, or groups if the pipeline reports no steps."""
 
     def __init__(self, *, steps: int, groups: int) -> None:
         self._all = {"steps": steps, "groups": groups}

@@ -20,7 +20,7 @@ class WorkerChecks:
         self._queue_answers = SingleFlightCall("the queue server", queue.epoch)
 
     def alive(self) -> str:
-        """What is wrong with it, so that it should be started anew; empty when nothing is."""
+        """Why it should be restarted; empty when it is well."""
         return "" if self._worker.heartbeat.alive else "the worker's thread is stuck or has ended"
 
     def ready(self) -> str:

@@ -9,11 +9,11 @@ from stablerep.queue.client import Lease, Queue, RenewOutcome
 
 RENEWALS_A_LEASE = 3
 NOTICE_SECONDS = 2.0
-"""Renewals are at most so far apart, however long the lease: each tells whether the job was cancelled."""
+"""Maximum seconds between renewals, however long the lease: each finds out whether the job was cancelled."""
 
 
 class LeaseOver(Exception):
-    """The shard in hand is another worker's now, or its job is over: what was made of it is dropped."""
+    """The shard is another worker's now, or its job is over: what was made of it is dropped."""
 
     def __init__(self, renewal: RenewOutcome) -> None:
         super().__init__("lease lost" if renewal is RenewOutcome.LOST else "job cancelled")

@@ -1,4 +1,4 @@
-"""The shards that a worker has in hand: each with a lease of its own, which is kept, each ended once."""
+"""The shards that a worker has leased: each lease is renewed, and ended once."""
 
 import logging
 import threading
@@ -67,7 +67,7 @@ class LeasedShard:
 
 
 class LeasedShards:
-    """All shards in hand, oldest first. Any thread may call."""
+    """All leased shards, oldest first. Any thread may call."""
 
     def __init__(self, store: Store, queue: Queue, readiness: Readiness, lease_seconds: float) -> None:
         self._store = store
@@ -88,7 +88,7 @@ class LeasedShards:
         return shard
 
     def shards(self) -> list[LeasedShard]:
-        """Those in hand now."""
+        """Those leased now."""
         with self._lock:
             return list(self._shards)
 
@@ -96,7 +96,7 @@ class LeasedShards:
     def working_on(self, shard: LeasedShard) -> Iterator[None]:
         """One stage's work. What goes wrong with the shard ends the shard, and not the worker.
 
-        What nobody foresaw is raised: the shard's lease then runs out, and counts as one that was lost.
+        Unexpected errors propagate: the shard's lease then runs out, and counts as lost.
         """
         with about(job=shard.lease.dataset, shard=shard.lease.shard):
             try:
@@ -119,7 +119,7 @@ class LeasedShards:
 
     def hand_back(self, shard: LeasedShard, reason: object) -> None:
         """Another worker may have it, at once and without a mark against it."""
-        logger.info("%s handed back: %s", shard.where, reason)
+        logger.info("%s released: %s", shard.where, reason)
         self._release(shard, "handed_back")
 
     def hand_back_all(self, reason: str) -> None:
@@ -161,7 +161,7 @@ class LeasedShards:
         try:
             self._queue.release(shard.lease)
         except Unavailable as error:
-            logger.warning("%s could not be handed back, its lease runs out: %s", shard.where, error)
+            logger.warning("%s could not be released, its lease runs out: %s", shard.where, error)
 
     def _end(self, shard: LeasedShard) -> bool:
         """False when it is over already."""

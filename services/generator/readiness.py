@@ -10,7 +10,7 @@ Part = Literal["model", "queue", "store"]
 
 
 def pause_after(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: 0, 0.2, 0.4, ... up to 5."""
+    """Seconds to wait after this many failures in a row: 0, 0.2, 0.4, ... up to 5."""
     return min(LONGEST_PAUSE, 0.1 * 2 ** min(failures, 10)) if failures else 0.0
 
 

@@ -77,7 +77,7 @@ class GeneratorServicer(rpc.GeneratorServiceServicer):
         return self._status()
 
     async def Drain(self, request: pb.DrainRequest, context: grpc.aio.ServicerContext) -> pb.GeneratorStatus:
-        """The shard in hand is finished, then the process ends."""
+        """Leased shards are finished, then the process ends."""
         self._worker.drain.order()
         return self._status()
 

@@ -1,4 +1,4 @@
-"""Threads that work for one another: when one of them ends by an error, the rest are told to end as well."""
+"""Threads that work for one another: when one of them ends by an error, the others end too."""
 
 import logging
 import threading

@@ -46,7 +46,7 @@ class Worker:
     """Makes shards until drained. `run` belongs to one thread, the GPU's; any may call the rest.
 
     While a shard is on the GPU, the one before is encoded and uploaded, and what the one after is made of is
-    read: at most `in_flight` shards are in hand, each with a lease of its own. So much is in memory: their
+    read: at most `in_flight` shards are leased, each with a lease of its own. So much is in memory: their
     encoded images, at the most twice of the one that becomes a tar, and the encoder's bound of pixels.
 
     Delivery is at least once, the effect exactly once: a shard that has an index is only reported done, one
@@ -61,7 +61,7 @@ class Worker:
         self.previews = Previews()
         self.heartbeat = Heartbeat(STUCK_SECONDS)
         self.crashed = False
-        """Whether it ends by what nobody foresaw."""
+        """Whether it ends by an unexpected error."""
         self._queue = queue
         self._settings = settings
         self._preload = _recipe_to_preload(settings.preload)
@@ -125,8 +125,8 @@ class Worker:
     def run(self) -> None:
         """Works until the drain is ordered; a server that is away is waited for.
 
-        Raises what nobody foresaw, a broken GPU for one: the process should end then. The lease of the shard
-        that it happened to runs out, the others are handed back.
+        Unexpected errors propagate, a broken GPU for one: the process should end then. The lease of the shard
+        that it happened to runs out, the others are released.
         """
         torch.set_num_threads(self._settings.threads)
         _check_device(self._settings.device)
@@ -140,7 +140,7 @@ class Worker:
             self.abandon()
 
     def abandon(self) -> None:
-        """Hands back all shards in hand, wherever they are, and signs off; of a process that ends."""
+        """Releases all leased shards, at whatever stage, and deregisters the worker."""
         self._hand.hand_back_all("the worker ends")
         try:
             self._queue.deregister_worker(self.name)

@@ -1,6 +1,6 @@
 """/metrics, /healthz and /readyz of a process, on a small HTTP server in a thread of its own.
 
-/healthz fails when the process should be started anew, /readyz while nothing should be sent to it; both say
+/healthz fails when the process should be restarted, /readyz while nothing should be sent to it; both say
 why in one line. No address, no server.
 """
 

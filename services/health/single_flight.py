@@ -15,7 +15,7 @@ class SingleFlightCall(Generic[T]):
     """Asks `call` in a thread of its own, never twice at one time, however many ask for the answer.
 
     Args:
-        what: the name of what is asked, for the error.
+        what: what is called, for the error.
         keep_seconds: an answer, or an error, serves for so long.
         wait_seconds: longest wait for an answer.
     """

@@ -1,4 +1,4 @@
-"""Long-lived loops: an error is logged and counted, and the loop goes on with its next round."""
+"""Long-lived loops: an error is logged and counted, and the loop continues with its next round."""
 
 import asyncio
 import logging

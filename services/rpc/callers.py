@@ -34,7 +34,7 @@ class Callers:
     anonymous: Role | None
 
     def identify(self, metadata: Iterable[Any]) -> Caller:
-        """The caller that a call's metadata (pairs of key and value) tells of.
+        """The caller that a call's metadata (pairs of key and value) names.
 
         Raises:
             Unauthenticated: no token and no anonymous callers; or a token that is malformed, unknown or

@@ -55,7 +55,7 @@ class RpcServer:
 def open_server(settings: Settings, service: str, options: Options) -> RpcServer:
     """A server with our interceptors, health and reflection; `service` is its full name in the protos.
 
-    It lets nobody in, but to ask for its health, until `listen` has looked at who may.
+    It rejects every call but those for its health until `listen` has read who may call.
     """
     services = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
     auth = AuthInterceptor()

@@ -3,7 +3,7 @@
     python -m services.trainer --config FILE.yaml
     torchrun --nproc-per-node 2 -m services.trainer --config FILE.yaml
 
-SIGTERM and SIGINT end the step, write a checkpoint and leave with status 75; the same command goes on.
+SIGTERM and SIGINT end the step, write a checkpoint and exit with status 75; the same command resumes.
 STABLEREP_TRAINER__METRICS_ADDRESS=HOST:PORT serves the first rank's /metrics, /healthz and /readyz.
 """
 
@@ -24,7 +24,7 @@ from stablerep.local.children import end_with_parent
 from stablerep.training.distributed import ranks_from_environment
 from stablerep.training.loop import train
 
-STOPPED = 75  # EX_TEMPFAIL: not finished, and starting it again goes on
+STOPPED = 75  # EX_TEMPFAIL: not finished; starting it again resumes it
 
 
 def main() -> int:

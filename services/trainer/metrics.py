@@ -1,4 +1,4 @@
-"""A training run for Prometheus, told by the first rank; docs/operations.md lists every metric."""
+"""A training run's Prometheus metrics, exported by the first rank; docs/operations.md lists every metric."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ _waited = Counter(
 )
 _checkpoint = Histogram(
     "stablerep_training_checkpoint_seconds",
-    "Time to write a checkpoint into the store; training goes on meanwhile.",
+    "Time to write a checkpoint into the store, while training continues.",
     buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
 )
 

@@ -38,7 +38,7 @@ ZSTD_WINDOW = 128 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """Bytes under a name, which tells the format. `open` gives a new seekable reader of them.
+    """Bytes under a name, whose ending gives the format. `open` gives a new seekable reader of them.
 
     The tars of a WebDataset stand in `members`, in order, each under its own name; `open` is not used then.
     """
@@ -103,7 +103,7 @@ def local_paths(pattern: str) -> list[Path]:
 
 
 def decompressed(source: Source) -> BinaryIO:
-    """The bytes of a source, unpacked if they are gzip or zstd, which their first bytes tell.
+    """The bytes of a source, unpacked if they are gzip or zstd, as their first bytes say.
 
     Reading raises InvalidInput naming the source where what is packed is damaged or cut off.
     """

@@ -36,7 +36,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 @dataclass(frozen=True)
 class _Measured:
-    """What a measurement told: seconds and bytes an image."""
+    """What was measured: seconds and bytes an image."""
 
     speed: Figure
     image_bytes: Figure

@@ -26,7 +26,7 @@ def train(
     ] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads per process.")] = 1,
 ) -> None:
-    """Trains an encoder on datasets. Ctrl-C writes a checkpoint; the same command goes on from there.
+    """Trains an encoder on datasets. Ctrl-C writes a checkpoint; the same command resumes it.
 
     Examples:
 

@@ -88,7 +88,7 @@ class GeneratorClient:
             )
 
     def drain(self) -> WorkerStatus:
-        """Tells the worker to finish the shard in hand and end."""
+        """Asks the worker to finish its leased shards and end."""
         with our_errors():
             return _read(self._stub.Drain(pb.DrainRequest(), timeout=UNARY_SECONDS, metadata=self._metadata))
 

@@ -20,11 +20,11 @@ class ReconcileResult:
     indexed: int
     """Whole tars that had no index, or one that could not be read."""
     problems: tuple[str, ...]
-    """What could not be mended."""
+    """What could not be repaired."""
 
     @property
     def sound(self) -> bool:
-        """Nothing was missing, torn or beyond mending."""
+        """Nothing was missing, torn or beyond repair."""
         return not (self.missing or self.torn or self.problems)
 
 

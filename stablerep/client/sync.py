@@ -213,12 +213,12 @@ class Client:
         return read_job(self._call(self._stub.CancelJob, request, timeout))
 
     def pause_job(self, name: str, *, timeout: float | None = None) -> Job:
-        """Hands out no more shards of the job until it is resumed; those in work are finished."""
+        """Pauses the job: no more shards are leased until it is resumed; leased ones are finished."""
         request = pb.PauseJobRequest(name=job_name(name))
         return read_job(self._call(self._stub.PauseJob, request, timeout))
 
     def resume_job(self, name: str, *, timeout: float | None = None) -> Job:
-        """Goes on with a paused job; one that is not paused stays as it is."""
+        """Resumes a paused job; one that is not paused stays as it is."""
         request = pb.ResumeJobRequest(name=job_name(name))
         return read_job(self._call(self._stub.ResumeJob, request, timeout))
 
@@ -261,7 +261,7 @@ class Client:
                 return
 
     def reconcile(self, name: str = "", *, verify: bool = False) -> Iterator[ReconcileResult]:
-        """Compares one job, or all, with the store and mends what can be; `verify` reads every tar."""
+        """Compares one job, or all, with the store and repairs the differences; `verify` reads every tar."""
         request = pb.ReconcileJobsRequest(name=job_name(name) if name else "", verify=verify)
         with our_errors():
             for message in self._stub.ReconcileJobs(request, metadata=self._metadata):

@@ -140,7 +140,7 @@ class GeneratorSettings(_Part):
     grace_seconds: float = Field(
         default=20.0,
         ge=0,
-        description="after SIGTERM a shard done within it is finished, else handed back",
+        description="after SIGTERM a shard done within it is finished, others are released",
     )
     batch_limit: int = Field(
         default=0, ge=0, description="most images in a batch, for a GPU too small for the recipe's; 0: none"
@@ -149,7 +149,7 @@ class GeneratorSettings(_Part):
         default=3,
         ge=1,
         le=16,
-        description="shards in hand at a time: one drawn, others encoded, uploaded or fetched; 1: one by one",
+        description="shards leased at a time: one generates, others are encoded or uploaded; 1: one by one",
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of torch")
     device: str = Field(default="", description="cuda, cuda:0, mps or cpu; empty: the best there is")

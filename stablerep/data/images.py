@@ -18,7 +18,7 @@ class ImageSource:
     """Images by (group, number) as uint8 [n 3 H W], all of the first image's size (others are resized to it).
 
     With at most `memory` bytes of pixels in the corpus everything is decoded once, on opening: a batch of 256
-    small images then costs under a millisecond, where decoding it anew takes tens of them.
+    small images then costs under a millisecond, where decoding it again takes tens of them.
     """
 
     def __init__(self, corpus: Corpus, *, memory: int = 10**9) -> None:

@@ -165,7 +165,7 @@ class Overall:
         return spent, spent + left
 
     def end(self, seconds: float) -> None:
-        """The current stage took so many seconds."""
+        """Records how long the current stage took."""
         self._spent[self._stage] = self._spent.get(self._stage, 0.0) + seconds
 
 

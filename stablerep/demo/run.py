@@ -123,7 +123,7 @@ def _timed(out: Path, stage: str, overall: Overall | None = None) -> Iterator[No
     finally:
         spent = seconds(out)
         spent.pop("total")
-        # The report is made anew each time; the other stages go on where they were.
+        # The report is made again each time; the other stages resume.
         before = 0.0 if stage == "report" else spent.get(stage, 0.0)
         spent[stage] = before + time.monotonic() - began
         if overall is not None:
@@ -144,7 +144,7 @@ def _announcement(out: Path, settings: DemoSettings, resumed: bool) -> str:
     runs = settings.seeds * len(settings.methods)
     cores = os.cpu_count() or 1
     return (
-        f"{'Going on with the demo' if resumed else 'Demo'} in {out}: {settings.images:,} images from "
+        f"{'Resuming the demo' if resumed else 'Demo'} in {out}: {settings.images:,} images from "
         f"{settings.captions:,} captions, {runs} training runs of {settings.training_steps:,} steps, "
         "probes on real photographs.\n"
         f"It uses 2 cores (this machine has {cores}); nothing is downloaded. "

@@ -45,7 +45,7 @@ CONTROLS = (
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """All that decides a demo's numbers; kept in `demo.json`, so that a second start tells what differs."""
+    """All that decides a demo's numbers; kept in `demo.json`, so that a second start names what differs."""
 
     size: Size
     seeds: int

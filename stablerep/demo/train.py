@@ -55,7 +55,7 @@ def demo_runs(out: Path, settings: DemoSettings) -> list[DemoRun]:
 
 
 def train_all(out: Path, settings: DemoSettings, whole: Whole = None) -> None:
-    """Trains what is not trained yet; a trainer that is killed goes on from its checkpoint."""
+    """Trains what is not trained yet; a trainer that is killed resumes from its checkpoint."""
     tasks = [
         Task(
             name=f"trainer-{run.name}",

@@ -48,7 +48,7 @@ class Generator:
         device: such as "cuda:1"; None or empty: the best there is. Ignored if `pipeline` is given.
         pipeline: one already loaded that `fits` the recipe.
         batch_limit: upper bound of images in a batch, for a GPU too small for the recipe's; 0: none.
-        on_stage: told how long each stage took; the GPU is waited for at the end of each, then.
+        on_stage: called with the seconds of each stage; it waits for the GPU at the end of each.
         on_halved: called when a batch is halved for want of memory.
 
     Raises InvalidInput, NotFound and Unavailable, see `load_pipeline` and `make_sampler`.

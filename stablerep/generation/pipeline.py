@@ -22,7 +22,7 @@ from torch import nn
 from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
 
-# A broken GPU stays broken for the process: no shard is to blame, and going on would fail them all. (torch
+# A broken GPU stays broken for the process: no shard is to blame, and every later one would fail too. (torch
 # before 2.8 has no class for it.)
 BROKEN_DEVICE: type[BaseException] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
 KNOWN_MODULES = frozenset(module.name for module in pkgutil.iter_modules(diffusers.pipelines.__path__))

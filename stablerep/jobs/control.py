@@ -50,7 +50,7 @@ def cancel_job(store: Store, queue: Queue, dataset: str) -> JobState:
 
 
 def pause_job(store: Store, queue: Queue, dataset: str) -> JobState:
-    """Hands out no more shards of a job; those in work are finished.
+    """Pauses a job: no more of its shards are leased; leased ones are finished.
 
     Raises:
         NotFound: there is no such job.
@@ -66,7 +66,7 @@ def pause_job(store: Store, queue: Queue, dataset: str) -> JobState:
 
 
 def resume_job(store: Store, queue: Queue, dataset: str) -> JobState:
-    """Goes on with a paused job; any other stays as it is. Raises `NotFound`."""
+    """Resumes a paused job; any other stays as it is. Raises `NotFound`."""
     state = queue.state(dataset)
     if state.final:
         return state
@@ -82,17 +82,18 @@ def retry_job(store: Store, queue: Queue, dataset: str, shards: Sequence[int] = 
 
     Raises:
         NotFound: there is no such job.
-        WrongState: it was cancelled, or failed by its source: it never goes on.
+        WrongState: it was cancelled, or failed by its source: it never runs again.
         InvalidInput: it has no shard of such a number.
     """
     status = queue.status(dataset)
     past = state_of(read_events(store, dataset))
     if status.state is JobState.CANCELLED:
-        raise WrongState(f"job {dataset} is CANCELLED and never goes on; create it anew", field="name")
+        raise WrongState(f"job {dataset} is CANCELLED for good; create it under another name", field="name")
     if past.ended is JobState.FAILED or (status.state is JobState.FAILED and status.error):
         why = past.error or status.error
         raise WrongState(
-            f"job {dataset} failed by its source, which no retry mends ({why}); create it anew", field="name"
+            f"job {dataset} failed by its source ({why}), which no retry repairs; create another",
+            field="name",
         )
     wrong = [shard for shard in shards if not 0 <= shard < status.counts.planned]
     if wrong:
@@ -179,7 +180,7 @@ def record_dead(store: Store, queue: Queue, dataset: str, shard: int | None = No
 
 
 def _end(store: Store, queue: Queue, dataset: str, *, force: bool) -> None:
-    """Sees to it that a job is over and no worker has a shard of it in hand, lest it be written after all."""
+    """Ends a job and waits until no worker holds a lease on it, lest a shard be written after all."""
     state = queue.state(dataset)
     if not state.final and not force:
         raise WrongState(f"job {dataset} is {state}, not over; cancel it first, or use force", field="name")

@@ -73,7 +73,7 @@ def end_with_parent() -> None:
 
 
 def wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Waits for a process that was asked to end, and kills it after so many seconds."""
+    """Waits for a process that was asked to end; kills it after `seconds`."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -248,7 +248,7 @@ def _answers(server: _Running, folder: Path) -> bool:
 
 
 def _shut_down(server: _Running) -> bool:
-    """Tells a server to end; False when the one that has its port now is not it."""
+    """Ends a server; False when the one that has its port now is not it."""
     client = _client(server)
     try:
         client.shutdown(nosave=True)  # still writes out and syncs the append-only file

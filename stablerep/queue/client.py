@@ -11,7 +11,7 @@ short stream from the jobs' cursors, highest priority first, in turns among equa
     sr:job:<dataset>    hash: state, priority, planned, next (the cursor), complete (planning over), ...
     sr:done:<dataset>   bitmap, a bit a shard
     sr:leased:<dataset> hash: leased shard -> entry id
-    sr:retry:<dataset>  set of shards handed back
+    sr:retry:<dataset>  set of shards that were released or wait no longer
     sr:delayed          sorted set: shards that failed, of all jobs, by when they are to be tried again
     sr:failures:<dataset>, sr:dead:<dataset>   hashes with a field for each shard that failed
     sr:rebuild          lock of the process that restores this from the store
@@ -114,7 +114,7 @@ class Queue:
         self._redis.close()
 
     def epoch(self) -> str | None:
-        """Tells one life of the Redis data from another; None until the jobs of the store are all here."""
+        """Identifies one life of the Redis data; None until all jobs of the store are here."""
         with self._reaching():
             return self._redis.get("sr:epoch")
 
@@ -130,13 +130,13 @@ class Queue:
         """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already.
 
         Args:
-            job_uid: tells it from others of its name, before and after; empty: a random one. One that the
+            job_uid: distinguishes it from others of its name; empty: a random one. One that the
                 store knows too keeps leases good for `complete` over a rebuild.
         """
         return self._run("add_job", dataset, priority, job_uid or secrets.token_hex(4)) == 1
 
     def job_uid(self, dataset: str) -> str:
-        """What tells the job from others of its name. Raises `NotFound`."""
+        """Distinguishes the job from others of its name. Raises `NotFound`."""
         with self._reaching():
             job_uid = self._redis.hget(f"sr:job:{dataset}", "job_uid")
         return str(self._found(dataset, job_uid))
@@ -172,8 +172,8 @@ class Queue:
     def status(self, dataset: str) -> JobStatus:
         """State, counts and times of a job."""
         # Done is the bitmap's own count. Leased is the length of a hash that the scripts change in the very
-        # step that changes an entry's owner, so it cannot drift from it; the stream's pending list would tell
-        # the same only after a look at every worker's entry, whatever its job.
+        # step that changes an entry's owner, so it cannot drift from it; the stream's pending list would give
+        # it only after a look at every worker's entry, whatever its job.
         with self._reaching(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(f"sr:job:{dataset}")
             pipe.bitcount(f"sr:done:{dataset}")
@@ -248,7 +248,7 @@ class Queue:
 
         Args:
             worker: a name that no other process has; it owns the lease.
-            lease_seconds: a lease that nobody renewed for so long is handed on, whoever took it.
+            lease_seconds: a lease that is not renewed for this long may go to another worker.
             on_dead_lettered: called with each job of which a shard's lease was found lost once too often.
         """
         before = time.monotonic()
@@ -263,7 +263,7 @@ class Queue:
         return Lease(dataset, int(shard), entry_id, worker, before + lease_seconds, job_uid)
 
     def renew(self, lease: Lease) -> RenewOutcome:
-        """Starts the lease's time anew, provided it is still the worker's; a lost one stays lost."""
+        """Renews the lease if it is still the worker's; a lost one stays lost."""
         return RenewOutcome(self._run("renew", lease.dataset, lease.entry_id, lease.worker))
 
     def complete(self, lease: Lease, *, groups: int, images: int, skipped: int) -> bool:
@@ -278,7 +278,7 @@ class Queue:
         )
 
     def fail(self, lease: Lease, error: str) -> FailOutcome:
-        """Hands the shard back with an error, to be tried again after a while; the third makes it dead.
+        """Returns the shard with an error, to be retried later; the third error makes it dead.
 
         Without effect on a lost lease.
         """
@@ -286,7 +286,7 @@ class Queue:
         return FailOutcome(self._run("fail", *whose, MAX_ERRORS, _text(error), self._retry_ms, _RETRY_FACTOR))
 
     def release(self, lease: Lease) -> bool:
-        """Hands the shard back at once, as if it had not been taken; False when the lease was lost."""
+        """Releases the shard at once, as if it had not been leased; False when the lease was lost."""
         return bool(self._run("release", lease.dataset, lease.shard, lease.entry_id, lease.worker))
 
     def retry(self, dataset: str, shards: Iterable[int] = ()) -> JobState:
@@ -297,11 +297,11 @@ class Queue:
         return self._job_step("retry", dataset, *shards)
 
     def remove(self, dataset: str) -> bool:
-        """Forgets a job, and ends its leases; False when it was not there."""
+        """Removes a job and ends its leases; False when it was not there."""
         return bool(self._run("remove", dataset))
 
     def deregister_worker(self, worker: str) -> None:
-        """Strikes a worker that stops off the consumer group; hand its lease back first."""
+        """Removes a stopping worker from the consumer group; release its lease first."""
         self._run("deregister_worker", worker)
 
     def stats(self) -> QueueStats:

@@ -17,7 +17,7 @@ class Lease:
     worker: str
     deadline: float
     job_uid: str = ""
-    """Tells the job from one of the same name that was deleted meanwhile."""
+    """Distinguishes the job from one of the same name that was deleted meanwhile."""
 
 
 class RenewOutcome(StrEnum):

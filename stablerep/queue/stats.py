@@ -32,7 +32,7 @@ class QueueStats:
         job_states: how many jobs there are, by state.
         dead_shards: dead letters of all jobs, also of those that are over.
         oldest_lease_seconds: since the oldest leased shard was put up for lease; 0 when none is leased. That
-            is a little before it was taken, and the clock goes on when a lost lease is taken over.
+            is a little before it was taken, and a lost lease that is taken over keeps its age.
         busy_workers, idle_workers: seen in the last `SEEN_SECONDS`, with and without a lease.
         errors, leases_lost, dead_lettered, planned: events since Redis was empty: shards that
             failed with an error, leases that ran out, shards given up, shards planned.
@@ -56,19 +56,19 @@ class QueueStats:
 
 
 def read_stats(text: str) -> QueueStats:
-    """What measure.lua tells."""
-    told = json.loads(text)
-    # Lua's JSON cannot tell an empty list from an empty map.
-    jobs = [_backlog(*row) for row in told["jobs"] or ()]
+    """The JSON of stats.lua."""
+    found = json.loads(text)
+    # Lua's JSON writes an empty list as an empty map.
+    jobs = [_backlog(*row) for row in found["jobs"] or ()]
     states = Counter(job.state for job in jobs)
-    states.update({JobState(state): count for state, count in (told["ended"] or {}).items()})
-    seen = [leases for leases, idle in told["workers"] or () if idle <= SEEN_SECONDS * 1000]
-    stats = told["stats"] or {}
+    states.update({JobState(state): count for state, count in (found["ended"] or {}).items()})
+    seen = [leases for leases, idle in found["workers"] or () if idle <= SEEN_SECONDS * 1000]
+    stats = found["stats"] or {}
     return QueueStats(
         jobs=tuple(sorted(jobs, key=lambda job: (-job.waiting - job.leased, job.dataset))),
         job_states={state: states[state] for state in JobState},
-        dead_shards=told["dead"],
-        oldest_lease_seconds=told["oldest_lease"] / 1000,
+        dead_shards=found["dead"],
+        oldest_lease_seconds=found["oldest_lease"] / 1000,
         busy_workers=sum(leases > 0 for leases in seen),
         idle_workers=sum(leases == 0 for leases in seen),
         errors=stats.get("errors", 0),

@@ -75,7 +75,7 @@ def reading(report: Mapping[str, Any]) -> list[str]:
     """What the numbers mean and what they do not, in sentences."""
     lines = [_comparison(report, "simclr", "SimCLR"), _comparison(report, "pixels", "raw pixels")]
     lines.append(
-        "The captions name the class of the product. StableRep is told which images share a caption and "
+        "The captions name the class of the product. StableRep learns which images share a caption and "
         "SimCLR is not, so part of any lead it has is what the captions say, not how the images look."
     )
     if "stablerep_no_noun" in report["probe"]:
@@ -84,7 +84,7 @@ def reading(report: Mapping[str, Any]) -> list[str]:
             f"noun ({_three(report, 'stablerep_regrouped')}), and images generated from captions "
             f"without it (StableRep {_three(report, 'stablerep_no_noun')}; "
             f"SimCLR {_three(report, 'simclr_no_noun')}). "
-            "The other words (sleeves, heel, handle ...) still tell much of the class."
+            "The other words (sleeves, heel, handle ...) still say much of the class."
         )
     seeds = len(report["probe"]["stablerep"]["linear"])
     lines.append(
@@ -123,7 +123,7 @@ def _comparison(report: Mapping[str, Any], row: str, name: str) -> str:
 
 
 def _standard_error(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Of the difference of two means over seeds; 0 where there are no seeds to tell."""
+    """Of the difference of two means over seeds; 0 for a single seed."""
     return float(sum(stdev(v) ** 2 / len(v) for v in (ours, theirs) if len(v) > 1) ** 0.5)
 
 

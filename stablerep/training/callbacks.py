@@ -1,4 +1,4 @@
-"""What a training run tells whoever watches it; the service makes Prometheus' metrics of it."""
+"""What a training run reports to those who watch it, such as the service's Prometheus metrics."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ class TrainingCallback(Protocol):
     """Called by the first rank; `on_checkpoint` by the thread that writes checkpoints."""
 
     def on_start(self, run: str, step: int, steps: int) -> None:
-        """`run` goes on after `step` of its `steps` steps."""
+        """`run` starts or resumes after `step` of its `steps` steps."""
 
     def on_step(self, step: int, views: int, waited: float) -> None:
         """`step` steps are done, the last on `views` views for which it had to wait `waited` seconds."""

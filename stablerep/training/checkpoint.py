@@ -45,7 +45,7 @@ class Checkpoint:
 
 
 class CheckpointWriter:
-    """Writes checkpoints of one run in a background thread, from copies: training goes on meanwhile."""
+    """Writes checkpoints of one run in a background thread, from copies, while training continues."""
 
     def __init__(self, store: Store, run: str, on_written: Callable[[float], None] = lambda _: None) -> None:
         self._store, self._run, self._on_written = store, run, on_written

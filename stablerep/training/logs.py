@@ -18,7 +18,7 @@ _FLUSH_SECONDS = 5.0
 class RunLog:
     """Metrics of one run; `resumed_at` drops what an interrupted run had logged beyond its checkpoint.
 
-    Object stores cannot append, so metrics are kept as lines and the file is written anew every few seconds.
+    Object stores cannot append, so metrics are kept as lines and the file is rewritten every few seconds.
     """
 
     def __init__(self, store: Store, run: str, resumed_at: int) -> None:

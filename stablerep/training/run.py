@@ -1,4 +1,4 @@
-"""A run in the store: what it is, the shards it reads, and whether it is done or where it goes on."""
+"""A run in the store: what it is, the shards it reads, and whether it is done or where it resumes."""
 
 import json
 from dataclasses import dataclass

@@ -149,7 +149,7 @@ def test_the_report_has_the_numbers_of_every_row(demo: Demo) -> None:
             (value,) = measured[column]
             assert 0.1 < value < 1.0
     assert report["images"]["distinct"] == 192
-    assert set(report["seconds"]) == {"generate", "train", "probe", "report", "total"}
+    assert set(report["seconds"]) == {"timing", "generate", "train", "probe", "report", "total"}
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(demo: Demo) -> None:

@@ -19,11 +19,10 @@ from stablerep.captions.remote.urls import AllowedUrls
 from stablerep.errors import InvalidInput, NotFound, TornObject, Unavailable
 from stablerep.jobs.job import CaptionSource
 from stablerep.jobs.planning import sources
-from stablerep.jobs.planning.sources import identify_source, open_job_source
 from stablerep.storage import open_store
 from stablerep.storage.interface import Store
 from tests.certificates import Authority
-from tests.web_files import Answering, WebFiles, web_files
+from tests.web_files import Answering, WebFiles, identify_source, open_job_source, web_files
 
 TEXT = "".join(f"caption {number}, ü\n" for number in range(100_000)).encode()
 CAPTIONS = [(number, f"caption {number}, ü") for number in range(100_000)]

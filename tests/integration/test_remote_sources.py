@@ -19,11 +19,10 @@ from stablerep.client import AsyncClient, Client, JobState
 from stablerep.client.captions import choose_captions
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, StableRepError, TornObject, Unavailable
 from stablerep.jobs.job import CaptionSource
-from stablerep.jobs.planning.sources import identify_source, open_job_source
 from stablerep.storage import open_store
 from tests.gateways import GatewayProcess, planned, planned_captions
 from tests.servers import MinioServer
-from tests.web_files import Answering, WebFiles, web_files
+from tests.web_files import Answering, WebFiles, identify_source, open_job_source, web_files
 
 CAPTIONS = [(number, f"caption {number}") for number in range(25)]
 TEXT = "".join(f"{text}\n" for _, text in CAPTIONS).encode()

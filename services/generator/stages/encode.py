@@ -61,7 +61,7 @@ class JpegEncoder:
             self._changed.notify_all()
 
     def run(self) -> None:
-        """Until `end`, or an error that nobody foresaw."""
+        """Until `end`, or an unexpected error."""
         try:
             while (work := self._take()) is not None:
                 if not work.shard.over:

@@ -30,7 +30,7 @@ POLL_SECONDS = 0.02
 
 
 class Fetcher:
-    """A thread's work: shards into `ready`, at most `in_flight` in hand at a time and one of them waiting."""
+    """A thread's work: shards into `ready`, at most `in_flight` leased at a time and one of them waiting."""
 
     def __init__(
         self,

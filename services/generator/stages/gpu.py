@@ -54,7 +54,7 @@ class Gpu:
         self._generator: Generator | None = None
 
     def preload(self, recipe: Recipe) -> None:
-        """Loads the recipe's pipeline, however long its hub is away; returns early when told to stop.
+        """Loads the recipe's pipeline and waits for its hub if it must; returns early when the worker stops.
 
         Raises InvalidInput and NotFound where waiting does not help.
         """

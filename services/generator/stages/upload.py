@@ -21,7 +21,7 @@ logger = logging.getLogger("stablerep.generator")
 
 
 class Uploader:
-    """A thread's work. The shards that wait are those in hand: no more than the worker may lease."""
+    """A thread's work. The shards that wait are leased: no more than the worker may lease."""
 
     def __init__(
         self, store: Store, queue: Queue, hand: LeasedShards, drain: Drain, readiness: Readiness
@@ -47,7 +47,7 @@ class Uploader:
         self._waiting.put(None)
 
     def run(self) -> None:
-        """Until `end`, or an error that nobody foresaw."""
+        """Until `end`, or an unexpected error."""
         while (shard := self._waiting.get()) is not None:
             if not shard.over:
                 with self._hand.working_on(shard):
@@ -98,7 +98,7 @@ class Uploader:
                 return result
 
     def _repair(self) -> None:
-        """With all it may hold in hand, this worker asks for no lease, and would not notice otherwise."""
+        """A worker with all the shards it may lease asks for no other, and would not notice otherwise."""
         try:
             repair(self._store, self._queue, stop=self._drain.sign)
         except (StableRepError, OSError) as error:

@@ -174,7 +174,7 @@ class _Tar:
             rest = self._file.read(_SKIP)
             self._position += len(rest)
             if rest.count(0) < len(rest):
-                raise self._error("it goes on behind its end")
+                raise self._error("there are bytes after its end")
             if not rest:
                 return
 

@@ -1,4 +1,4 @@
-"""Which network addresses captions may be fetched from: those of the public internet, unless told more."""
+"""Which network addresses captions may be fetched from: the public internet's, others only by a setting."""
 
 import ipaddress
 from ipaddress import IPv4Address, IPv6Address

@@ -81,7 +81,7 @@ class HttpObjects:
         return self._seen[key]
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes; what breaks off is gone on with from where it broke.
+        """Exactly `length` bytes; an interrupted download is resumed.
 
         Raises:
             NotFound: the file is gone.
@@ -190,7 +190,8 @@ class HttpObjects:
             raise TornObject(f"{shown} ends before byte {start}")
         if status == 200 or found is None:
             raise InvalidInput(
-                f"{shown} is not served by ranges, so it could not be gone on with; upload it", field="uri"
+                f"{shown} is not served by ranges, so a download that breaks off cannot resume; upload it",
+                field="uri",
             )
         self._recognise(key, response, int(found[3]))
         if status == 416:

@@ -46,7 +46,7 @@ class SourceUrl:
 
     @property
     def name(self) -> str:
-        """The last part of the path, which tells the format."""
+        """The last part of the path, whose ending gives the format."""
         part = self.path.rpartition("/")[2]
         return unquote(part) if self.scheme in PORTS else part
 

@@ -122,7 +122,7 @@ class _Problem:
         self.curvature = moments / 2 + self.penalties
 
     def keep(self, strengths: Tensor) -> None:
-        """Goes on with the strengths whose mask [g] is true."""
+        """Keeps the strengths whose mask [g] is true."""
         self.penalties = self.penalties[:, strengths]
         self.curvature = self.curvature[:, strengths]
 

@@ -33,7 +33,7 @@ class PromptSampler:
         missing = {*self._settings, "generator", "output_type"} - known.keys()
         if missing:
             raise InvalidInput(
-                f"{type(loaded.pipe).__name__} cannot be told {', '.join(sorted(missing))}",
+                f"{type(loaded.pipe).__name__} has no setting {', '.join(sorted(missing))}",
                 field="model",
             )
         self._reports_steps = "callback_on_step_end" in known

@@ -1,4 +1,4 @@
-"""Writes the captions of shards in batches while the next are read, and tells the queue what is there."""
+"""Writes the captions of shards in batches while the next are read, and reports them to the queue."""
 
 import time
 from collections import deque
@@ -18,7 +18,7 @@ BATCH_BYTES = 4 << 20
 BATCHES = 2
 """Batches in writing: the files of one are made while those of the other are forced to disk."""
 BATCH_SECONDS = 1.0
-"""A slow source's shards are handed out so often, however few they are."""
+"""Seconds after which a slow source's shards are released to workers, however few they are."""
 
 
 class CaptionWriter:
@@ -30,7 +30,7 @@ class CaptionWriter:
 
     def __init__(self, store: Store, queue: Queue, dataset: str) -> None:
         self.over = False
-        """Whether the job ended meanwhile: then there is no use in going on."""
+        """Whether the job ended meanwhile, so that planning may stop."""
         self._store = store
         self._queue = queue
         self._dataset = dataset
@@ -79,6 +79,6 @@ class CaptionWriter:
         return end
 
     def _report(self) -> None:
-        """Tells the queue of the oldest batch, once it is written."""
+        """Reports the oldest batch to the queue, once it is written."""
         end = self._writing.popleft().result()
         self.over = self._queue.set_planned(self._dataset, end).final

@@ -41,7 +41,7 @@ class StopToken(Protocol):
 def plan(store: Store, queue: Queue, dataset: str, stop: StopToken, remote: Remote = STORE_ONLY) -> None:
     """Cuts the job's captions into shards and hands them to the queue as they are written.
 
-    Goes on where another planner was stopped or killed; done twice, or by two at once, it changes nothing.
+    Resumes where another planner was stopped or killed; done twice, or by two at once, it changes nothing.
     Returns at a shard boundary when `stop` is set or the job is cancelled. A source that is gone, has changed
     since the job was created or holds no usable caption fails the job.
 
@@ -95,7 +95,7 @@ def fail_planning(store: Store, queue: Queue, dataset: str, error: str) -> None:
 
 
 def _is_over(store: Store, queue: Queue, dataset: str) -> bool:
-    """Whether the job ended before; if so the queue is told, which may have been lost since."""
+    """Whether the job ended before; if so the queue gets its end again, which it may have lost."""
     if queue.state(dataset).final:
         return True
     control = state_of(read_events(store, dataset))

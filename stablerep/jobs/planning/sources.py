@@ -27,7 +27,7 @@ WEB_CALLS = 8
 WEB_SECONDS = 60.0
 """For asking all files of a source for their sizes."""
 _MANY_STATS = 16
-"""So many names of a pattern are looked up one by one; more are taken from a listing."""
+"""Most names of a pattern that are looked up one by one; more are taken from a listing."""
 
 
 @dataclass(frozen=True)

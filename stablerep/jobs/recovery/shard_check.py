@@ -1,4 +1,4 @@
-"""Whether a shard's tar and index are there, whole and of each other; what can be mended at once is."""
+"""Checks that a shard's tar and index are there, whole and of each other; writes a missing index."""
 
 import logging
 from collections.abc import Callable, Sequence

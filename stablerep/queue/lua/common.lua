@@ -16,7 +16,7 @@ local function leased(ds) return 'sr:leased:' .. ds end
 local function retry(ds) return 'sr:retry:' .. ds end
 local function failures(ds) return 'sr:failures:' .. ds end
 
--- What tells a job from others of its name, before and after it.
+-- Distinguishes a job from others of its name, before and after it.
 local function job_uid(ds) return redis.call('HGET', job(ds), 'job_uid') or '' end
 
 local function now()
@@ -83,7 +83,7 @@ local function now_ms()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- Hands a shard back, not to be tried again before so many milliseconds.
+-- Puts a shard back, to be leased again after `ms` milliseconds.
 local function put_back_later(ds, shard, ms)
   if ms > 0 then
     redis.call('ZADD', DELAYED, now_ms() + ms, delayed_name(ds, shard))
@@ -118,7 +118,7 @@ local function settle(ds)
   if state ~= final then finish(ds, final) end
 end
 
-local function bury(ds, shard, error)
+local function dead_letter(ds, shard, error)
   redis.call('HSET', dead(ds), shard, error)
   redis.call('HDEL', failures(ds), shard .. ':error')  -- the dead letter has it
   redis.call('HINCRBY', STATS, 'dead_lettered', 1)

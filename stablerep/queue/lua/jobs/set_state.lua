@@ -7,7 +7,7 @@ if not live(state) then
   finish(ds, state)
   return state
 end
--- Resumed before planning was over, a job goes on being planned.
+-- A job that is resumed before its planning is over is PLANNING again.
 if state == 'RUNNING' and redis.call('HGET', job(ds), 'complete') ~= '1' then state = 'PLANNING' end
 redis.call('HSET', job(ds), 'state', state)
 if state == 'PAUSED' then redis.call('ZREM', BACKLOG, ds) else enroll(ds) end

@@ -1,17 +1,17 @@
 -- Says how the whole queue is, at one moment; changes nothing. Returns JSON (see stats.py, which reads it).
-local told = {jobs = {}, ended = {}, dead = 0, workers = {}, stats = {}, oldest_lease = 0}
+local found = {jobs = {}, ended = {}, dead = 0, workers = {}, stats = {}, oldest_lease = 0}
 
 for _, ds in ipairs(redis.call('SMEMBERS', JOBS)) do
   local fields = redis.call('HMGET', job(ds), 'state', 'planned')
   local state = fields[1]
   if state then
     local dead_shards = redis.call('HLEN', dead(ds))
-    told.dead = told.dead + dead_shards
+    found.dead = found.dead + dead_shards
     if live(state) then
-      table.insert(told.jobs, {ds, state, tonumber(fields[2]), redis.call('BITCOUNT', done(ds)),
+      table.insert(found.jobs, {ds, state, tonumber(fields[2]), redis.call('BITCOUNT', done(ds)),
         redis.call('HLEN', leased(ds)), dead_shards})
     else
-      told.ended[state] = (told.ended[state] or 0) + 1
+      found.ended[state] = (found.ended[state] or 0) + 1
     end
   end
 end
@@ -21,13 +21,13 @@ if has_group() then
   local first = redis.call('XPENDING', READY, GROUP, '-', '+', 1)[1]
   if first then
     local since = tonumber(string.match(first[1], '^%d+'))
-    told.oldest_lease = math.max(0, math.floor(tonumber(now()) * 1000) - since)
+    found.oldest_lease = math.max(0, math.floor(tonumber(now()) * 1000) - since)
   end
   for _, worker in ipairs(redis.call('XINFO', 'CONSUMERS', READY, GROUP)) do
-    table.insert(told.workers, {worker[4], worker[6]})  -- leases it holds, ms since it was heard of
+    table.insert(found.workers, {worker[4], worker[6]})  -- leases it holds, ms since it was heard of
   end
 end
 
 local stats = redis.call('HGETALL', STATS)
-for n = 1, #stats, 2 do told.stats[stats[n]] = tonumber(stats[n + 1]) end
-return cjson.encode(told)
+for n = 1, #stats, 2 do found.stats[stats[n]] = tonumber(stats[n + 1]) end
+return cjson.encode(found)

@@ -8,8 +8,8 @@ if redis.call('GET', ARGV[1]) ~= ARGV[2] then
 end
 local state = state_of(ds)
 if not state then return 0 end
-if redis.call('HGET', job(ds), 'mended') == ARGV[4] then return 0 end
-redis.call('HSET', job(ds), 'mended', ARGV[4])
+if redis.call('HGET', job(ds), 'invalidated') == ARGV[4] then return 0 end
+redis.call('HSET', job(ds), 'invalidated', ARGV[4])
 redis.call('SREM', UNCOUNTED, ds)
 redis.call('HDEL', job(ds), 'uncounted')
 for n, name in ipairs({'groups', 'images', 'skipped'}) do redis.call('HINCRBY', job(ds), name, ARGV[4 + n]) end

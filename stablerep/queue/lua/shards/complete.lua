@@ -8,7 +8,7 @@ if redis.call('EXISTS', job(ds)) == 0 or job_uid(ds) ~= ARGV[7] then
   if holder == id then redis.call('HDEL', leased(ds), shard) end
   return 0
 end
--- Handed out anew since then: that worker's renewal will find its lease lost, and stop.
+-- Leased again since then: that worker's renewal will find its lease lost, and stop.
 if holder and holder ~= id then drop(holder) end
 redis.call('HDEL', leased(ds), shard)
 redis.call('SREM', retry(ds), shard)

@@ -9,7 +9,7 @@ if not live(state_of(ds)) then return 'IGNORED' end
 redis.call('HINCRBY', STATS, 'errors', 1)
 local errors = redis.call('HINCRBY', failures(ds), shard .. ':errors', 1)
 if errors >= tonumber(ARGV[5]) then
-  bury(ds, shard, ARGV[6])
+  dead_letter(ds, shard, ARGV[6])
   return 'DEAD'
 end
 redis.call('HSET', failures(ds), shard .. ':error', ARGV[6])

@@ -29,7 +29,7 @@ local function next_shard(ds)
   return false
 end
 
--- Hands the shards back to their jobs whose wait after an error is over. Those of a job that is gone are forgotten.
+-- Puts the shards back whose wait after an error is over. Those of a job that is gone are forgotten.
 local function wake()
   local due = redis.call('ZRANGE', DELAYED, '-inf', now_ms(), 'BYSCORE', 'LIMIT', 0, 100)
   for _, name in ipairs(due) do
@@ -96,7 +96,7 @@ local function keep(id, ds, shard, born, was_lost)
     redis.call('HINCRBY', STATS, 'lost', 1)
     local lost = redis.call('HINCRBY', failures(ds), shard .. ':lost', 1)
     if lost > most_lost then
-      bury(ds, shard, lost .. ' workers died or stalled while they had this shard')
+      dead_letter(ds, shard, lost .. ' workers died or stalled while they had this shard')
       table.insert(dead_lettered, ds)
       useful = false
     end

@@ -37,9 +37,9 @@ local function worker_of(shard)
 end
 
 local function row(shard, which)
-  local told = redis.call('HMGET', failures(ds), shard .. ':errors', shard .. ':lost', shard .. ':error')
-  local error = which == 'DEAD' and redis.call('HGET', dead(ds), shard) or told[3] or ''
-  return {shard, which, which == 'LEASED' and worker_of(shard) or '', told[1] or 0, told[2] or 0, error}
+  local history = redis.call('HMGET', failures(ds), shard .. ':errors', shard .. ':lost', shard .. ':error')
+  local error = which == 'DEAD' and redis.call('HGET', dead(ds), shard) or history[3] or ''
+  return {shard, which, which == 'LEASED' and worker_of(shard) or '', history[1] or 0, history[2] or 0, error}
 end
 
 local found = {}
