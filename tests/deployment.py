@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from tests.paths import ROOT
 from tests.servers import tool
 
-ROOT = Path(__file__).parents[1]
 CHART = ROOT / "deploy/helm/stablerep"
 COMPOSE = ROOT / "docker-compose.yml"
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:?-)([^}]*))?\}")

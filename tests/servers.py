@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
+
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 _running: set["ServerProcess"] = set()
@@ -290,7 +292,7 @@ def tool(name: str) -> Path:
 
     Where it cannot be had the test is skipped, and the end of the run names it; in CI the test fails.
     """
-    script = Path(__file__).resolve().parent.parent / "scripts" / "test_tools.py"
+    script = ROOT / "scripts" / "test_tools.py"
     found = subprocess.run([sys.executable, script, name], capture_output=True, text=True)
     if found.returncode != 0:
         silent = f"no {name}: scripts/test_tools.py said nothing"

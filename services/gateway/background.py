@@ -15,7 +15,7 @@ from types import TracebackType
 from services.process.logs import about
 from services.process.loops import forever, log_unexpected, surviving
 from stablerep.captions.remote.access import STORE_ONLY, Remote
-from stablerep.errors import StableRepError, TornObject
+from stablerep.errors import StableRepError, TornObject, Unavailable
 from stablerep.jobs.planning.plan import fail_planning, plan
 from stablerep.jobs.recovery.repair import Depth, repair
 from stablerep.queue.client import Queue
@@ -100,8 +100,12 @@ class Planners:
 
     async def _check_policy(self) -> None:
         if not self._knows_policy:
-            policy = await asyncio.to_thread(self._queue.eviction_policy)
             self._knows_policy = True
+            try:
+                policy = await asyncio.to_thread(self._queue.eviction_policy)
+            except Unavailable as error:  # a user without the right to ask still has jobs to plan
+                logger.warning("the queue server's maxmemory-policy could not be read: %s", error)
+                return
             if policy != "noeviction":
                 logger.warning(
                     "the queue server may evict keys of the queue (maxmemory-policy %s); set noeviction",

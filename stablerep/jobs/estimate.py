@@ -26,7 +26,7 @@ _JPEG_HEADERS = 620
 _BYTES_AN_IMAGE = 512 + 256 + 20
 _BYTES_A_GROUP = 512 + 512 + 150
 _BYTES_A_SHARD = 10_240 // 2 + 1024 + 150
-# `tests/integration/test_queue_control.py` measures these: a job's hash, a bit a shard, a lease.
+# `tests/integration/queue/test_queue_control.py` measures these: a job's hash, a bit a shard, a lease.
 _REDIS_JOB, _REDIS_LEASE = 2_000, 400
 LEASES = 64
 _KEPT = 256

@@ -11,8 +11,9 @@ import pytest
 
 from stablerep.shards import DatasetInfo, build_tar, commit_shard, write_dataset
 from stablerep.storage import open_store
+from tests.paths import ROOT
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = ROOT / "README.md"
 
 
 def python_blocks() -> list[str]:

@@ -18,7 +18,8 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 SCRIPTS = ROOT / "scripts" / "tiny_pipeline"
 ASSETS = ROOT / "stablerep" / "assets"
 COUNT = 64

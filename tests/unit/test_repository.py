@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 GENERATED = ROOT / "stablerep" / "v1"
 LARGEST_FILE = 10 * 2**20
 HEAVY = {"torch", "torchvision", "timm", "diffusers", "transformers", "numpy", "PIL"}

@@ -11,9 +11,8 @@ import pytest
 import redis
 from minio import Minio
 
+from tests.paths import ROOT
 from tests.servers import MinioServer, RedisServer, exchange
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.mark.parametrize("redis_kind", ["valkey", "redis"])

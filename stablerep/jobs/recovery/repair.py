@@ -234,6 +234,8 @@ def _repair_shards(
                 found.problems += rewrite_captions(store, record, found.no_captions, remote)
         check_both()
         apply_findings(store, queue, lock, dataset, before, found)
+    if depth is Depth.SHARDS:
+        logger.info("%s: counted what its %d finished shards hold", dataset, len(before.done))
     return _result(queue, dataset, found)
 
 

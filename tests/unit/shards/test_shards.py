@@ -33,6 +33,7 @@ from stablerep.shards import (
 )
 from stablerep.shards.layout import captions_key, index_key, shard_key
 from stablerep.storage import open_store
+from tests.paths import ROOT
 
 
 def groups(*, fill: bytes = b"image") -> list[Group]:
@@ -57,8 +58,7 @@ def test_another_process_writes_the_same_bytes() -> None:
         "from tests.unit.test_shards import groups; from stablerep.shards import build_tar;"
         "print(hashlib.sha256(build_tar(groups())).hexdigest())"
     )
-    root = Path(__file__).parents[2]
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert run.stdout.strip() == hashlib.sha256(build_tar(groups())).hexdigest()
 
 

@@ -26,6 +26,7 @@ from stablerep.config.settings import S3
 from stablerep.errors import InvalidInput, StoreRefused, Unavailable
 from stablerep.storage import Store, open_store
 from tests.certificates import Authority
+from tests.paths import ROOT
 from tests.proxies import S3Proxy
 from tests.servers import MinioServer, S3Server, VersityServer, tool
 
@@ -329,7 +330,7 @@ def test_a_role_that_is_refused_is_waited_out_and_its_token_is_not_told(
 
 
 def test_the_policy_in_the_docs_is_all_that_a_store_needs(minio_server: MinioServer) -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "stores.md").read_text()
+    text = (ROOT / "docs" / "stores.md").read_text()
     found = re.search(r"```json\n(\{.*?\})\n```", text, re.DOTALL)
     assert found is not None
     bucket, user, secret = f"policy-{secrets.token_hex(6)}", secrets.token_hex(8), secrets.token_hex(16)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.servers import tool
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = ROOT / "deploy/prometheus"
 
 

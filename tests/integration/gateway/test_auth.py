@@ -34,6 +34,7 @@ from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 from tests.fronts import Fronts, served
 from tests.gateways import GatewayProcess, caption_file
+from tests.paths import ROOT
 from tests.servers import RedisServer, redis_program
 
 pytestmark = pytest.mark.timeout(300)
@@ -180,7 +181,7 @@ def test_table_holds_every_method_and_no_other() -> None:
 
 
 def test_documentation_lists_every_method_under_its_role() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    page = (ROOT / "docs" / "security.md").read_text()
     rows = {
         row.split("`")[1]: row for row in page.splitlines() if re.match(r"\| `(read|submit|admin)` \|", row)
     }

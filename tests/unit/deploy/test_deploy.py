@@ -15,7 +15,8 @@ import yaml
 from services.health.http import serve_probes
 from stablerep.config.recipe import load_preset
 from stablerep.config.settings import Settings, load_settings
-from tests.deployment import ROOT, Dockerfile, compose_file, compose_variables, dockerfile
+from tests.deployment import Dockerfile, compose_file, compose_variables, dockerfile
+from tests.paths import ROOT
 from tests.servers import tool
 
 OURS = {"gateway": "gateway", "generator": "generator", "generator-gpu": "generator"}

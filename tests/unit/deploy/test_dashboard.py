@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import prometheus_client
 import pytest
@@ -20,9 +19,9 @@ from services.health.single_flight import SingleFlightCall
 from services.rpc.metrics import MetricsInterceptor
 from stablerep.queue.states import JobState
 from stablerep.queue.stats import JobBacklog, QueueStats
+from tests.paths import ROOT
 from tests.promql import Matcher, Reading, grouped_labels, readings
 
-ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy/grafana/dashboards/stablerep.json"
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 OPERATIONS = ROOT / "docs/operations.md"

@@ -5,7 +5,6 @@ import inspect
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -13,8 +12,9 @@ from google.protobuf.message_factory import GetMessageClass
 
 from stablerep.client import AsyncClient, Client
 from stablerep.v1 import generation_pb2, generator_pb2
+from tests.paths import ROOT
 
-TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+TEXT = (ROOT / "docs" / "api.md").read_text()
 CALLS = re.findall(r"^grpcurl .*$", TEXT, re.M)
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 SERVICES = {

@@ -4,9 +4,10 @@ import json
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.paths import ROOT
 
 LIST_MODULES = """
 import importlib, json, sys
@@ -46,7 +47,6 @@ def test_public_names_are_there() -> None:
 
 
 def test_the_blocking_client_is_made_from_the_asyncio_one() -> None:
-    root = Path(__file__).resolve().parents[2]
-    make = runpy.run_path(str(root / "scripts/make_sync_client.py"))["make_sync_client"]
-    there = (root / "stablerep/client/sync.py").read_text(encoding="utf-8")
+    make = runpy.run_path(str(ROOT / "scripts/make_sync_client.py"))["make_sync_client"]
+    there = (ROOT / "stablerep/client/sync.py").read_text(encoding="utf-8")
     assert there == make(), "run: make proto"
