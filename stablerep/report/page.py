@@ -13,7 +13,7 @@ from stablerep.report.charts import Bar, Curve, bar_chart, embedding_map, line_c
 from stablerep.report.gallery import STYLE, group_figure
 from stablerep.shards import Group
 
-COLUMNS = {"linear": "linear probe, all labels", "few": "10 labels a class", "knn": "20 nearest neighbours"}
+COLUMNS = {"few": "10 labels a class", "knn": "20 nearest neighbours", "linear": "linear probe, all labels"}
 _COLOURS = {"stablerep": "c-stablerep", "simclr": "c-simclr", "random": "c-random", "pixels": "c-pixels"}
 
 
@@ -75,12 +75,12 @@ def reading(report: Mapping[str, Any]) -> list[str]:
     """What the numbers mean and what they do not, in sentences."""
     lines = [_comparison(report, "simclr", "SimCLR"), _comparison(report, "pixels", "raw pixels")]
     lines.append(
-        "The captions name the class of the product. StableRep learns which images share a caption and "
-        "SimCLR is not, so part of any lead it has is what the captions say, not how the images look."
+        "The captions name the class of the product. StableRep knows which images share a caption and "
+        "SimCLR does not, so part of any lead it has is what the captions say, not how the images look."
     )
     if "stablerep_no_noun" in report["probe"]:
         lines.append(
-            "Two controls take the class name away: the same images grouped by their caption without the "
+            "Two controls remove the class name: the same images grouped by their caption without the "
             f"noun ({_three(report, 'stablerep_regrouped')}), and images generated from captions "
             f"without it (StableRep {_three(report, 'stablerep_no_noun')}; "
             f"SimCLR {_three(report, 'simclr_no_noun')}). "
