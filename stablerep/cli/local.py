@@ -23,7 +23,7 @@ def demo(
     size: Annotated[
         str | None,
         typer.Option(
-            help="tiny (1-2 minutes), demo (4-10 minutes) or study (3 seeds and two controls, about an hour)."
+            help="tiny (a minute or two), demo (about 8) or study (3 seeds, two controls; about an hour)."
         ),
     ] = None,
     fresh: Annotated[

@@ -29,6 +29,8 @@ KNOWN_MODULES = frozenset(module.name for module in pkgutil.iter_modules(diffuse
 """Modules of diffusers that hold parts of one pipeline alone (`stable_diffusion`: its safety checker)."""
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_FOLDERS = {"builtin:fashion": "fashion_pipeline"}
+FLAT = "builtin:flat"
+"""No pipeline: `samplers.flat` makes images of one colour."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def resolve_model(model: str) -> str:
     if not model.startswith(BUILTIN_PREFIX):
         return model
     if model not in BUILTIN_FOLDERS:
-        raise InvalidInput(f"no pipeline {model!r}; there is {', '.join(BUILTIN_FOLDERS)}", field="model")
+        names = ", ".join([*BUILTIN_FOLDERS, FLAT])
+        raise InvalidInput(f"no pipeline {model!r}; there are {names}", field="model")
     return str(resources.files("stablerep") / "assets" / BUILTIN_FOLDERS[model])
 
 
@@ -97,6 +100,8 @@ def load_pipeline(recipe: Recipe, device: torch.device | str | None = None) -> L
             builtin one at a revision that is not the installed one.
     """
     target = check_device(device)
+    if recipe.model == FLAT:
+        return LoadedPipeline(FLAT, recipe.revision, recipe.dtype, target, None, None)
     source = resolve_model(recipe.model)
     _check_builtin(recipe)
     config = _read_config(source, recipe)

@@ -3,7 +3,8 @@
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from stablerep.config.recipe import Recipe
-from stablerep.generation.pipeline import LoadedPipeline
+from stablerep.generation.pipeline import FLAT, LoadedPipeline
+from stablerep.generation.samplers.flat import FlatSampler
 from stablerep.generation.samplers.interface import OnStep, Sampler
 from stablerep.generation.samplers.latent import LatentSampler
 from stablerep.generation.samplers.prompt import PromptSampler
@@ -13,6 +14,8 @@ __all__ = ["OnStep", "Sampler", "make_sampler"]
 
 def make_sampler(loaded: LoadedPipeline, recipe: Recipe) -> Sampler:
     """The sampler that suits the pipeline. Raises InvalidInput for a recipe that it cannot follow."""
+    if loaded.model == FLAT:
+        return FlatSampler(loaded, recipe)
     if isinstance(loaded.pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
         return LatentSampler(loaded, recipe)
     return PromptSampler(loaded, recipe)

@@ -133,7 +133,7 @@ def test_a_bad_override_names_its_field(field, value):
 
 
 def test_unknown_preset_lists_what_there_is():
-    with pytest.raises(InvalidInput, match="sd15, tiny") as caught:
+    with pytest.raises(InvalidInput, match="flat, sd15, tiny") as caught:
         load_recipe("sd16")
     assert caught.value.field == "preset"
 
