@@ -1,4 +1,4 @@
-"""The preset `flat` runs everything around a model without one: groups of one colour, reproducible as all are."""
+"""The preset `flat` runs everything around a model without one: groups of one colour, made as all are."""
 
 import numpy as np
 import pytest
