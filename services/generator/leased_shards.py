@@ -87,7 +87,7 @@ class LeasedShards:
             self._shards[shard] = keeping
         return shard
 
-    def shards(self) -> list[LeasedShard]:
+    def now(self) -> list[LeasedShard]:
         """Those leased now."""
         with self._lock:
             return list(self._shards)
@@ -104,12 +104,12 @@ class LeasedShards:
             except LeaseOver as reason:
                 logger.info("%s dropped: %s", shard.where, reason)
                 # Takes a cancelled job's entry away; a lost lease is left alone.
-                self._release(shard, "lost" if reason.renewal is RenewOutcome.LOST else "cancelled")
+                self._let_go(shard, "lost" if reason.renewal is RenewOutcome.LOST else "cancelled")
             except ReleaseShard as reason:
-                self.hand_back(shard, reason)
+                self.release(shard, reason)
             except Unavailable as error:
                 self._readiness.failed()
-                self.hand_back(shard, error)  # no fault of the shard's
+                self.release(shard, error)  # no fault of the shard's
             except (StableRepError, OSError) as error:
                 self._readiness.failed()
                 self._fail(shard, error)
@@ -117,15 +117,15 @@ class LeasedShards:
                 self._end(shard)
                 raise
 
-    def hand_back(self, shard: LeasedShard, reason: object) -> None:
+    def release(self, shard: LeasedShard, reason: object) -> None:
         """Another worker may have it, at once and without a mark against it."""
         logger.info("%s released: %s", shard.where, reason)
-        self._release(shard, "handed_back")
+        self._let_go(shard, "handed_back")
 
-    def hand_back_all(self, reason: str) -> None:
+    def release_all(self, reason: str) -> None:
         """Of a worker that ends."""
-        for shard in self.shards():
-            self.hand_back(shard, reason)
+        for shard in self.now():
+            self.release(shard, reason)
 
     def completed(self, shard: LeasedShard, *, first: bool) -> None:
         """It was reported done; `first` if no other worker had done it before."""
@@ -154,7 +154,7 @@ class LeasedShards:
         if outcome is FailOutcome.DEAD:
             self.record_dead(shard.lease.dataset, shard.lease.shard)
 
-    def _release(self, shard: LeasedShard, outcome: Outcome) -> None:
+    def _let_go(self, shard: LeasedShard, outcome: Outcome) -> None:
         if not self._end(shard):
             return
         count_shard(outcome)

@@ -1,24 +1,18 @@
 """The worker: four threads that pass shards on - fetch, draw on the GPU, encode, upload - until drained."""
 
 import logging
-import os
-import secrets
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from services.generator.drain import Drain
-from services.generator.leased_shards import LeasedShards, ShardStage
-from services.generator.previews import Previews
-from services.generator.readiness import Readiness
+from services.generator.context import WorkerContext
+from services.generator.leased_shards import ShardStage
 from services.generator.stages.encode import JpegEncoder
 from services.generator.stages.fetch import Fetcher
 from services.generator.stages.gpu import Gpu
 from services.generator.stages.upload import Uploader
 from services.generator.thread_group import ThreadGroup
-from services.health.heartbeat import Heartbeat
 from stablerep.config.recipe import Recipe, load_preset
 from stablerep.config.settings import GeneratorSettings
 from stablerep.errors import InvalidInput, Unavailable
@@ -27,8 +21,6 @@ from stablerep.queue.client import Queue
 from stablerep.storage import Store
 
 logger = logging.getLogger("stablerep.generator")
-STUCK_SECONDS = 600.0
-"""A worker that neither made a step nor looked for work for so long is stuck."""
 
 
 @dataclass(frozen=True)
@@ -56,37 +48,23 @@ class Worker:
     """
 
     def __init__(self, store: Store, queue: Queue, settings: GeneratorSettings) -> None:
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.drain = Drain()
-        self.previews = Previews()
-        self.heartbeat = Heartbeat(STUCK_SECONDS)
+        self._context = context = WorkerContext(store, queue, settings)
+        self.name, self.drain, self.previews = context.name, context.drain, context.previews
+        self.heartbeat = context.heartbeat
         self.crashed = False
         """Whether it ends by an unexpected error."""
-        self._queue = queue
-        self._settings = settings
         self._preload = _recipe_to_preload(settings.preload)
         self._loaded = self._preload is None
-        self._readiness = readiness = Readiness()
-        self._hand = hand = LeasedShards(store, queue, readiness, settings.lease_seconds)
-        self._uploader = Uploader(store, queue, hand, self.drain, readiness)
-        self._encoder = JpegEncoder(hand, self._uploader)
-        self._fetcher = Fetcher(
-            self.name, store, queue, settings, hand, self._uploader, self.drain, readiness
-        )
-        self._gpu = Gpu(
-            settings,
-            hand,
-            self._encoder,
-            self._uploader,
-            self.previews,
-            self.drain,
-            readiness,
-            self.heartbeat,
-        )
+        self._uploader = Uploader(context)
+        self._encoder = JpegEncoder(context, self._uploader)
+        self._fetcher = Fetcher(context, self._uploader)
+        self._gpu = Gpu(context, self._encoder, self._uploader)
 
     @property
     def status(self) -> Status:
-        shards = sorted(self._hand.shards(), key=lambda shard: shard.stage is not ShardStage.GENERATING)
+        shards = sorted(
+            self._context.shards.now(), key=lambda shard: shard.stage is not ShardStage.GENERATING
+        )
         return Status(
             state=self._gpu.state,
             shard=shards[0].name if shards else "",
@@ -97,17 +75,17 @@ class Worker:
 
     def on_first_work(self, report: Callable[[], None]) -> None:
         """Calls `report`, in any thread, once a shard is finished or none is queued."""
-        self._readiness.report_work = report
+        self._context.readiness.report_work = report
 
     @property
     def problem(self) -> str:
         """Why nothing should be sent here, in a line; empty when it is ready. Servers as last seen."""
         if self.drain.ordered:
             return "stopping"
-        if self._readiness.problem:
-            return self._readiness.problem
+        if self._context.readiness.problem:
+            return self._context.readiness.problem
         if not self._loaded:
-            return f"the pipeline of {self._settings.preload} is not loaded yet"
+            return f"the pipeline of {self._context.settings.preload} is not loaded yet"
         return ""
 
     @property
@@ -118,7 +96,7 @@ class Worker:
         be interrupted and may take minutes.
         """
         loading = self._gpu.state == "LOADING" and all(
-            shard.stage <= ShardStage.WAITING for shard in self._hand.shards()
+            shard.stage <= ShardStage.WAITING for shard in self._context.shards.now()
         )
         return self.drain.overdue or (self.drain.ordered and loading)
 
@@ -128,8 +106,8 @@ class Worker:
         Unexpected errors propagate, a broken GPU for one: the process should end then. The lease of the shard
         that it happened to runs out, the others are released.
         """
-        torch.set_num_threads(self._settings.threads)
-        _check_device(self._settings.device)
+        torch.set_num_threads(self._context.settings.threads)
+        _check_device(self._context.settings.device)
         try:
             if self._preload is not None:
                 self._gpu.preload(self._preload)
@@ -141,9 +119,9 @@ class Worker:
 
     def abandon(self) -> None:
         """Releases all leased shards, at whatever stage, and deregisters the worker."""
-        self._hand.hand_back_all("the worker ends")
+        self._context.shards.release_all("the worker ends")
         try:
-            self._queue.deregister_worker(self.name)
+            self._context.queue.deregister_worker(self.name)
         except Unavailable as error:
             logger.warning("not signed off: %s", error)
 
@@ -168,7 +146,7 @@ class Worker:
     def _crash(self) -> None:
         """The shards that the error did not happen to are finished where they can be."""
         self.crashed = True
-        self.drain.order(self._settings.grace_seconds)
+        self.drain.order(self._context.settings.grace_seconds)
 
 
 def _recipe_to_preload(preset: str) -> Recipe | None:

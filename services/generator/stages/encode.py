@@ -5,8 +5,9 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
+from services.generator.context import WorkerContext
 from services.generator.drain import ReleaseShard
-from services.generator.leased_shards import LeasedShard, LeasedShards, ShardStage
+from services.generator.leased_shards import LeasedShard, ShardStage
 from services.generator.metrics import count_group
 from services.generator.stages.upload import Uploader
 from stablerep.generation import Generator, GroupPixels
@@ -33,8 +34,8 @@ class _Work:
 class JpegEncoder:
     """A thread's work; it never waits for the network."""
 
-    def __init__(self, hand: LeasedShards, uploader: Uploader) -> None:
-        self._hand = hand
+    def __init__(self, worker: WorkerContext, uploader: Uploader) -> None:
+        self._worker = worker
         self._uploader = uploader
         self._changed = threading.Condition()
         self._waiting: deque[_Work] = deque()
@@ -65,7 +66,7 @@ class JpegEncoder:
         try:
             while (work := self._take()) is not None:
                 if not work.shard.over:
-                    with self._hand.working_on(work.shard):
+                    with self._worker.shards.working_on(work.shard):
                         self._encode(work)
         finally:
             self.end()

@@ -6,16 +6,15 @@ from queue import Empty, SimpleQueue
 
 import torch
 
-from services.generator.drain import Drain, Pace
-from services.generator.leased_shards import LeasedShard, LeasedShards, ShardStage, Task
+from services.generator.context import WorkerContext
+from services.generator.drain import Pace
+from services.generator.leased_shards import LeasedShard, ShardStage, Task
 from services.generator.metrics import count_oom_halving, observe_model_load, observe_stage
-from services.generator.previews import Preview, Previews
-from services.generator.readiness import Readiness, pause_after
+from services.generator.previews import Preview
+from services.generator.readiness import pause_after
 from services.generator.stages.encode import JpegEncoder
 from services.generator.stages.upload import Uploader
-from services.health.heartbeat import Heartbeat
 from stablerep.config.recipe import Recipe
-from stablerep.config.settings import GeneratorSettings
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
 from stablerep.generation import Generator, LoadedPipeline, load_pipeline
 from stablerep.shards import Group
@@ -29,27 +28,12 @@ POLL_SECONDS = 0.1
 class Gpu:
     """`state` is LOADING, IDLE or GENERATING; `recipe_digest` that of the recipe last loaded or made."""
 
-    def __init__(
-        self,
-        settings: GeneratorSettings,
-        hand: LeasedShards,
-        encoder: JpegEncoder,
-        uploader: Uploader,
-        previews: Previews,
-        drain: Drain,
-        readiness: Readiness,
-        heartbeat: Heartbeat,
-    ) -> None:
+    def __init__(self, worker: WorkerContext, encoder: JpegEncoder, uploader: Uploader) -> None:
         self.state = "IDLE"
         self.recipe_digest = ""
-        self._settings = settings
-        self._hand = hand
+        self._worker = worker
         self._encoder = encoder
         self._uploader = uploader
-        self._previews = previews
-        self._drain = drain
-        self._readiness = readiness
-        self._heartbeat = heartbeat
         self._pipeline: LoadedPipeline | None = None
         self._generator: Generator | None = None
 
@@ -59,7 +43,7 @@ class Gpu:
         Raises InvalidInput and NotFound where waiting does not help.
         """
         failures = 0
-        while not self._drain.ordered:
+        while not self._worker.drain.ordered:
             try:
                 self._load(recipe)
                 return
@@ -67,13 +51,13 @@ class Gpu:
                 raise
             except (StableRepError, OSError) as error:
                 failures += 1
-                self._readiness.set_problem("model", error)
-                self._drain.wait(pause_after(failures))
+                self._worker.readiness.set_problem("model", error)
+                self._worker.drain.wait(pause_after(failures))
 
     def run(self, ready: SimpleQueue[LeasedShard | None]) -> None:
         """Draws what is ready until None comes; after the order to stop, nothing more is begun."""
         while True:
-            self._heartbeat.beat()
+            self._worker.heartbeat.beat()
             self._serve_previews(loaded_only=False)
             try:
                 shard = ready.get(timeout=POLL_SECONDS)
@@ -81,11 +65,11 @@ class Gpu:
                 continue
             if shard is None:
                 return
-            if self._drain.ordered:
-                self._hand.hand_back(shard, "the worker ends")
+            if self._worker.drain.ordered:
+                self._worker.shards.release(shard, "the worker ends")
                 continue
             try:
-                with self._hand.working_on(shard):
+                with self._worker.shards.working_on(shard):
                     self._make(shard)
             finally:
                 self.state = "IDLE"
@@ -108,10 +92,10 @@ class Gpu:
         self.state = "GENERATING"
 
         def check() -> None:
-            self._heartbeat.beat()
+            self._worker.heartbeat.beat()
             shard.keeper.check()
-            if self._drain.ordered:
-                self._drain.check(pace.seconds_left() + self._uploader.seconds)
+            if self._worker.drain.ordered:
+                self._worker.drain.check(pace.seconds_left() + self._uploader.seconds)
 
         def on_step() -> None:
             pace.count("steps")
@@ -139,7 +123,7 @@ class Gpu:
             recipe,
             seed=seed,
             pipeline=self._load(recipe),
-            batch_limit=self._settings.batch_limit,
+            batch_limit=self._worker.settings.batch_limit,
             on_stage=observe_stage,
             on_halved=count_oom_halving,
         )
@@ -152,20 +136,20 @@ class Gpu:
         self.state, self.recipe_digest = "LOADING", ""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._heartbeat.beat(LOADING_SECONDS)
+        self._worker.heartbeat.beat(LOADING_SECONDS)
         started = time.monotonic()
         try:
-            self._pipeline = load_pipeline(recipe, self._settings.device)
+            self._pipeline = load_pipeline(recipe, self._worker.settings.device)
         except (InvalidInput, NotFound):  # the recipe's fault, not this worker's
             raise
         except StableRepError as error:
-            self._readiness.set_problem("model", error)
+            self._worker.readiness.set_problem("model", error)
             raise
         finally:
             self.state = "IDLE"
-            self._heartbeat.beat()
+            self._worker.heartbeat.beat()
         observe_model_load(time.monotonic() - started)
-        self._readiness.clear_problem("model")
+        self._worker.readiness.clear_problem("model")
         self.recipe_digest = recipe.digest
         return self._pipeline
 
@@ -176,7 +160,7 @@ class Gpu:
             pipeline = self._pipeline
             return not loaded_only or (pipeline is not None and pipeline.fits(preview.recipe))
 
-        while (preview := self._previews.take(is_wanted)) is not None:
+        while (preview := self._worker.previews.take(is_wanted)) is not None:
             try:
                 preview.result.set_result(self._preview(preview))
             except (StableRepError, OSError) as error:

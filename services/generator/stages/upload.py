@@ -6,15 +6,13 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeVar
 
-from services.generator.drain import Drain
-from services.generator.leased_shards import LeasedShard, LeasedShards, ShardStage
+from services.generator.context import WorkerContext
+from services.generator.leased_shards import LeasedShard, ShardStage
 from services.generator.metrics import Server, count_retry, observe_stage
-from services.generator.readiness import Readiness, pause_after
+from services.generator.readiness import pause_after
 from stablerep.errors import StableRepError, Unavailable
 from stablerep.jobs.recovery.repair import repair
-from stablerep.queue.client import Queue
 from stablerep.shards import ShardIndex, commit_shard
-from stablerep.storage import Store
 
 T = TypeVar("T")
 logger = logging.getLogger("stablerep.generator")
@@ -23,18 +21,12 @@ logger = logging.getLogger("stablerep.generator")
 class Uploader:
     """A thread's work. The shards that wait are leased: no more than the worker may lease."""
 
-    def __init__(
-        self, store: Store, queue: Queue, hand: LeasedShards, drain: Drain, readiness: Readiness
-    ) -> None:
+    def __init__(self, worker: WorkerContext) -> None:
         self.shards_done = 0
         self.images_done = 0
         self.seconds = 0.0
         """Of the last upload."""
-        self._store = store
-        self._queue = queue
-        self._hand = hand
-        self._drain = drain
-        self._readiness = readiness
+        self._worker = worker
         self._waiting: SimpleQueue[LeasedShard | None] = SimpleQueue()
 
     def put(self, shard: LeasedShard) -> None:
@@ -50,7 +42,7 @@ class Uploader:
         """Until `end`, or an unexpected error."""
         while (shard := self._waiting.get()) is not None:
             if not shard.over:
-                with self._hand.working_on(shard):
+                with self._worker.shards.working_on(shard):
                     self._finish(shard)
 
     def _finish(self, shard: LeasedShard) -> None:
@@ -64,14 +56,14 @@ class Uploader:
         if first:
             self.shards_done += 1
             self.images_done += index.images
-        self._hand.completed(shard, first=first)
+        self._worker.shards.completed(shard, first=first)
 
     def _commit(self, shard: LeasedShard) -> ShardIndex:
         shard.keeper.check()  # of a job that was deleted meanwhile nothing must be written
-        return commit_shard(self._store, shard.lease.dataset, shard.lease.shard, shard.tar)
+        return commit_shard(self._worker.store, shard.lease.dataset, shard.lease.shard, shard.tar)
 
     def _report(self, shard: LeasedShard, index: ShardIndex) -> bool:
-        return self._queue.complete(
+        return self._worker.queue.complete(
             shard.lease, groups=len(index.groups), images=index.images, skipped=len(index.skipped)
         )
 
@@ -88,18 +80,18 @@ class Uploader:
                 failures += 1
                 logger.warning("%s", error)
                 count_retry(server)
-                self._readiness.set_problem(server, error)
-                self._drain.check()
-                self._drain.wait(pause_after(failures))
+                self._worker.readiness.set_problem(server, error)
+                self._worker.drain.check()
+                self._worker.drain.wait(pause_after(failures))
                 if server == "queue":
                     self._repair()
             else:
-                self._readiness.clear_problem(server)
+                self._worker.readiness.clear_problem(server)
                 return result
 
     def _repair(self) -> None:
         """A worker with all the shards it may lease asks for no other, and would not notice otherwise."""
         try:
-            repair(self._store, self._queue, stop=self._drain.sign)
+            repair(self._worker.store, self._worker.queue, stop=self._worker.drain.sign)
         except (StableRepError, OSError) as error:
             logger.warning("%s", error)

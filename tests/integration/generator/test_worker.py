@@ -15,9 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from services.generator.drain import Drain
-from services.generator.leased_shards import LeasedShards
-from services.generator.readiness import Readiness
+from services.generator.context import WorkerContext
 from services.generator.stages import gpu
 from services.generator.stages.upload import Uploader
 from services.generator.worker import Worker
@@ -134,12 +132,11 @@ def test_late_tar_of_a_worker_that_does_not_know_yet_changes_nothing(
         for limit in (3, 0)
     )
     assert tar != late
-    readiness = Readiness()
-    hand = LeasedShards(store, queue, readiness, lease_seconds=900)
-    uploader = Uploader(store, queue, hand, Drain(), readiness)
+    worker = WorkerContext(store, queue, GeneratorSettings(lease_seconds=900))
+    uploader = Uploader(worker)
     lease = queue.lease("late", 900)
     assert lease is not None
-    shard = hand.take(lease)
+    shard = worker.shards.take(lease)
     # Another worker's whole work happens meanwhile, with another batch shape.
     other = queue.lease("other", 0.001)
     assert other is not None
@@ -152,7 +149,7 @@ def test_late_tar_of_a_worker_that_does_not_know_yet_changes_nothing(
     assert store.get(shard_key("shoes", 0)) == tar
     assert_whole(store, queue, "shoes", shards, images=3)
     assert uploader.shards_done == 0
-    assert hand.shards() == []
+    assert worker.shards.now() == []
 
 
 def test_committed_shard_is_reported_without_making_it_again(

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.generator.drain import Drain
-from services.generator.leased_shards import LeasedShards
-from services.generator.readiness import Readiness
+from services.generator.context import WorkerContext
 from services.generator.stages import encode as encoder
 from services.generator.stages.encode import JpegEncoder
 from services.generator.stages.upload import Uploader
@@ -80,19 +78,18 @@ def test_time_of_a_job_is_that_of_its_generation_and_not_the_sum_with_its_upload
     assert job < 0.9 * (generation + upload), (job, spent)
 
 
-def test_no_more_shards_are_in_hand_than_allowed_and_pixels_wait_for_a_slow_encoder(
+def test_no_more_shards_are_leased_than_allowed_and_pixels_wait_for_a_slow_encoder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, queue: Queue, tiny_recipe: Recipe
 ) -> None:
     """The GPU's thread waits once too many pixels do; with one thread it would wait for ever."""
 
     store = open_store(tmp_path / "store")
     plan_job(store, queue, "shoes", tiny_recipe, make_shards(1, 4))
-    readiness = Readiness()
-    hand = LeasedShards(store, queue, readiness, lease_seconds=60)
+    worker = WorkerContext(store, queue, GeneratorSettings(lease_seconds=60))
     lease = queue.lease("one", 60)
     assert lease is not None
-    shard = hand.take(lease)
-    encoding = JpegEncoder(hand, Uploader(store, queue, hand, Drain(), readiness))
+    shard = worker.shards.take(lease)
+    encoding = JpegEncoder(worker, Uploader(worker))
     generator = Generator(tiny_recipe, device="cpu")
     group_pixels = list(generator.generate_pixels(["dark plain dress"] * 4))
     monkeypatch.setattr(encoder, "MAX_WAITING_BYTES", 2 * group_pixels[0].size)
@@ -114,7 +111,7 @@ def test_no_more_shards_are_in_hand_than_allowed_and_pixels_wait_for_a_slow_enco
     encoding.end()
     running.join()
     assert [len(group.encoded) for group in shard.groups] == [2, 2, 2, 2]
-    hand.hand_back_all("over")
+    worker.shards.release_all("over")
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])
