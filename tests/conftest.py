@@ -66,14 +66,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Ends what a test left running when it was stopped half-way through starting it; says so."""
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         return  # the children of this process are those that run the tests
+    # Python's own helpers end with this process; what a forkserver has forked bears its command line, too.
+    own = {child.pid for child in psutil.Process().children() if "multiprocessing" in _command(child)}
     for child in psutil.Process().children(recursive=True):
         try:
-            command = " ".join(child.cmdline())
-            if "multiprocessing.resource_tracker" not in command:  # Python's own; it ends with this process
+            command = _command(child)
+            if child.pid not in own:
                 child.kill()
                 print(f"\ntests: ended a process that was left running: {command[:200]}", file=sys.stderr)
         except psutil.NoSuchProcess:
             continue
+
+
+def _command(process: psutil.Process) -> str:
+    """Raises psutil.NoSuchProcess."""
+    return " ".join(process.cmdline())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
