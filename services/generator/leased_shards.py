@@ -51,7 +51,7 @@ class LeasedShard:
         self.stage = ShardStage.FETCHING
         self.task: Task | None = None
         self.pace: Pace | None = None
-        self.draw_seconds = 0.0
+        self.generate_seconds = 0.0
         self.groups: list[Group] = []
         self.tar = b""
         self.index: ShardIndex | None = None

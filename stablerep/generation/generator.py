@@ -88,7 +88,7 @@ class Generator:
     def generate(
         self, captions: Iterable[str | Caption], *, on_step: OnStep | None = None
     ) -> Iterator[Group]:
-        """Yields the groups in the captions' order, some after each batch; captions are drawn as needed.
+        """Yields the groups in the captions' order, some after each batch; captions are taken as needed.
 
         A caption that cannot be embedded, on which the pipeline fails, or whose images are not finite, gives
         a group without images whose `info` has an `error`. Plain strings have ids 0, 1, ...
@@ -117,10 +117,10 @@ class Generator:
             if not group.error:
                 rows += group.rows()
             while (count := self._whole_batch(rows)) > 0:
-                rows = self._draw_first(rows, count, on_step)
+                rows = self._generate_first(rows, count, on_step)
             yield from _completed(waiting)
         while rows:
-            rows = self._draw_first(rows, self._whole_batch(rows, ended=True), on_step)
+            rows = self._generate_first(rows, self._whole_batch(rows, ended=True), on_step)
             yield from _completed(waiting)
 
     def _whole_batch(self, rows: Sequence[Row], *, ended: bool = False) -> int:
@@ -185,18 +185,18 @@ class Generator:
             info["truncated"] = True
         return PendingGroup(caption, self._sampler.embed(caption.text), seeds, [None] * count, info)
 
-    def _draw_first(self, rows: list[Row], count: int, on_step: OnStep | None) -> list[Row]:
+    def _generate_first(self, rows: list[Row], count: int, on_step: OnStep | None) -> list[Row]:
         """Generates the first `count` rows. Returns the rows still wanted, none of a group that failed."""
-        self._draw(rows[:count], on_step)
+        self._generate_rows(rows[:count], on_step)
         if self._on_stage is not None:
             self._on_stage("text", self._text_seconds)
         self._text_seconds = 0.0
         return [row for row in rows[count:] if not row.group.error]
 
-    def _draw(self, rows: Sequence[Row], on_step: OnStep | None, *, redone: bool = False) -> None:
-        """Draws all these rows, in as many batches as memory asks for.
+    def _generate_rows(self, rows: Sequence[Row], on_step: OnStep | None, *, redone: bool = False) -> None:
+        """Generates all these rows, in as many batches as memory asks for.
 
-        Where a batch fails, its captions are drawn again in halves until those that make it fail are found;
+        Where a batch fails, its captions are generated again in halves until those that make it fail are found;
         `redone` for such a half. The others' images are what they would have been.
         """
         while rows:
@@ -227,7 +227,7 @@ class Generator:
             batch[0].group.error = f"{self.recipe.model} failed on it: {_describe(error)}"
             return
         for part in parts:
-            self._draw(part, on_step, redone=True)
+            self._generate_rows(part, on_step, redone=True)
 
     def _check_pipeline(self, error: Exception, on_step: OnStep | None) -> None:
         """Raises StableRepError if a batch of a harmless caption fails, too: no caption is to blame then."""

@@ -12,7 +12,7 @@ from stablerep.captions import Caption
 
 @dataclass(frozen=True)
 class GroupPixels:
-    """A group whose images are pixels, uint8 [h w 3] each; none, and an `error`, where drawing failed."""
+    """A group whose images are pixels, uint8 [h w 3] each; none, and an `error`, where generation failed."""
 
     caption: Caption
     pixels: tuple[np.ndarray, ...]
@@ -27,7 +27,7 @@ class GroupPixels:
 
 @dataclass(eq=False)
 class PendingGroup:
-    """A group being drawn: None where an image is still to come."""
+    """A group being generated: None where an image is still to come."""
 
     caption: Caption
     embedding: Any

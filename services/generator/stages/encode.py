@@ -1,4 +1,4 @@
-"""Pixels to JPEG files to a shard's tar, beside the GPU: while a batch is encoded, the next one is drawn."""
+"""Pixels to JPEG files to a shard's tar, beside the GPU: while a batch is encoded, the next one is generated."""
 
 import logging
 import threading
@@ -103,5 +103,5 @@ def _log(shard: LeasedShard) -> None:
         len(shard.groups),
         images,
         sum(not group.encoded for group in shard.groups),
-        images / max(shard.draw_seconds, 1e-9),
+        images / max(shard.generate_seconds, 1e-9),
     )

@@ -55,7 +55,7 @@ class Gpu:
                 self._worker.drain.wait(pause_after(failures))
 
     def run(self, ready: SimpleQueue[LeasedShard | None]) -> None:
-        """Draws what is ready until None comes; after the order to stop, nothing more is begun."""
+        """Generates what is ready until None comes; once the worker stops, nothing more is begun."""
         while True:
             self._worker.heartbeat.beat()
             self._serve_previews(loaded_only=False)
@@ -80,11 +80,11 @@ class Gpu:
             return
         shard.keeper.check()
         generator = self._generator_for(task)
-        self._draw(shard, task, generator)
+        self._generate(shard, task, generator)
         shard.stage = ShardStage.ENCODING
         self._encoder.put(shard, generator, None)
 
-    def _draw(self, shard: LeasedShard, task: Task, generator: Generator) -> None:
+    def _generate(self, shard: LeasedShard, task: Task, generator: Generator) -> None:
         images = len(task.captions) * task.recipe.images_per_caption
         steps = math.ceil(images / generator.batch_images) * task.recipe.steps
         pace = shard.pace = Pace(steps=steps, groups=len(task.captions))
@@ -104,11 +104,11 @@ class Gpu:
         for group_pixels in generator.generate_pixels(task.captions, on_step=on_step):
             pace.count("groups")
             self._encoder.put(shard, generator, group_pixels)
-            if shard.over:  # another stage failed it; the rest would be drawn for nothing
+            if shard.over:  # another stage failed it; the rest would be generated for nothing
                 return
             check()
             self._serve_previews(loaded_only=True)
-        shard.draw_seconds = pace.seconds
+        shard.generate_seconds = pace.seconds
 
     def _generator_for(self, task: Task) -> Generator:
         """The generator in use if it suits, else a new one on the loaded pipeline if that suits."""
