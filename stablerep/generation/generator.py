@@ -196,7 +196,7 @@ class Generator:
     def _generate_rows(self, rows: Sequence[Row], on_step: OnStep | None, *, redone: bool = False) -> None:
         """Generates all these rows, in as many batches as memory asks for.
 
-        Where a batch fails, its captions are generated again in halves until those that make it fail are found;
+        Where a batch fails, its captions are tried again in halves until those that make it fail are found;
         `redone` for such a half. The others' images are what they would have been.
         """
         while rows:
