@@ -1,4 +1,4 @@
-"""The worker: four threads that pass shards on: fetch, generate on the GPU, encode, upload; until drained."""
+"""The worker: four threads pass shards on (fetch, generate, encode, upload) until it is drained."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Pixels to JPEG files to a shard's tar, beside the GPU: while one batch is encoded, the next is generated."""
+"""Pixels to JPEG files to a shard's tar, beside the GPU: one batch is encoded while the next is generated."""
 
 import logging
 import threading
