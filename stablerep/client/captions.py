@@ -18,8 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
+from stablerep import zstd
 from stablerep.captions import FORMATS, Description, Source, check_format, describe, open_source
 from stablerep.captions.caption import Flaw
 from stablerep.captions.patterns import expand, is_pattern
@@ -149,7 +148,7 @@ def _name(text: str) -> str:
 def _extract(source: Source, path: Path, format: str, column: str, header: bool | None, limit: int) -> None:
     """Writes the captions of a source as JSON lines; a record without one keeps its place and its reason."""
     captions = 0
-    with zstandard.open(path, "w", encoding="utf-8") as file:
+    with zstd.open(path, "wt", encoding="utf-8") as file:
         for record in read_records(source, format=format, column=column, header=header):
             line = _FLAWS[record.value] if isinstance(record, Flaw) else {"caption": record}
             file.write(json.dumps(line) + "\n")

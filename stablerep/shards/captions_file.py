@@ -3,8 +3,7 @@
 import json
 from collections.abc import Iterable
 
-import zstandard
-
+from stablerep import zstd
 from stablerep.captions.caption import Caption
 from stablerep.errors import TornObject
 from stablerep.shards.layout import captions_key
@@ -19,13 +18,13 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 def write_captions(store: Store, dataset: str, shard: int, captions: Iterable[tuple[int, str]]) -> None:
     """Writes (id, text) pairs; equal captions give equal bytes."""
-    store.put(captions_key(dataset, shard), pack_captions(captions, zstandard.ZstdCompressor()))
+    store.put(captions_key(dataset, shard), pack_captions(captions))
 
 
-def pack_captions(captions: Iterable[tuple[int, str]], compressor: zstandard.ZstdCompressor) -> bytes:
-    """What `write_captions` writes; with a compressor of the caller's own (it belongs to one thread)."""
+def pack_captions(captions: Iterable[tuple[int, str]]) -> bytes:
+    """What `write_captions` writes."""
     lines = (_to_json({"id": id_, "caption": text}) + "\n" for id_, text in captions)
-    return compressor.compress("".join(lines).encode())
+    return zstd.compress("".join(lines).encode())
 
 
 def read_captions(store: Store, dataset: str, shard: int) -> list[Caption]:
@@ -33,9 +32,12 @@ def read_captions(store: Store, dataset: str, shard: int) -> list[Caption]:
     key = captions_key(dataset, shard)
     data = store.get(key)
     try:
-        text = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_BYTES).decode()
+        unpacking = zstd.ZstdDecompressor()
+        text = unpacking.decompress(data, MAX_BYTES).decode()
+        if not unpacking.eof or unpacking.unused_data:
+            raise ValueError(f"it is cut off, not one zstd frame, or larger than {MAX_BYTES >> 20} MiB")
         return [_caption(json.loads(line)) for line in text.split("\n") if line]
-    except (zstandard.ZstdError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (zstd.ZstdError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TornObject(f"{key} in {store.url} holds no captions: {error}") from error
 
 

@@ -16,7 +16,7 @@ from tests.generators import WorkerProcess
 from tests.promql import readings
 from tests.scrape import get, metrics_address, scrape, value, wait_until
 from tests.servers import RedisServer, redis_program
-from tests.unit.test_dashboard import EXPRESSIONS
+from tests.unit.deploy.test_dashboard import EXPRESSIONS
 
 pytestmark = pytest.mark.timeout(600)
 SERVICE = "stablerep.v1.GenerationService"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.paths import ROOT
 
@@ -213,7 +214,7 @@ def requirements() -> dict[str, Requirement]:
         line for extra in project["optional-dependencies"].values() for line in extra
     ]
     parsed = [Requirement(line) for line in lines]
-    return {item.name.lower(): item for item in parsed if item.name != "stablerep"}
+    return {canonicalize_name(item.name): item for item in parsed if item.name != "stablerep"}
 
 
 def reads_in_the_locale(tree: ast.AST) -> list[int]:

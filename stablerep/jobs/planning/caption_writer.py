@@ -5,8 +5,6 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-import zstandard
-
 from stablerep.captions import Caption
 from stablerep.queue.client import Queue
 from stablerep.shards.captions_file import pack_captions
@@ -34,7 +32,6 @@ class CaptionWriter:
         self._store = store
         self._queue = queue
         self._dataset = dataset
-        self._compressor = zstandard.ZstdCompressor()
         self._threads = ThreadPoolExecutor(BATCHES, thread_name_prefix="caption-writer")
         self._writing: deque[Future[int]] = deque()
         self._batch: list[tuple[str, bytes]] = []
@@ -51,7 +48,7 @@ class CaptionWriter:
 
     def add(self, shard: int, captions: list[Caption]) -> None:
         """Takes one more shard. Raises what went wrong with an earlier one: StoreError, Unavailable."""
-        data = pack_captions(captions, self._compressor)
+        data = pack_captions(captions)
         self._batch.append((captions_key(self._dataset, shard), data))
         self._end, self._bytes = shard + 1, self._bytes + len(data)
         if (

@@ -8,11 +8,10 @@ import sys
 import threading
 from pathlib import Path
 
-from tests.integration.test_training import ALONE, configuration, write_dataset
-
 from stablerep.storage import open_store
 from stablerep.training.checkpoint import checkpoint_steps
 from stablerep.training.loop import train
+from tests.integration.training.test_training import ALONE, configuration, write_dataset
 from tests.scrape import get, scrape, value, wait_until
 from tests.servers import free_port
 

@@ -55,7 +55,7 @@ def test_the_same_groups_in_any_order_give_the_same_bytes() -> None:
 def test_another_process_writes_the_same_bytes() -> None:
     code = (
         "import hashlib, sys; sys.path.insert(0, '.');"
-        "from tests.unit.test_shards import groups; from stablerep.shards import build_tar;"
+        "from tests.unit.shards.test_shards import groups; from stablerep.shards import build_tar;"
         "print(hashlib.sha256(build_tar(groups())).hexdigest())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
