@@ -174,7 +174,7 @@ def test_term_in_mid_shard_hands_all_leases_back_and_another_worker_goes_on_at_o
     assert first.wait(15) == 0
     counts = queue.counts("shoes")
     assert (counts.leased, counts.pending + counts.done) == (0, 4)
-    assert first.text().count("handed back") >= 1
+    assert first.text().count("released:") >= 1
     assert queue.failures("shoes") == {}
     second = start(lease_seconds=600, poll_seconds=0.05, device="cpu")
     until(lambda: queue.state("shoes").final, second)  # well within the first worker's leases
@@ -243,7 +243,7 @@ def test_hub_that_is_away_costs_no_attempt_and_a_load_does_not_keep_a_worker_fro
     hubless: "Hubless",
 ) -> None:
     """A load takes 20 s here, for the hub is asked again and again; its shards go back each time."""
-    until(lambda: "handed back: the hub that should have nobody-here" in hubless.log.read_text())
+    until(lambda: "released: the hub that should have nobody-here" in hubless.log.read_text())
     address = json.loads(hubless.announcement.read_text())["address"]
     until(lambda: health_of(address) == "NOT_SERVING")
     client = GeneratorClient(address)

@@ -147,7 +147,7 @@ class TestRetry:
         store.put("empty.txt", b"\n\n")
         client.create_job("empty", "store:empty.txt", preset="tiny")
         assert planned(client, "empty").state is JobState.FAILED
-        with pytest.raises(WrongState, match=r"failed by its source.*create it anew"):
+        with pytest.raises(WrongState, match=r"failed by its source.*create another"):
             client.retry_job("empty")
         create()
         client.cancel_job("shoes")
