@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from unasync import Rule, unasync_files
+from unasync import Rule, unasync_files  # type: ignore[import-untyped]
 
 CLIENT = Path(__file__).resolve().parent.parent / "stablerep" / "client"
 REPLACEMENTS = {"AsyncClient": "Client", "aio": "sync", "aio_channel": "channel"}
