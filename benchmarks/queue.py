@@ -30,7 +30,7 @@ from stablerep.queue.client import Queue
 from stablerep.shards import IndexedGroup, ShardIndex
 from stablerep.shards.layout import index_key
 from stablerep.storage import Store, open_store
-from tests.gateways import GatewayProcess
+from stablerep.testing.gateway import GatewayProcess
 
 RESULT = Path(__file__).parent / "results" / "queue.json"
 WORKERS = (1, 10, 100, 1000)

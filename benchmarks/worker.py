@@ -11,6 +11,8 @@ compared with the times of its own stages: best is the longer of generation and 
 import json
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,9 +26,9 @@ from stablerep.config.recipe import Recipe
 from stablerep.local.queue_server import EmbeddedServer
 from stablerep.queue.client import Queue
 from stablerep.storage import open_store
-from tests.generators import WorkerProcess, plan_job
-from tests.servers import MinioServer, tool
-from tests.slow_link import SlowLink
+from stablerep.testing.servers import MinioServer
+from stablerep.testing.slow_link import SlowLink
+from stablerep.testing.worker import WorkerProcess, plan_job
 
 RESULT = Path(__file__).parent / "results" / "worker.json"
 SHARDS = 8
@@ -46,6 +48,13 @@ RECIPE = Recipe(
     jpeg_quality=95,
     dtype="float32",
 )
+
+
+def _minio() -> Path:
+    """The MinIO server, built first where it is missing."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "test_tools.py"
+    found = subprocess.run([sys.executable, script, "minio"], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(found.stdout.strip())
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ def main() -> None:
     before = round(os.getloadavg()[1], 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        minio = MinioServer(tool("minio"), folder)
+        minio = MinioServer(_minio(), folder)
         try:
             rows = compare(folder, minio)
         finally:

@@ -1,4 +1,4 @@
-"""Fixtures that every test shares: stores, queues and a tiny recipe, on real servers (tests/servers.py).
+"""Fixtures that every test shares: stores, queues and a tiny recipe, on real servers (stablerep/testing).
 
 A test module that should run on both queue servers says
 `pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])`; otherwise it runs on Valkey, as the
@@ -18,14 +18,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.servers import (
-    MinioServer,
-    RedisServer,
-    ServerMissing,
-    VersityServer,
-    redis_program,
-    tool,
-)
+from stablerep.testing.servers import MinioServer, RedisServer, VersityServer
+from tests.tools import redis_program, tool
 
 if TYPE_CHECKING:
     from stablerep.config.recipe import Recipe
@@ -162,11 +156,7 @@ def redis_kind() -> str:
 @pytest.fixture
 def redis_server(redis_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A queue server of the test's own, empty, with an append-only file; it may be killed and restarted."""
-    try:
-        program = redis_program(redis_kind)
-    except ServerMissing as error:
-        pytest.skip(str(error))
-    server = RedisServer(program, tmp_path_factory.mktemp(redis_kind))
+    server = RedisServer(redis_program(redis_kind), tmp_path_factory.mktemp(redis_kind))
     yield server
     server.stop()
 

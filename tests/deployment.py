@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from tests.paths import ROOT
-from tests.servers import tool
+from tests.tools import tool
 
 CHART = ROOT / "deploy/helm/stablerep"
 COMPOSE = ROOT / "docker-compose.yml"

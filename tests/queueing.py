@@ -1,18 +1,10 @@
 """What tests of the queue share: jobs without objects in a store, planned and worked off."""
 
-from typing import Any
-
 from stablerep.queue.client import Queue
 from stablerep.queue.leases import Lease
 
 LONG = 60.0
 """A lease that no test outlasts, in seconds."""
-
-
-def expire(raw: Any, *leases: Lease) -> None:
-    """Ends leases of `LONG` seconds at once; `raw` is a plain Redis client."""
-    for lease in leases:
-        raw.xclaim("sr:ready", "generators", lease.worker, 0, [lease.entry_id], idle=round(LONG * 1000) + 1)
 
 
 def add(queue: Queue, dataset: str, shards: int, *, priority: int = 0) -> None:

@@ -20,7 +20,7 @@ from stablerep.queue.states import Counts
 from stablerep.shards import Group, ShardIndex, build_tar, commit_shard, read_captions, read_index
 from stablerep.shards.layout import index_prefix, shard_of
 from stablerep.storage import Store
-from tests.servers import RedisServer
+from stablerep.testing.servers import RedisServer
 
 NEVER = threading.Event()
 

@@ -7,7 +7,7 @@ import pytest
 
 from stablerep.client import Client
 from stablerep.queue.client import Queue
-from tests.gateways import GatewayProcess
+from stablerep.testing.gateway import GatewayProcess
 
 
 @pytest.fixture

@@ -9,13 +9,15 @@ import grpc
 import pytest
 
 from stablerep.client import Client, Job, JobState
+from stablerep.testing.gateway import GatewayProcess
+from stablerep.testing.servers import RedisServer
+from stablerep.testing.worker import WorkerProcess
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
-from tests.gateways import GatewayProcess, caption_file, wait_for
-from tests.generators import WorkerProcess
+from tests.gateways import caption_file, wait_for
 from tests.promql import readings
 from tests.scrape import get, metrics_address, scrape, value, wait_until
-from tests.servers import RedisServer, redis_program
+from tests.tools import redis_program
 from tests.unit.deploy.test_dashboard import EXPRESSIONS
 
 pytestmark = pytest.mark.timeout(600)

@@ -11,8 +11,8 @@ import pytest
 import redis
 from minio import Minio
 
+from stablerep.testing.servers import MinioServer, RedisServer, exchange
 from tests.paths import ROOT
-from tests.servers import MinioServer, RedisServer, exchange
 
 
 @pytest.mark.parametrize("redis_kind", ["valkey", "redis"])

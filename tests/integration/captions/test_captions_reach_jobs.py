@@ -16,7 +16,8 @@ from stablerep.cli import app
 from stablerep.client import Client, JobState
 from stablerep.errors import InvalidInput
 from stablerep.storage import open_store
-from tests.gateways import GatewayProcess, lease_all, planned, planned_captions
+from stablerep.testing.gateway import GatewayProcess
+from tests.gateways import lease_all, planned, planned_captions
 
 pytestmark = pytest.mark.parametrize("store_url", ["local"], indirect=True)
 

@@ -20,8 +20,9 @@ from stablerep.client.captions import choose_captions
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, StableRepError, TornObject, Unavailable
 from stablerep.jobs.job import CaptionSource
 from stablerep.storage import open_store
-from tests.gateways import GatewayProcess, planned, planned_captions
-from tests.servers import MinioServer
+from stablerep.testing.gateway import GatewayProcess
+from stablerep.testing.servers import MinioServer
+from tests.gateways import planned, planned_captions
 from tests.web_files import Answering, WebFiles, identify_source, open_job_source, web_files
 
 CAPTIONS = [(number, f"caption {number}") for number in range(25)]

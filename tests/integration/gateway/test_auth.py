@@ -29,13 +29,15 @@ from services.rpc.callers import read_callers
 from stablerep.client import AsyncClient, Client, GeneratorClient
 from stablerep.config.settings import Auth, Settings
 from stablerep.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
+from stablerep.testing.gateway import GatewayProcess
+from stablerep.testing.servers import RedisServer
 from stablerep.tokens import RoleWord, add_token, new_token
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 from tests.fronts import Fronts, served
-from tests.gateways import GatewayProcess, caption_file
+from tests.gateways import caption_file
 from tests.paths import ROOT
-from tests.servers import RedisServer, redis_program
+from tests.tools import redis_program
 
 pytestmark = pytest.mark.timeout(300)
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)

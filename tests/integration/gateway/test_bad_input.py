@@ -25,6 +25,8 @@ from hypothesis import strategies as st
 
 from stablerep.client import Client, JobState
 from stablerep.storage import open_store
+from stablerep.testing.gateway import GatewayProcess
+from stablerep.testing.servers import RedisServer
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 from tests.bad_requests import (
@@ -38,8 +40,8 @@ from tests.bad_requests import (
     UPLOAD_IDS,
     source,
 )
-from tests.gateways import GatewayProcess, caption_file, planned
-from tests.servers import RedisServer, redis_program
+from tests.gateways import caption_file, planned
+from tests.tools import redis_program
 
 REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,

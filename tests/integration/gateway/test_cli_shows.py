@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from stablerep.cli import app
 from stablerep.client import Client
 from stablerep.queue.client import Queue
-from tests.gateways import GatewayProcess, caption_file, lease_all, planned
+from stablerep.testing.gateway import GatewayProcess
+from tests.gateways import caption_file, lease_all, planned
 
 pytestmark = pytest.mark.parametrize("store_url", ["local"], indirect=True)
 LONG = "a-name-of-sixty-three-characters-" + "x" * 30

@@ -14,10 +14,10 @@ import pytest
 
 from stablerep.client import AsyncClient, Client, JobState
 from stablerep.errors import DeadlineExceeded, InvalidInput, NotFound, StableRepError, Unavailable, WrongState
+from stablerep.testing.servers import free_port
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 from tests.gateways import caption_file, planned
-from tests.servers import free_port
 
 CALLS = {
     "get_job": "GetJob",

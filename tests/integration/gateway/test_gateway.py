@@ -21,10 +21,11 @@ from stablerep.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
 from stablerep.queue.client import Queue
 from stablerep.shards import read_dataset
 from stablerep.storage import open_store
+from stablerep.testing.gateway import GatewayProcess
+from stablerep.testing.servers import RedisServer
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
-from tests.gateways import GatewayProcess, caption_file, lease_all, planned, planned_captions
-from tests.servers import RedisServer
+from tests.gateways import caption_file, lease_all, planned, planned_captions
 
 SERVICE = "stablerep.v1.GenerationService"
 LOCAL = pytest.mark.parametrize("store_url", ["local"], indirect=True)

@@ -12,9 +12,10 @@ from stablerep.client import Client, JobState
 from stablerep.client.upload import upload_id, upload_messages
 from stablerep.shards.layout import upload_prefix
 from stablerep.storage import open_store
+from stablerep.testing.gateway import GatewayProcess
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
-from tests.gateways import GatewayProcess, caption_file, lease_all, planned, planned_captions, wait_for
+from tests.gateways import caption_file, lease_all, planned, planned_captions, wait_for
 
 LOCAL = pytest.mark.parametrize("store_url", ["local"], indirect=True)
 """For tests that would prove nothing more on a second store."""

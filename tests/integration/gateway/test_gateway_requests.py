@@ -7,10 +7,11 @@ import pytest
 
 from stablerep.client.channel import translate
 from stablerep.errors import InvalidInput
+from stablerep.testing.gateway import GatewayProcess
+from stablerep.testing.servers import RedisServer
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
-from tests.gateways import GatewayProcess
-from tests.servers import RedisServer, redis_program
+from tests.tools import redis_program
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ import pytest
 from stablerep.client import AsyncClient, Client, JobState
 from stablerep.shards.layout import shard_key
 from stablerep.storage import open_store
-from tests.gateways import GatewayProcess, caption_file, planned, wait_for
-from tests.generators import WorkerProcess
+from stablerep.testing.gateway import GatewayProcess
+from stablerep.testing.worker import WorkerProcess
+from tests.gateways import caption_file, planned, wait_for
 from tests.reconciling import caption_ids, is_exact_job, lose_everything
 
 RECIPE = {"steps": 2, "images_per_caption": 2, "batch_images": 4}

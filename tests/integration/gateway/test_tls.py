@@ -18,12 +18,13 @@ from stablerep.client.channel import our_errors
 from stablerep.client.credentials import Credentials
 from stablerep.config.settings import Auth, Tls
 from stablerep.errors import InvalidInput, StableRepError, Unauthenticated, Unavailable
+from stablerep.testing.servers import RedisServer
 from stablerep.tokens import add_token, new_token
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
 from tests.certificates import Authority, Identity
 from tests.fronts import Fronts, served
-from tests.servers import RedisServer, redis_program
+from tests.tools import redis_program
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,7 +10,8 @@ from stablerep.errors import AlreadyExists, NotFound
 from stablerep.queue.client import Queue
 from stablerep.shards.layout import captions_prefix
 from stablerep.storage import open_store
-from tests.gateways import GatewayProcess, caption_file, planned, planned_captions, wait_for
+from stablerep.testing.gateway import GatewayProcess
+from tests.gateways import caption_file, planned, planned_captions, wait_for
 from tests.working import work
 
 S3 = pytest.mark.parametrize(("store_url", "redis_kind"), [("s3", "valkey")], indirect=["store_url"])

@@ -21,7 +21,8 @@ from stablerep.jobs.planning.create import create_job
 from stablerep.jobs.view import job_view
 from stablerep.queue.client import Queue
 from stablerep.storage import open_store
-from tests.gateways import GatewayProcess, caption_file, planned
+from stablerep.testing.gateway import GatewayProcess
+from tests.gateways import caption_file, planned
 
 
 def test_an_unexpected_error_in_planning_fails_the_job_with_a_number(

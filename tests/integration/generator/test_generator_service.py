@@ -22,11 +22,12 @@ from stablerep.generation import Generator
 from stablerep.queue.client import Queue
 from stablerep.queue.states import JobState
 from stablerep.storage import open_store
+from stablerep.testing.servers import RedisServer
+from stablerep.testing.worker import WorkerProcess, plan_job
 from stablerep.v1 import generator_pb2 as pb
 from stablerep.v1 import generator_pb2_grpc as rpc
-from tests.generators import WorkerProcess, plan_job
 from tests.pipelines import make_random_pipeline
-from tests.servers import RedisServer, redis_program
+from tests.tools import redis_program
 
 pytestmark = pytest.mark.timeout(600)
 SERVICE = "stablerep.v1.GeneratorService"

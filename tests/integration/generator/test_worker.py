@@ -28,17 +28,10 @@ from stablerep.queue.states import JobState
 from stablerep.shards import Group, build_tar, commit_shard, read_index
 from stablerep.shards.layout import dataset_key, dead_key, index_key, shard_key
 from stablerep.storage import Store, open_store
-from tests.generators import (
-    WorkerProcess,
-    assert_whole,
-    generating,
-    make_recipe,
-    make_shards,
-    plan_job,
-    until,
-)
+from stablerep.testing.servers import RedisServer
+from stablerep.testing.worker import WorkerProcess, plan_job
+from tests.generators import assert_whole, generating, make_recipe, make_shards, until
 from tests.pipelines import make_failing_pipeline, make_random_pipeline
-from tests.servers import RedisServer
 
 pytestmark = pytest.mark.timeout(600)
 StartWorker = Callable[..., WorkerProcess]

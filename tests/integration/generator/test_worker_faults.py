@@ -23,17 +23,11 @@ from stablerep.queue.client import Queue
 from stablerep.queue.states import JobState
 from stablerep.shards.layout import index_key
 from stablerep.storage import Store, open_store
-from tests.generators import (
-    WorkerProcess,
-    assert_whole,
-    generating,
-    make_recipe,
-    make_shards,
-    plan_job,
-    until,
-)
+from stablerep.testing.servers import RedisServer, free_port
+from stablerep.testing.worker import WorkerProcess, plan_job
+from tests.generators import assert_whole, generating, make_recipe, make_shards, until
 from tests.pipelines import make_random_pipeline
-from tests.servers import RedisServer, free_port, redis_program
+from tests.tools import redis_program
 
 pytestmark = pytest.mark.timeout(600)
 StartWorker = Callable[..., WorkerProcess]

@@ -20,9 +20,10 @@ from stablerep.queue.client import Queue
 from stablerep.shards import build_tar
 from stablerep.shards.layout import shard_key
 from stablerep.storage import open_store
-from tests.generators import WorkerProcess, make_shards, plan_job
-from tests.servers import MinioServer
-from tests.slow_link import SlowLink
+from stablerep.testing.servers import MinioServer
+from stablerep.testing.slow_link import SlowLink
+from stablerep.testing.worker import WorkerProcess, plan_job
+from tests.generators import make_shards
 
 pytestmark = pytest.mark.timeout(600)
 SHARDS = 5

@@ -9,7 +9,8 @@ import pytest
 from stablerep.client import Client, JobState
 from stablerep.shards.layout import captions_prefix
 from stablerep.storage import open_store
-from tests.gateways import GatewayProcess, caption_file, lease_all, planned, planned_captions, wait_for
+from stablerep.testing.gateway import GatewayProcess
+from tests.gateways import caption_file, lease_all, planned, planned_captions, wait_for
 
 LOCAL = pytest.mark.parametrize("store_url", ["local"], indirect=True)
 KILLS = 3

@@ -28,8 +28,9 @@ from stablerep.queue.leases import FailOutcome, Lease, RenewOutcome
 from stablerep.queue.states import Counts, JobState
 from stablerep.shards import read_index
 from stablerep.storage import Store, open_store
+from stablerep.testing.servers import RedisServer, free_port
 from tests.reconciling import count_totals
-from tests.servers import RedisServer, free_port, redis_program
+from tests.tools import redis_program
 from tests.working import make_shard
 
 KINDS = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])

@@ -11,7 +11,8 @@ import redis
 from stablerep.errors import InvalidInput, NotFound, Unavailable
 from stablerep.queue.client import MAX_LOST, FailOutcome, Lease, Queue, RenewOutcome, ShardFailures
 from stablerep.queue.states import Counts, JobState
-from tests.queueing import LONG, add, drain, expire, finish
+from stablerep.testing.queue import expire
+from tests.queueing import LONG, add, drain, finish
 
 pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])
 

@@ -8,8 +8,8 @@ import redis
 from stablerep.queue.client import MAX_ERRORS, FailOutcome, Queue
 from stablerep.queue.states import JobState
 from stablerep.queue.stats import SEEN_SECONDS, JobBacklog, read_stats
+from stablerep.testing.servers import RedisServer
 from tests.queueing import add
-from tests.servers import RedisServer
 
 pytestmark = pytest.mark.parametrize("redis_kind", ["valkey", "redis"])
 

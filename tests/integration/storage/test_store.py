@@ -33,7 +33,7 @@ from stablerep.shards import (
 )
 from stablerep.shards.layout import dataset_key, shard_key
 from stablerep.storage import Store, open_store
-from tests.servers import MinioServer, S3Server, free_port
+from stablerep.testing.servers import MinioServer, S3Server, free_port
 
 
 def access_to(server: S3Server, **changes: Any) -> S3:

@@ -25,10 +25,11 @@ from minio.minioadmin import MinioAdmin
 from stablerep.config.settings import S3
 from stablerep.errors import InvalidInput, StoreRefused, Unavailable
 from stablerep.storage import Store, open_store
+from stablerep.testing.servers import MinioServer, S3Server, VersityServer
 from tests.certificates import Authority
 from tests.paths import ROOT
 from tests.proxies import S3Proxy
-from tests.servers import MinioServer, S3Server, VersityServer, tool
+from tests.tools import tool
 
 DOMAIN = "s3.test"
 AWS_VARIABLES = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE", "SHARED_CREDENTIALS_FILE",

@@ -30,13 +30,15 @@ from stablerep.queue.client import Queue
 from stablerep.shards import Group, build_tar, commit_shard, index_tar, read_group
 from stablerep.shards.layout import index_key, shard_key
 from stablerep.storage import Store, open_store
+from stablerep.testing.servers import MinioServer
+from stablerep.testing.worker import WorkerProcess, plan_job
 from stablerep.training import load_train_config
 from stablerep.training.distributed import Ranks
 from stablerep.training.loop import train
-from tests.generators import WorkerProcess, assert_whole, plan_job, until
+from tests.generators import assert_whole, until
 from tests.pipelines import make_random_pipeline
 from tests.proxies import S3Proxy
-from tests.servers import MinioServer, tool
+from tests.tools import tool
 
 pytestmark = pytest.mark.timeout(600)
 LEASE_SECONDS = 3

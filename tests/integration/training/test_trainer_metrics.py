@@ -9,11 +9,11 @@ import threading
 from pathlib import Path
 
 from stablerep.storage import open_store
+from stablerep.testing.servers import free_port
 from stablerep.training.checkpoint import checkpoint_steps
 from stablerep.training.loop import train
 from tests.integration.training.test_training import ALONE, configuration, write_dataset
 from tests.scrape import get, scrape, value, wait_until
-from tests.servers import free_port
 
 
 class Recorder:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
-from tests.servers import tool
+from tests.tools import tool
 
 CONFIGURATION = ROOT / "deploy/prometheus"
 

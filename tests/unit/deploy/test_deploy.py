@@ -17,7 +17,7 @@ from stablerep.config.recipe import load_preset
 from stablerep.config.settings import Settings, load_settings
 from tests.deployment import Dockerfile, compose_file, compose_variables, dockerfile
 from tests.paths import ROOT
-from tests.servers import tool
+from tests.tools import tool
 
 OURS = {"gateway": "gateway", "generator": "generator", "generator-gpu": "generator"}
 """Service of the compose file -> its image's Dockerfile."""

