@@ -108,7 +108,7 @@ def _waits(job: Job) -> str | None:
     if state == "PLANNING" and not counts.shards:
         return "its captions are being read"
     if job.jobs_ahead:
-        return f"{job.jobs_ahead:,} jobs are ahead of it: {job.shards_ahead:,} shards before its next one"
+        return f"jobs ahead of it: {job.jobs_ahead:,}; shards before its next one: {job.shards_ahead:,}"
     return "no worker has taken a shard: none runs, all are busy, or shards that failed wait to be retried"
 
 
