@@ -18,6 +18,7 @@ from services.gateway.request_ids import claim_request, created_before
 from services.gateway.requests import MAX_RETRIED, dataset_of, identity_of, job_spec, page_size_of
 from services.gateway.shards import list_shards
 from services.gateway.uploads import find_upload, receive_upload
+from services.health.single_flight import SingleFlightCall
 from stablerep.captions.remote.access import STORE_ONLY, Remote
 from stablerep.config.names import check_dataset
 from stablerep.config.settings import GatewaySettings
@@ -40,6 +41,8 @@ from stablerep.v1 import generation_pb2_grpc as rpc
 
 Result = TypeVar("Result")
 POLL_SECONDS = 0.3
+STATS_SECONDS = 2.0
+"""Where jobs stand among each other may be this old: it takes a look at all of them."""
 UPLOADS_AT_ONCE = 16
 """Each holds a part of 8 MiB in memory; others wait for their turn."""
 LONG_CALLS_AT_ONCE = 16
@@ -70,6 +73,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
         self._remote = remote
         self._stopping = stopping
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        self._stats = SingleFlightCall("the queue server", queue.stats, keep_seconds=STATS_SECONDS)
         self._long = ThreadPoolExecutor(LONG_CALLS_AT_ONCE, thread_name_prefix="long")
 
     async def UploadCaptions(
@@ -189,7 +193,8 @@ class JobsServicer(rpc.GenerationServiceServicer):
             return None
 
     def _message(self, dataset: str) -> pb.Job:
-        return job_message(self._store.url, job_view(self._store, self._queue, dataset))
+        stats = self._stats.get()
+        return job_message(self._store.url, job_view(self._store, self._queue, dataset, stats))
 
 
 def _token(name: str) -> str:

@@ -44,4 +44,10 @@ def job_message(store_url: str, view: JobView) -> pb.Job:
     message.create_time.FromDatetime(view.create_time)
     if view.end_time is not None:
         message.end_time.FromDatetime(view.end_time)
+    if view.outlook is not None:
+        message.jobs_ahead, message.shards_ahead = view.outlook.jobs_ahead, view.outlook.shards_ahead
+        if view.outlook.start is not None:
+            message.expected_start_time.FromDatetime(view.outlook.start)
+        if view.outlook.end is not None:
+            message.expected_end_time.FromDatetime(view.outlook.end)
     return message

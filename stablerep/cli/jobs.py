@@ -12,7 +12,7 @@ import typer
 from rich.progress import TaskID
 
 from stablerep.cli.connection import Connection, connected
-from stablerep.cli.show import Json, job_page, print_json, skipped_lines, table
+from stablerep.cli.show import Json, expected_times, job_page, print_json, skipped_lines, table
 from stablerep.client.progress import show_job
 from stablerep.errors import InvalidInput
 from stablerep.progress import Bars, console
@@ -212,11 +212,14 @@ def list_jobs(as_json: Json = False, *, connection: Connection) -> None:
     if as_json:
         print_json(found)
         return
-    shown = table("job", "state", "shards done", "leased", "dead", "images", "priority")
+    shown = table(
+        "job", "state", "shards done", "leased", "dead", "images", "priority", "jobs ahead", "expected"
+    )
     for job in found:
         c = job.counts
-        numbers = (c.leased, c.dead, c.images, job.priority)
-        shown.add_row(job.name, job.state.value, f"{c.done}/{c.shards}", *map(str, numbers))
+        numbers = (c.leased, c.dead, c.images, job.priority, "" if job.done else job.jobs_ahead)
+        done = f"{c.done}/{c.shards}"
+        shown.add_row(job.name, job.state.value, done, *map(str, numbers), expected_times(job))
     console.print(shown if found else "no jobs yet; `stablerep submit CAPTIONS --name NAME` makes one")
 
 
@@ -238,11 +241,10 @@ def show(
     """
     with connection.client() as client:
         job = client.get_job(name)
-        others = [] if as_json or job.done else list(client.list_jobs())
     if as_json:
         print_json(job)
         return
-    for line in job_page(job, others):
+    for line in job_page(job):
         console.print(line)
 
 

@@ -71,15 +71,17 @@ def skipped_lines(job: Job) -> list[str]:
     return lines
 
 
-def job_page(job: Job, others: Iterable[Job]) -> Iterator[str]:
+def job_page(job: Job) -> Iterator[str]:
     """A page about a job, in lines: state, progress, pace, captions, place, and what to do next."""
     counts, report = job.counts, CaptionReport(**job.caption_report)
     yield f"{job.name}: {job.state.value}" + (f" ({job.error})" if job.error else "")
     done = f"{counts.done:,} of {counts.shards:,} shards ({job.progress:.0%})"
     yield f"  progress  {done}, {counts.images:,} images"
     yield f"  shards    {counts.leased:,} leased, {counts.pending:,} waiting, {counts.dead:,} dead"
-    if (waits := _waits(job, others)) is not None:
+    if (waits := _waits(job)) is not None:
         yield f"  waits     {waits}"
+    if expected := expected_times(job):
+        yield f"  expected  {expected}, at the pace of all workers of late"
     if pace := _pace(job):
         yield f"  pace      {pace}"
     yield f"  captions  {report if report.lines else f'{counts.captions:,} so far'}"
@@ -96,7 +98,7 @@ def job_page(job: Job, others: Iterable[Job]) -> Iterator[str]:
     yield f"  next      {_next(job)}"
 
 
-def _waits(job: Job, others: Iterable[Job]) -> str | None:
+def _waits(job: Job) -> str | None:
     """Why nothing is generated for a job that is not over, and what is ahead of it."""
     state, counts = job.state.value, job.counts
     if job.done or counts.leased or (state == "RUNNING" and not counts.pending):
@@ -105,22 +107,25 @@ def _waits(job: Job, others: Iterable[Job]) -> str | None:
         return "it is paused"
     if state == "PLANNING" and not counts.shards:
         return "its captions are being read"
-    ahead = [
-        other
-        for other in others
-        if other.name != job.name and other.state.value in ("PLANNING", "RUNNING") and other.counts.pending
-        if other.priority > job.priority or (other.priority == job.priority and _earlier(other, job))
-    ]
-    shards = sum(other.counts.pending for other in ahead)
-    if ahead:
-        return f"{len(ahead)} jobs with {shards:,} waiting shards are ahead of it, {ahead[0].name} first"
+    if job.jobs_ahead:
+        return f"jobs ahead of it: {job.jobs_ahead:,}; shards before its next one: {job.shards_ahead:,}"
     return "no worker has taken a shard: none runs, all are busy, or shards that failed wait to be retried"
 
 
-def _earlier(one: Job, other: Job) -> bool:
-    return (
-        one.create_time is not None and other.create_time is not None and one.create_time < other.create_time
-    )
+def expected_times(job: Job) -> str:
+    """When the job is expected to start and to end, in this machine's time; empty if nobody knows."""
+    words = []
+    if job.expected_start_time:
+        words.append(f"starts {_near(job.expected_start_time)}")
+    if job.expected_end_time:
+        words.append(f"ends {_near(job.expected_end_time)}")
+    return ", ".join(words)
+
+
+def _near(time: datetime) -> str:
+    """The time of a day, with the date if it is another day than today."""
+    local = time.astimezone()
+    return local.strftime("%H:%M" if local.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M")
 
 
 def _pace(job: Job) -> str:

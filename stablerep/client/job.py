@@ -52,6 +52,13 @@ class Job:
     end_time: datetime | None
     error: str
     """Why a job failed; empty otherwise."""
+    jobs_ahead: int = 0
+    """Jobs that are given a shard before it."""
+    shards_ahead: int = 0
+    """Shards that are leased before its next one."""
+    expected_start_time: datetime | None = None
+    """When its first shard is leased, at the pace of late; None: it has started, or nobody knows."""
+    expected_end_time: datetime | None = None
 
     @property
     def done(self) -> bool:
@@ -124,6 +131,10 @@ def read_job(message: pb.Job) -> Job:
         create_time=_time(message, "create_time"),
         end_time=_time(message, "end_time"),
         error=message.error,
+        jobs_ahead=message.jobs_ahead,
+        shards_ahead=message.shards_ahead,
+        expected_start_time=_time(message, "expected_start_time"),
+        expected_end_time=_time(message, "expected_end_time"),
     )
 
 

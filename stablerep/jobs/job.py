@@ -41,6 +41,11 @@ class JobSpec:
     priority: int = 0
     request_id: str = ""
 
+    @property
+    def shard_images(self) -> int:
+        """Images in a shard, but for the last one of a job and captions that fail."""
+        return self.captions_per_shard * self.recipe.images_per_caption
+
     def __post_init__(self) -> None:
         check_dataset(self.dataset)
         check_captions_per_shard(self.captions_per_shard)

@@ -1,15 +1,17 @@
 """A job as users see it: state and counts from the queue, all else from the store."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from stablerep.captions import CaptionReport
 from stablerep.config.recipe import Recipe
 from stablerep.jobs.job import CaptionSource
+from stablerep.jobs.outlook import Outlook, outlook
 from stablerep.jobs.records import read_create, read_events, read_planned, state_of
 from stablerep.queue.client import JobStatus, Queue
 from stablerep.queue.leases import ShardState
 from stablerep.queue.states import Counts, JobState
+from stablerep.queue.stats import QueueStats
 from stablerep.storage.interface import Store
 
 
@@ -30,10 +32,15 @@ class JobView:
     create_time: datetime
     end_time: datetime | None
     error: str
+    outlook: Outlook | None
 
 
-def job_view(store: Store, queue: Queue, dataset: str) -> JobView:
-    """A job as it is now: state and counts from the queue, all else from the store. Raises `NotFound`."""
+def job_view(store: Store, queue: Queue, dataset: str, stats: QueueStats | None = None) -> JobView:
+    """A job as it is now: state and counts from the queue, all else from the store. Raises `NotFound`.
+
+    Args:
+        stats: of the queue, for where it stands among other jobs; None: that is left out.
+    """
     status = queue.status(dataset)
     record = read_create(store, dataset)
     spec = record.spec
@@ -52,6 +59,7 @@ def job_view(store: Store, queue: Queue, dataset: str) -> JobView:
         create_time=record.create_time,
         end_time=status.end_time,
         error=status.error or _error_of_dead(queue, status, dataset),
+        outlook=outlook(stats, dataset, datetime.now(UTC)) if stats else None,
     )
 
 

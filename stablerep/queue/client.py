@@ -126,14 +126,16 @@ class Queue:
         """
         return str(self.run_script("begin_epoch", token, secrets.token_hex(8)))
 
-    def add_job(self, dataset: str, *, priority: int = 0, job_uid: str = "") -> bool:
+    def add_job(self, dataset: str, *, priority: int = 0, job_uid: str = "", shard_images: int = 1) -> bool:
         """Adds a job in PLANNING with no shards; False, and nothing is changed, when it is there already.
 
         Args:
             job_uid: distinguishes it from others of its name; empty: a random one. One that the
                 store knows too keeps leases good for `complete` over a rebuild.
+            shard_images: images in one shard, by which jobs' times are estimated.
         """
-        return self._run("add_job", dataset, priority, job_uid or secrets.token_hex(4)) == 1
+        uid = job_uid or secrets.token_hex(4)
+        return self._run("add_job", dataset, priority, uid, shard_images) == 1
 
     def job_uid(self, dataset: str) -> str:
         """Distinguishes the job from others of its name. Raises `NotFound`."""

@@ -3,12 +3,15 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from stablerep.queue.states import JobState
 
 LEASABLE = (JobState.PLANNING, JobState.RUNNING)
 SEEN_SECONDS = 120.0
 """A worker that leased or renewed nothing for so long is not counted; twice the default lease."""
+PACE_SECONDS = 900.0
+"""A pace without a completed shard for this long is none."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,12 @@ class JobBacklog:
     leased: int
     done: int
     dead: int
+    priority: int = 0
+    shard_images: int = 1
+    """Images in one shard."""
+    planned_all: bool = True
+    turn: float = -1
+    """Orders jobs that have shards to feed by priority, then by whose turn it is; -1: it has none."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class QueueStats:
     leases_lost: int
     dead_lettered: int
     planned: int
+    images_per_second: float | None = None
+    """Completed by all workers together, of late; None if nothing was in the last quarter of an hour."""
 
     @property
     def depth(self) -> int:
@@ -75,9 +86,18 @@ def read_stats(text: str) -> QueueStats:
         leases_lost=stats.get("lost", 0),
         dead_lettered=stats.get("dead_lettered", 0),
         planned=stats.get("planned", 0),
+        images_per_second=_pace(stats, found.get("now", 0)),
     )
 
 
-def _backlog(dataset: str, state: str, planned: int, done: int, leased: int, dead: int) -> JobBacklog:
+def _backlog(
+    dataset: str, state: str, planned: int, done: int, leased: int, dead: int, *more: Any
+) -> JobBacklog:
     waiting = max(0, planned - done - leased - dead)
-    return JobBacklog(dataset, JobState(state), waiting=waiting, leased=leased, done=done, dead=dead)
+    return JobBacklog(dataset, JobState(state), waiting, leased, done, dead, *more)
+
+
+def _pace(stats: dict[str, float], now: float) -> float | None:
+    if not stats.get("pace_ms") or now - stats.get("pace_at", 0) > PACE_SECONDS * 1000:
+        return None
+    return 1000 * stats["pace_images"] / stats["pace_ms"]

@@ -50,16 +50,18 @@ def create_job(
 
 def enqueue(store: Store, queue: Queue, record: CreateRecord) -> None:
     """Adds the job to the queue, in place of one of its name whose objects were removed by hand."""
+    spec = record.spec
 
-    dataset, priority = record.spec.dataset, record.spec.priority
-    if (
-        queue.add_job(dataset, priority=priority, job_uid=record.job_uid)
-        or queue.job_uid(dataset) == record.job_uid
-    ):
+    def add() -> bool:
+        return queue.add_job(
+            spec.dataset, priority=spec.priority, job_uid=record.job_uid, shard_images=spec.shard_images
+        )
+
+    if add() or queue.job_uid(spec.dataset) == record.job_uid:
         return
-    if read_create(store, dataset).job_uid == record.job_uid:
-        queue.remove(dataset)
-        queue.add_job(dataset, priority=priority, job_uid=record.job_uid)
+    if read_create(store, spec.dataset).job_uid == record.job_uid:
+        queue.remove(spec.dataset)
+        add()
 
 
 def write_description(store: Store, record: CreateRecord, planned: PlannedRecord | None = None) -> None:

@@ -167,6 +167,7 @@ def _put(queue: Queue, job: StoredJob, token: str = "") -> bool:
         "images": 0,
         "skipped": 0,
         "job_uid": job.record.job_uid,
+        "shard_images": job.record.spec.shard_images,
         "create_time": f"{job.record.create_time.timestamp():.6f}",
         "end_time": f"{job.end_time.timestamp():.6f}" if job.end_time else "",
         "error": job.control.error,

@@ -92,6 +92,18 @@ local function put_back_later(ds, shard, ms)
   end
 end
 
+-- The pace of all workers together: images, and the milliseconds in which they were completed, both fading.
+local PACE_FADES_MS, PACE_ENDS_MS = 300000, 900000
+local function observe_pace(images)
+  local fields = redis.call('HMGET', STATS, 'pace_at', 'pace_images', 'pace_ms')
+  local at, elapsed = now_ms(), fields[1] and now_ms() - tonumber(fields[1])
+  redis.call('HSET', STATS, 'pace_at', at)
+  if not elapsed or elapsed > PACE_ENDS_MS then return end  -- the first after a pause begins a time, and ends none
+  local fade = math.exp(-elapsed / PACE_FADES_MS)
+  redis.call('HSET', STATS, 'pace_images', fade * (tonumber(fields[2]) or 0) + images,
+    'pace_ms', fade * (tonumber(fields[3]) or 0) + elapsed)
+end
+
 local function forget_failures(ds, shard)
   redis.call('HDEL', failures(ds), shard .. ':errors', shard .. ':lost', shard .. ':error')
 end

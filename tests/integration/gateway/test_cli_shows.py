@@ -1,6 +1,7 @@
 """What verbs show: nothing is cut without a terminal, JSON for programs, a page about a job for people."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ def run(gateway: GatewayProcess, *arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(app, [*arguments, "--address", gateway.address], env={"COLUMNS": "40"})
     assert result.exit_code == code, (result.output, result.exception)
     return result.output
+
+
+def until_shown(gateway: GatewayProcess, text: str, *arguments: str) -> str:
+    """What is printed once `text` is in it: where jobs stand may be 2 s old."""
+    deadline = time.monotonic() + 10
+    while text not in (shown := run(gateway, *arguments)):
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.1)
+    return shown
 
 
 def read(text: str) -> list[dict[str, Any]]:
@@ -49,13 +59,17 @@ def test_a_jobs_page_and_its_json(
     assert read(submitted)[0]["name"] == f"jobs/{LONG}"
     for name in ("first", LONG):
         planned(client, name)
-    page = run(gateway, "jobs", "show", LONG)
-    assert "1 jobs with 2 waiting shards are ahead of it, jobs/first first" in page
+    page = until_shown(gateway, "jobs ahead of it: 1; shards before its next one: 2", "jobs", "show", LONG)
     assert "3 records, 2 captions, 1 empty" in page
     assert f"next      stablerep jobs watch {LONG}" in page
     assert "{" not in page, "no Python mapping"
     listed = run(gateway, "jobs", "list")
     assert f"jobs/{LONG} " in listed
+    assert "jobs ahead" in " ".join(listed.split())
+    assert {job["dataset"]: job["shards_ahead"] for job in read(run(gateway, "jobs", "list", "--json"))} == {
+        "first": 0,
+        LONG: 2,
+    }
     assert "…" not in listed
     assert {job["dataset"]: job["priority"] for job in read(run(gateway, "jobs", "list", "--json"))} == {
         "first": 3,

@@ -3,7 +3,7 @@
 -- Returns what is wrong, a text for each finding; nothing without an epoch.
 local most = tonumber(ARGV[1])
 local FIELDS = {'state', 'priority', 'planned', 'next', 'complete', 'done', 'groups', 'images', 'skipped', 'job_uid',
-  'create_time'}
+  'create_time', 'shard_images'}
 local problems = {}
 local function problem(ds, text)
   damage(ds)

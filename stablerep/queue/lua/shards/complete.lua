@@ -22,5 +22,6 @@ if first then
   redis.call('HINCRBY', job(ds), 'images', ARGV[5])
   redis.call('HINCRBY', job(ds), 'skipped', ARGV[6])
 end
+if first and id ~= '0-0' then observe_pace(tonumber(ARGV[5])) end  -- that of a repair was made at another time
 settle(ds)
 return first and 1 or 0

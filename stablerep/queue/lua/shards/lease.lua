@@ -123,6 +123,8 @@ for _ = 1, 1000 do  -- each round but the last takes an entry off the stream; bo
     local ds, shard, born = fields[2], fields[4], fields[6] or ''
     if keep(id, ds, shard, born, was_lost) then return {dead_lettered, ds, shard, id, born} end
   elseif not was_lost then
+    -- Time in which there is nothing to do is none of the pace.
+    if redis.call('XPENDING', READY, GROUP)[1] == 0 then redis.call('HDEL', STATS, 'pace_at') end
     return {dead_lettered}
   end
 end
