@@ -66,7 +66,7 @@ class GatewayProcess:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the gateway did not come up; its log ends:\n{self.log[-3000:]}")
             time.sleep(0.02)
-        self.address = json.loads(announced.read_text())["address"]
+        self.address = json.loads(announced.read_text(encoding="utf-8"))["address"]
 
     def end(self, number: signal.Signals) -> int:
         """Sends the signal and returns the exit status; a process that ended already is fine."""

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import time
@@ -69,7 +70,7 @@ class WorkerProcess:
             assert self._process.is_alive(), self.text()
             assert time.monotonic() < deadline, self.text()
             time.sleep(0.02)
-        facts: dict[str, str] = json.loads(self._announcement.read_text())
+        facts: dict[str, str] = json.loads(self._announcement.read_text(encoding="utf-8"))
         return facts
 
     def send(self, number: signal.Signals) -> None:
@@ -82,7 +83,7 @@ class WorkerProcess:
 
     def text(self) -> str:
         """What it has logged."""
-        return self.log.read_text() if self.log.exists() else ""
+        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
 
     def end(self) -> None:
         """Makes sure that it is gone."""
@@ -92,8 +93,6 @@ class WorkerProcess:
 
 
 def _run(arguments: Sequence[str], environment: dict[str, str], log: str) -> None:
-    from services.generator.__main__ import main
-
     # The process forked from has the environment of the test that first started a worker.
     for name in [name for name in os.environ if name.startswith("STABLEREP_")]:
         del os.environ[name]
@@ -102,7 +101,7 @@ def _run(arguments: Sequence[str], environment: dict[str, str], log: str) -> Non
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = ["services.generator", *arguments]
-    sys.exit(main())
+    runpy.run_module("services.generator", run_name="__main__")
 
 
 def plan_job(
