@@ -193,7 +193,10 @@ class JobsServicer(rpc.GenerationServiceServicer):
             return None
 
     def _message(self, dataset: str) -> pb.Job:
-        stats = self._stats.get()
+        try:
+            stats = self._stats.get()
+        except Unavailable:  # the job itself is worth an answer without its place among others
+            stats = None
         return job_message(self._store.url, job_view(self._store, self._queue, dataset, stats))
 
 
