@@ -87,14 +87,14 @@ def repair(
     """Repairs the queue, and one job to any depth; returns what was found of that job.
 
     At KEYS and RECORDS None is returned, at once if another process restores the queue: see `Queue.epoch`. At
-    SHARDS a job that another process repairs is passed over. Workers may work meanwhile.
+    SHARDS a job that is gone, or that another process repairs, is passed over. Workers may work meanwhile.
 
     Args:
         dataset: the job; empty: every job, to RECORDS at most.
         remote: the URLs besides the store's that lost captions may be read from again.
         stop: ends it with `Unavailable`; the next repair does the rest.
     Raises:
-        NotFound: there is no such job.
+        NotFound: there is no such job (CONTENT and BYTES).
         StoreError, Unavailable: try again later.
     """
 
@@ -116,7 +116,14 @@ def repair(
             _apply_records(store, queue, name, check, known=name in known)
         except NotFound:  # deleted meanwhile
             continue
-    return _repair_shards(store, queue, depth, dataset, remote, check) if depth > Depth.RECORDS else None
+    if depth is Depth.RECORDS:
+        return None
+    try:
+        return _repair_shards(store, queue, depth, dataset, remote, check)
+    except NotFound:
+        if depth is Depth.SHARDS:  # deleted, or lost again, meanwhile
+            return None
+        raise
 
 
 def _restore(store: Store, queue: Queue, check: Callable[[], None]) -> bool:

@@ -146,3 +146,23 @@ def test_a_job_whose_captions_cannot_be_read_fails_in_the_end(store, queue, redi
     status = queue.status("shoes")
     assert status.state is JobState.FAILED
     assert "upload.json" in status.error
+
+
+def test_counting_passes_over_a_job_that_is_gone_and_a_comparison_does_not(store, queue):
+    submit(store, queue, "shoes", 4)
+    remove_by_hand(store, "shoes")
+    for name in ("shoes", "nothing"):
+        assert repair(store, queue, Depth.SHARDS, name) is None
+        with pytest.raises(NotFound):
+            repair(store, queue, Depth.CONTENT, name)
+
+
+def test_a_set_of_jobs_that_was_lost_is_filled_again_without_restoring_them(store, queue, server):
+    submit(store, queue, "shoes", 4)
+    work(store, queue)
+    before = queue.status("shoes")
+    server.delete("sr:jobs")
+    repair(store, queue, Depth.RECORDS)
+    assert queue.jobs() == ["shoes"]
+    assert queue.status("shoes") == before
+    assert queue.inspect() == []

@@ -7,7 +7,7 @@ if token ~= '' and redis.call('GET', REBUILD) ~= token then
   return redis.error_reply('REBUILDING is another process by now; this one was too slow')
 end
 if token == '' and redis.call('EXISTS', job(ds)) == 1 then
-  if redis.call('SISMEMBER', JOBS, ds) == 0 then damage(ds) end
+  redis.call('SADD', JOBS, ds)  -- the set was lost; whether the job is whole, the next inspection says
   return 0
 end
 ensure_group()
