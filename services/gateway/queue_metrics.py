@@ -46,12 +46,12 @@ class QueueCollector(Collector):
     """Register it once in a process.
 
     Args:
-        measure: `Queue.measure`.
+        stats: `Queue.stats`.
         store_answers: what raises unless the store answers.
     """
 
     def __init__(self, stats: Callable[[], QueueStats], store_answers: SingleFlightCall[object]) -> None:
-        self._measure = SingleFlightCall("the queue server", stats)
+        self._stats = SingleFlightCall("the queue server", stats)
         self._store_answers = store_answers
         self._up = True
 
@@ -59,7 +59,7 @@ class QueueCollector(Collector):
         """The queue at this moment, or that it does not answer; whether the store does."""
         yield _store_up(self._store_answers)
         try:
-            stats = self._measure.get()
+            stats = self._stats.get()
         except (StableRepError, redis.RedisError) as error:
             if self._up:
                 logger.warning("the queue cannot be measured: %s", error)

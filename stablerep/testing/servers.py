@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -157,7 +158,7 @@ class RedisServer:
         return exchange(self._process.port, b"PING\r\n").startswith(b"+PONG")
 
 
-class S3Server:
+class S3Server(ABC):
     """An S3 server on an empty folder, with credentials of its own; `stop` and `start` keep data and port.
 
     With `tls`, a folder with public.crt and private.key, it speaks HTTPS alone. With `domain`, a bucket may
@@ -176,14 +177,17 @@ class S3Server:
         )
         self.start()
 
+    @abstractmethod
     def _arguments(self, program: Path, folder: Path, port: int, domain: str | None) -> list[str]:
-        raise NotImplementedError
+        """The command line that serves `folder` on the port."""
 
+    @abstractmethod
     def _environment(self, domain: str | None) -> dict[str, str]:
-        raise NotImplementedError
+        """Variables that the server reads, its credentials among them."""
 
+    @abstractmethod
     def _answers(self) -> bool:
-        raise NotImplementedError
+        """Whether it is up."""
 
     @property
     def endpoint(self) -> str:

@@ -34,7 +34,7 @@ def test_a_wrong_address_is_refused_with_what_to_write(address: str, advice: str
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1:1", "[::1]:50051", "gateway-0.ns.svc:65535", "unix:/tmp/x", "a_b:5"]
+    "address", ["127.0.0.1:1", "[::1]:50051", "gateway-0.ns.svc:65535", "unix:/run/x", "a_b:5"]
 )
 def test_a_right_address_passes(address: str) -> None:
     assert check_address(address, field="here") == address
