@@ -12,8 +12,8 @@ from stablerep.config.settings import Settings
 
 SCHEMA = Path(__file__).parents[1] / "deploy/helm/stablerep/values.schema.json"
 OF_THE_CHART = {
-    "store_url", "redis_url", "s3", "tls", "auth", "trainer", "log_format",
-    "gateway.address", "gateway.announce", "gateway.metrics_address",
+    "store_url", "redis_url", "s3", "tls", "auth", "trainer", "kubernetes", "log_format",
+    "gateway.address", "gateway.announce", "gateway.metrics_address", "gateway.launcher",
     "generator.address", "generator.announce", "generator.metrics_address",
 }  # fmt: skip
 """Set from other values, or of no use in a pod."""

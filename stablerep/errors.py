@@ -8,6 +8,7 @@ StableRepError
 ├── StoreError          the object store failed or refused
 │   ├── TornObject      an object is there but is not what its index says
 │   └── StoreRefused    it takes nothing now: disk full, credentials refused; also an Unavailable
+├── Diverged            a training's loss is not a number any more
 ├── Unauthenticated     the server does not know who calls: no token, or one that it does not take
 ├── PermissionDenied    the server knows, and the caller's role may not do this
 └── Unavailable         a server could not be reached; trying again may help
@@ -49,6 +50,10 @@ class StoreError(StableRepError, OSError):
 
 class TornObject(StoreError):
     """An object is there but is not what its index says."""
+
+
+class Diverged(StableRepError):
+    """The loss or a gradient is not a number any more; the last checkpoint is from before."""
 
 
 class Unauthenticated(StableRepError):

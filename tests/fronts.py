@@ -83,7 +83,7 @@ async def _serve(
 async def _serve_worker(settings: Settings, address: "Future[str]", stop: asyncio.Event) -> None:
     queue = Queue(settings.redis_url)
     worker = Worker(open_store(settings.store_url), queue, settings.generator)
-    front = open_server(settings, WORKER_SERVICE, [])
+    front = open_server(settings, [WORKER_SERVICE], [])
     rpc.add_GeneratorServiceServicer_to_server(
         GeneratorServicer(worker, settings.gateway.models), front.server
     )

@@ -12,7 +12,7 @@ WORKDIR /build
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/stablerep
 # The project without its code: this layer is built again only when a dependency changes.
 COPY pyproject.toml requirements.lock README.md LICENSE NOTICE ./
-RUN /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[serve]' \
+RUN /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[serve,kubernetes]' \
     && /opt/pip/bin/pip --python /opt/stablerep/bin/python uninstall --yes stablerep
 
 FROM dependencies AS code

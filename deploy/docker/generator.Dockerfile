@@ -17,10 +17,14 @@ RUN /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.
     ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch torchvision
 
 FROM torch AS dependencies
-# The project without its code: this layer is built again only when a dependency changes.
+# The project without its code: this layer is built again only when a dependency changes. What is added to
+# torch's files is kept apart, so that the images of generator and trainer share the layer with torch.
 COPY pyproject.toml README.md LICENSE NOTICE ./
-RUN /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[generate]' \
-    && /opt/pip/bin/pip --python /opt/stablerep/bin/python uninstall --yes stablerep
+RUN cd /opt/stablerep && find . -type f -o -type l | LC_ALL=C sort > /build/before \
+    && cd /build && /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[generate]' \
+    && /opt/pip/bin/pip --python /opt/stablerep/bin/python uninstall --yes stablerep \
+    && cd /opt/stablerep && find . -type f -o -type l | LC_ALL=C sort | LC_ALL=C comm -13 /build/before - > /build/added \
+    && mkdir /opt/added && tar -c -T /build/added | tar -x -C /opt/added
 
 FROM dependencies AS code
 COPY stablerep stablerep
@@ -28,6 +32,7 @@ COPY services services
 RUN /opt/pip/bin/pip install --no-deps --target /opt/code .
 
 FROM ${BASE}
+COPY --from=torch /opt/stablerep /opt/stablerep
 LABEL org.opencontainers.image.title="stablerep generator" \
       org.opencontainers.image.description="Worker of StableRep's generation service: captions to groups of images" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -39,7 +44,7 @@ ENV PATH=/opt/stablerep/bin:/opt/code/bin:$PATH \
     HOME=/tmp \
     HF_HOME=/models \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-COPY --from=dependencies /opt/stablerep /opt/stablerep
+COPY --from=dependencies /opt/added /opt/stablerep
 COPY --from=code /opt/code /opt/code
 # Downloaded models are kept in /models: mount a volume that user 10001 may write. Group 0 may, too: OpenShift
 # runs containers as any user of that group.

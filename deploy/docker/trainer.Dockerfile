@@ -18,10 +18,14 @@ RUN /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.
     ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch torchvision
 
 FROM torch AS dependencies
-# The project without its code: this layer is built again only when a dependency changes.
+# The project without its code: this layer is built again only when a dependency changes. What is added to
+# torch's files is kept apart, so that the images of generator and trainer share the layer with torch.
 COPY pyproject.toml README.md LICENSE NOTICE ./
-RUN /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[train]' \
-    && /opt/pip/bin/pip --python /opt/stablerep/bin/python uninstall --yes stablerep
+RUN cd /opt/stablerep && find . -type f -o -type l | LC_ALL=C sort > /build/before \
+    && cd /build && /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[train]' \
+    && /opt/pip/bin/pip --python /opt/stablerep/bin/python uninstall --yes stablerep \
+    && cd /opt/stablerep && find . -type f -o -type l | LC_ALL=C sort | LC_ALL=C comm -13 /build/before - > /build/added \
+    && mkdir /opt/added && tar -c -T /build/added | tar -x -C /opt/added
 
 FROM dependencies AS code
 COPY stablerep stablerep
@@ -29,6 +33,7 @@ COPY services services
 RUN /opt/pip/bin/pip install --no-deps --target /opt/code .
 
 FROM ${BASE}
+COPY --from=torch /opt/stablerep /opt/stablerep
 LABEL org.opencontainers.image.title="stablerep trainer" \
       org.opencontainers.image.description="Trains StableRep encoders on groups of images" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -39,7 +44,7 @@ ENV PATH=/opt/stablerep/bin:/opt/code/bin:$PATH \
     OMP_NUM_THREADS=1 \
     HOME=/tmp \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-COPY --from=dependencies /opt/stablerep /opt/stablerep
+COPY --from=dependencies /opt/added /opt/stablerep
 COPY --from=code /opt/code /opt/code
 WORKDIR /tmp
 USER 10001:10001

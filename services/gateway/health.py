@@ -1,12 +1,11 @@
 """The gateway's /metrics, /healthz, /readyz: the queue in numbers, a loop that runs, servers in reach."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from prometheus_client import REGISTRY
 
-from services.gateway.background import Planners
 from services.gateway.queue_metrics import QueueCollector
 from services.health.heartbeat import Heartbeat
 from services.health.http import Probes, serve_probes
@@ -22,10 +21,16 @@ _ANY_KEY = "datasets/.ready"  # nobody's object: only whether the store answers 
 
 @asynccontextmanager
 async def gateway_probes(
-    settings: Settings, store: Store, queue: Queue, planners: Planners, stop: asyncio.Event
+    settings: Settings,
+    store: Store,
+    queue: Queue,
+    problems: Sequence[Callable[[], str]],
+    stop: asyncio.Event,
 ) -> AsyncIterator[Probes | None]:
     """Serves them within the block, as `gateway.metrics_address` says; without one there are none.
 
+    Args:
+        problems: each names what keeps a loop of the process from running; empty texts: nothing.
     Raises:
         InvalidInput: the address cannot be listened on.
     """
@@ -34,9 +39,9 @@ async def gateway_probes(
     queue_answers = SingleFlightCall("the queue server", queue.epoch)
 
     def alive() -> str:
-        return (
-            planners.problem() if heartbeat.alive else f"the event loop stood still for {STUCK_SECONDS:g} s"
-        )
+        if not heartbeat.alive:
+            return f"the event loop stood still for {STUCK_SECONDS:g} s"
+        return next((text for problem in problems if (text := problem())), "")
 
     def ready() -> str:
         store_answers.get()

@@ -1,8 +1,6 @@
 """The jobs API: checks each request, hands it to the library off the event loop, answers with messages."""
 
 import asyncio
-import base64
-import binascii
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -13,9 +11,10 @@ import grpc
 
 from services.gateway.background import Planners
 from services.gateway.messages import job_message
+from services.gateway.paging import page_of, page_size_of, read_token
 from services.gateway.reconcile_rpc import reconcile_jobs
 from services.gateway.request_ids import claim_request, created_before
-from services.gateway.requests import MAX_RETRIED, dataset_of, identity_of, job_spec, page_size_of
+from services.gateway.requests import MAX_RETRIED, dataset_of, identity_of, job_spec
 from services.gateway.shards import list_shards
 from services.gateway.uploads import find_upload, receive_upload
 from services.health.single_flight import SingleFlightCall
@@ -100,13 +99,12 @@ class JobsServicer(rpc.GenerationServiceServicer):
     async def ListJobs(
         self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListJobsResponse:
-        size = page_size_of(request.page_size)
-        after = _read_token(request.page_token)
-        names = [name for name in await asyncio.to_thread(self._queue.jobs) if name > after]
-        page, rest = names[:size], names[size:]
+        after = read_token(request.page_token, check_dataset, "ListJobs")
+        names = await asyncio.to_thread(self._queue.jobs)
+        page, token = page_of(names, page_size_of(request.page_size), after)
         found = await asyncio.gather(*(asyncio.to_thread(self._message_if_there, name) for name in page))
         jobs = [job for job in found if job is not None]
-        return pb.ListJobsResponse(jobs=jobs, next_page_token=_token(page[-1]) if rest else "")
+        return pb.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     async def WatchJob(
         self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext
@@ -198,19 +196,3 @@ class JobsServicer(rpc.GenerationServiceServicer):
         except Unavailable:  # the job itself is worth an answer without its place among others
             stats = None
         return job_message(self._store.url, job_view(self._store, self._queue, dataset, stats))
-
-
-def _token(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode()
-
-
-def _read_token(token: str) -> str:
-    """The name after which a page begins; empty for the first page."""
-    if not token:
-        return ""
-    try:
-        return check_dataset(base64.b64decode(token.encode(), b"-_", validate=True).decode())
-    except (binascii.Error, UnicodeError, InvalidInput):
-        raise InvalidInput(
-            "is none that ListJobs returned; leave it out for the first page", field="page_token"
-        ) from None

@@ -1,6 +1,6 @@
-"""Request ids: an object a CreateJob request that carries one, so that a retry never creates twice (AIP-155).
+"""Request ids: one object for each creation that carries one, so that a retry never creates twice (AIP-155).
 
-The claim is written before the job and never taken back: an id stays with the first valid request that
+The claim is written before the job or run and never taken back: an id stays with the first valid request that
 carried it, even where that one was refused because the dataset's name was taken.
 """
 
@@ -14,9 +14,12 @@ from stablerep.jobs.records import CreateRecord, read_create
 from stablerep.shards.layout import request_key
 from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
+from stablerep.v1 import training_pb2
+
+Request = pb.CreateJobRequest | training_pb2.CreateRunRequest
 
 
-def claim_request(store: Store, request: pb.CreateJobRequest) -> None:
+def claim_request(store: Store, request: Request) -> None:
     """Makes the id this request's own; without an id nothing is stored.
 
     Raises:
@@ -24,10 +27,10 @@ def claim_request(store: Store, request: pb.CreateJobRequest) -> None:
     """
     if not request.request_id:
         return
-    claim = {"dataset": request.dataset, "digest": _digest(request)}
+    claim = {**_subject(request), "digest": _digest(request)}
     data = json.dumps(claim, sort_keys=True).encode()
     if not store.put(request_key(request.request_id), data, if_absent=True):
-        _claimed(store, request)
+        is_claimed(store, request)
 
 
 def created_before(store: Store, request: pb.CreateJobRequest) -> CreateRecord | None:
@@ -37,7 +40,7 @@ def created_before(store: Store, request: pb.CreateJobRequest) -> CreateRecord |
         InvalidInput: the id cannot be one.
         AlreadyExists: the id is another request's.
     """
-    if not request.request_id or not _claimed(store, request):
+    if not request.request_id or not is_claimed(store, request):
         return None
     try:
         record = read_create(store, request.dataset)
@@ -46,22 +49,35 @@ def created_before(store: Store, request: pb.CreateJobRequest) -> CreateRecord |
     return record if record.spec.request_id == request.request_id else None
 
 
-def _claimed(store: Store, request: pb.CreateJobRequest) -> bool:
-    """Whether the id is this request's; False while it is nobody's."""
+def is_claimed(store: Store, request: Request) -> bool:
+    """Whether the id is this request's; False while it is nobody's.
+
+    Raises:
+        AlreadyExists: it is another request's.
+    """
+    if not request.request_id:
+        return False
     try:
         claim = json.loads(store.get(request_key(request.request_id)))
     except NotFound:
         return False
     if claim["digest"] != _digest(request):
+        what = f"the dataset {claim['dataset']}" if "dataset" in claim else f"the run {claim['run']}"
         raise AlreadyExists(
-            f"request_id {request.request_id} came with another request before, for the dataset "
-            f"{claim['dataset']}; give a request of its own another id, or none",
+            f"request_id {request.request_id} came with another request before, for {what}; "
+            "give a request of its own another id, or none",
             field="request_id",
         )
     return True
 
 
-def _digest(request: pb.CreateJobRequest) -> str:
+def _subject(request: Request) -> dict[str, str]:
+    if isinstance(request, pb.CreateJobRequest):
+        return {"dataset": request.dataset}
+    return {"run": request.run}
+
+
+def _digest(request: Request) -> str:
     """SHA-256 of the request as canonical JSON: protobuf promises no such thing of its own bytes."""
     text = json.dumps(MessageToDict(request), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

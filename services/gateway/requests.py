@@ -16,14 +16,7 @@ from stablerep.jobs.planning.sources import SourceIdentity, look_up
 from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
 
-MAX_PAGE = 1000
-DEFAULT_PAGE = 100
 MAX_RETRIED = 10_000
-
-
-def page_size_of(asked: int) -> int:
-    """How many entries a page has: what was asked, within 1..1000; 100 for 0."""
-    return min(max(asked, 1), MAX_PAGE) if asked else DEFAULT_PAGE
 
 
 def dataset_of(name: str, *, field: str = "name") -> str:

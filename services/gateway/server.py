@@ -1,4 +1,4 @@
-"""The gateway process: one gRPC server over a store and a queue, and the planners beside it."""
+"""The gateway process: one gRPC server over store and queue, planners and the runs' launcher beside it."""
 
 import asyncio
 import logging
@@ -7,18 +7,25 @@ from concurrent.futures import ThreadPoolExecutor
 from services.gateway.background import Planners
 from services.gateway.health import gateway_probes
 from services.gateway.jobs import JobsServicer
+from services.gateway.runs.controller import RunController
+from services.gateway.runs.service import RunsServicer
 from services.gateway.source_urls import remote_sources
 from services.process.address_file import write_address_file
 from services.rpc.server import listen, open_server
 from stablerep.config.settings import Settings
 from stablerep.queue.client import Queue
+from stablerep.runs.launchers.open import open_launcher
 from stablerep.storage.open import open_store
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
+from stablerep.v1 import training_pb2, training_pb2_grpc
 
 logger = logging.getLogger("stablerep.gateway")
 
-SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
+SERVICES = (
+    pb.DESCRIPTOR.services_by_name["GenerationService"].full_name,
+    training_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name,
+)
 BLOCKING_CALLS = 32
 """Store and queue calls at one time; they wait for servers, not for the processor."""
 OPTIONS = [
@@ -41,13 +48,18 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     remote = remote_sources(settings)
     queue = Queue(settings.redis_url)
     planners = Planners(store, queue, threads=settings.gateway.planners, remote=remote)
-    front = open_server(settings, SERVICE, OPTIONS)
+    launcher = await asyncio.to_thread(open_launcher, settings, store)
+    runs = RunController(store, queue, launcher, settings.gateway.launcher)
+    front = open_server(settings, SERVICES, OPTIONS)
     servicer = JobsServicer(store, queue, planners, settings.gateway, stop, remote)
     rpc.add_GenerationServiceServicer_to_server(servicer, front.server)
+    runs_servicer = RunsServicer(store, launcher, settings.gateway, stop)
+    training_pb2_grpc.add_TrainingServiceServicer_to_server(runs_servicer, front.server)
     address = listen(front, settings, settings.gateway.address, field="gateway.address")
     await front.server.start()
     try:
-        async with gateway_probes(settings, store, queue, planners, stop) as probes, planners:
+        problems = (planners.problem, runs.problem)
+        async with gateway_probes(settings, store, queue, problems, stop) as probes, planners, runs:
             await front.set_serving()
             write_address_file(settings.gateway.announce, address, probes.address if probes else "")
             logger.info("serving on %s, store %s", address, store.url)

@@ -3,7 +3,8 @@
 import base64
 import binascii
 
-from services.gateway.requests import dataset_of, page_size_of
+from services.gateway.paging import page_size_of
+from services.gateway.requests import dataset_of
 from stablerep.errors import InvalidInput
 from stablerep.queue.client import Queue
 from stablerep.queue.leases import ShardState, ShardStatus

@@ -105,7 +105,7 @@ async def serve(settings: Settings) -> None:
     queue = Queue(settings.redis_url, retry_seconds=settings.generator.retry_seconds)
     worker = Worker(store, queue, settings.generator)
     checks = WorkerChecks(worker, queue)
-    front = open_server(settings, SERVICE, OPTIONS)
+    front = open_server(settings, [SERVICE], OPTIONS)
     rpc.add_GeneratorServiceServicer_to_server(
         GeneratorServicer(worker, settings.gateway.models), front.server
     )
@@ -157,7 +157,7 @@ async def _follow_readiness(worker: Worker, checks: WorkerChecks, front: RpcServ
 
 
 async def _set_health(front: RpcServer, state: int) -> None:
-    for name in (front.service, health.OVERALL_HEALTH):
+    for name in (*front.services, health.OVERALL_HEALTH):
         await front.health.set(name, state)
 
 

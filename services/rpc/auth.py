@@ -17,6 +17,7 @@ from stablerep.tokens import Role
 logger = logging.getLogger("stablerep.auth")
 
 _JOBS = "/stablerep.v1.GenerationService/"
+_RUNS = "/stablerep.v1.TrainingService/"
 _WORKER = "/stablerep.v1.GeneratorService/"
 ROLES: dict[str, Role] = {
     _JOBS + "GetJob": Role.READ,
@@ -32,6 +33,14 @@ ROLES: dict[str, Role] = {
     _JOBS + "RetryJob": Role.SUBMIT,
     _JOBS + "DeleteJob": Role.ADMIN,
     _JOBS + "ReconcileJobs": Role.ADMIN,
+    _RUNS + "GetRun": Role.READ,
+    _RUNS + "ListRuns": Role.READ,
+    _RUNS + "WatchRun": Role.READ,
+    _RUNS + "GetRunLogs": Role.READ,
+    _RUNS + "CreateRun": Role.SUBMIT,
+    _RUNS + "CancelRun": Role.SUBMIT,
+    _RUNS + "ResumeRun": Role.SUBMIT,
+    _RUNS + "DeleteRun": Role.ADMIN,
     _WORKER + "GetStatus": Role.READ,
     _WORKER + "PreviewGroup": Role.SUBMIT,
     _WORKER + "Drain": Role.ADMIN,
@@ -110,6 +119,6 @@ def _verb(method: str) -> str:
 
 
 def _subject(request: Any) -> str:
-    """The job that a request is about; as `repr`, for it was not checked yet."""
-    name = getattr(request, "name", "") or getattr(request, "dataset", "")
+    """The job or run that a request is about; as `repr`, for it was not checked yet."""
+    name = next((n for key in ("name", "dataset", "run") if (n := getattr(request, key, ""))), "")
     return f" {name[:80]!r}" if isinstance(name, str) and name else ""

@@ -38,13 +38,13 @@ class RpcServer:
     """A server whose services are still to be added, and the health it reports."""
 
     server: grpc.aio.Server
-    service: str
+    services: tuple[str, ...]
     health: Any
     auth: AuthInterceptor
 
     async def set_serving(self) -> None:
-        """Health says SERVING from now on, of the process and of its service."""
-        for name in (self.service, health.OVERALL_HEALTH):
+        """Health says SERVING from now on, of the process and of its services."""
+        for name in (*self.services, health.OVERALL_HEALTH):
             await self.health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def set_stopping(self) -> None:
@@ -52,12 +52,12 @@ class RpcServer:
         await self.health.enter_graceful_shutdown()
 
 
-def open_server(settings: Settings, service: str, options: Options) -> RpcServer:
-    """A server with our interceptors, health and reflection; `service` is its full name in the protos.
+def open_server(settings: Settings, own: Sequence[str], options: Options) -> RpcServer:
+    """A server with our interceptors, health and reflection; `own`: its services' full names in the protos.
 
     It rejects every call but those for its health until `listen` has read who may call.
     """
-    services = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    services = (*own, health.SERVICE_NAME, reflection.SERVICE_NAME)
     auth = AuthInterceptor()
     server = grpc.aio.server(
         interceptors=[MetricsInterceptor(services), CallNames(), auth, ErrorInterceptor()],
@@ -67,7 +67,7 @@ def open_server(settings: Settings, service: str, options: Options) -> RpcServer
     states = _health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     reflection.enable_server_reflection(services, server)
-    return RpcServer(server, service, states, auth)
+    return RpcServer(server, tuple(own), states, auth)
 
 
 def listen(front: RpcServer, settings: Settings, address: str, *, field: str) -> str:

@@ -2,69 +2,87 @@
 
     python -m services.trainer --config FILE.yaml
     torchrun --nproc-per-node 2 -m services.trainer --config FILE.yaml
+    python -m services.trainer --run NAME          a run that the gateway created in the store
 
 SIGTERM and SIGINT end the step, write a checkpoint and exit with status 75; the same command resumes.
+Status 2: it can never work as configured. Status 1: anything else went wrong, trying again may help.
 STABLEREP_TRAINER__METRICS_ADDRESS=HOST:PORT serves the first rank's /metrics, /healthz and /readyz.
 """
 
 import argparse
 import os
-import signal
 import sys
-import threading
 from contextlib import ExitStack
-from types import FrameType
 
 from services.process.logs import set_up_logs
+from services.trainer.created_run import CreatedRun
+from services.trainer.exits import FINISHED, STOPPED, status_of
 from services.trainer.metrics import training_probes
+from services.trainer.stopping import AGENT_VARIABLE, Stopping
 from stablerep.config.settings import load_settings
 from stablerep.config.training import TrainConfig, load_train_config, parse_train_config
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.local.children import end_with_parent
-from stablerep.training.distributed import ranks_from_environment
-from stablerep.training.loop import train
-
-STOPPED = 75  # EX_TEMPFAIL: not finished; starting it again resumes it
 
 
 def main() -> int:
-    """The exit status: 0 finished, 75 stopped with a checkpoint, 1 failed."""
-    stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGINT, ask)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        end_with_parent()  # torchrun does not stop its processes when it is killed
+    """The exit status, see services/trainer/exits.py."""
+    stopping = Stopping()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun does not stop its processes when it is killed
+        agent = os.environ.get(AGENT_VARIABLE)
+        end_with_parent(int(agent) if agent else None)
+    arguments = _arguments()
+    run = None
     try:
         settings = load_settings()
         set_up_logs(settings)
-        config = _config(_arguments())
-        with ranks_from_environment() as ranks, ExitStack() as open_until_done:
-            address = settings.trainer.metrics_address if ranks.first else ""
-            with ranks.together():
-                callback = open_until_done.enter_context(training_probes(address))
-            result = train(config, ranks, stop, callback)
+        if arguments.run:
+            run = CreatedRun.open(settings, arguments.run)
+            if run.ended is not None:
+                return run.ended
+        return _train(
+            run.training() if run else _config(arguments), settings.trainer.metrics_address, stopping, run
+        )
     except StableRepError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    if result is None:
+        status = status_of(error)
+        if run is not None:
+            run.failed(status, error)
+        return status
+
+
+def _train(config: TrainConfig, address: str, stopping: Stopping, run: CreatedRun | None) -> int:
+    # Seconds of imports, after what can be found wrong without them.
+    from stablerep.training.distributed import ranks_from_environment
+    from stablerep.training.loop import train
+
+    with ranks_from_environment() as ranks, ExitStack() as open_until_done:
+        with ranks.together():
+            callback = open_until_done.enter_context(training_probes(address if ranks.first else ""))
+        stopping.training_begins()
+        result = train(config, ranks, stopping.asked, callback)
+        if result is None:
+            if ranks.first:
+                command = " ".join(["python -m services.trainer", *sys.argv[1:]])
+                print(f"stopped; a checkpoint is in {config.run}. Go on with: {command}", file=sys.stderr)
+            return STOPPED
         if ranks.first:
-            command = " ".join(["python -m services.trainer", *sys.argv[1:]])
-            print(f"stopped; a checkpoint is in {config.run}. Go on with: {command}", file=sys.stderr)
-        return STOPPED
-    if ranks.first:
-        print(f"{config.run}: {result['steps']:,} steps, loss {result['loss']:.4f}, encoder in export/")
-    return 0
+            if run is not None:
+                run.succeeded()
+            print(f"{config.run}: {result['steps']:,} steps, loss {result['loss']:.4f}, encoder in export/")
+    return FINISHED
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m services.trainer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--config", help="a YAML file, or the name of a preset")
     given.add_argument("--config-json", help="the whole configuration as JSON")
+    given.add_argument("--run", metavar="NAME", help="a run that the gateway created in STABLEREP_STORE_URL")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     return parser.parse_args()
 

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stablerep import __version__
-from stablerep.cli import control, estimate, jobs, local, models, preview, reconcile, token
+from stablerep.cli import control, estimate, jobs, local, models, preview, reconcile, runs, token
 from stablerep.cli.connection import connected
 from stablerep.doctor import extra_of
 from stablerep.errors import StableRepError
@@ -28,6 +28,7 @@ app.command("up")(local.up)
 app.command("doctor")(local.doctor)
 app.command("submit")(jobs.submit)
 app.add_typer(control.app, name="jobs")
+app.add_typer(runs.app, name="runs")
 app.add_typer(token.app, name="token")
 app.command("preview")(preview.preview)
 app.command("reconcile")(connected(reconcile.reconcile))

@@ -57,8 +57,11 @@ def up(
     ] = "127.0.0.1:50051",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of generator workers.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads per worker.")] = 1,
+    trainers: Annotated[
+        int, typer.Option(min=0, max=16, help="Number of trainer services, one run at a time each.")
+    ] = 1,
 ) -> None:
-    """Runs gateway, queue and workers on this machine until Ctrl-C, and restarts those that die.
+    """Runs gateway, queue, workers and a trainer on this machine until Ctrl-C, and restarts those that die.
 
     Examples:
 
@@ -75,14 +78,19 @@ def up(
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    with local_services(data, workers=workers, address=address, threads=threads) as services:
+    with local_services(
+        data, workers=workers, address=address, threads=threads, trainers=trainers
+    ) as services:
         console.print(f"gateway at {services.address}, store {services.store_url}, logs in {data / 'logs'}")
         console.print(
             f"submit with: stablerep submit CAPTIONS --name NAME --preset tiny --address {services.address}"
         )
+        console.print(
+            f"train with: stablerep train --on gateway --dataset NAME --run RUN --address {services.address}"
+        )
         while not stop.wait(1.0):
             services.revive()
-        console.print("stopping: workers finish or release their shards")
+        console.print("stopping: workers finish or release their shards, a run writes a checkpoint")
 
 
 def doctor(

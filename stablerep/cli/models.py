@@ -4,42 +4,112 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stablerep.cli.connection import Connection, connected
 from stablerep.cli.show import Json, print_json
 from stablerep.errors import InvalidInput
 from stablerep.local.children import start_process
 from stablerep.progress import console, step
 
+if TYPE_CHECKING:
+    from stablerep.client import Client, Run
 
+
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        help="here: in this terminal; gateway: as a run of the gateway at --address, wherever that starts "
+        "runs; local or kubernetes: the same, refused by a gateway that does otherwise.",
+    ),
+]
+Deadline = Annotated[
+    int, typer.Option("--deadline", min=0, help="Seconds of running after which a run fails; 0: none.")
+]
+Ttl = Annotated[
+    int,
+    typer.Option("--ttl", min=0, help="Seconds that its job is kept on the cluster after its end; 0: a day."),
+]
+Queue = Annotated[str, typer.Option("--queue", help="Kueue's LocalQueue that admits the run.")]
+Gpus = Annotated[int, typer.Option("--gpus", min=0, help="GPUs of each machine of the run; 0: CPU.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Stay and show progress until the run ends.")]
+
+
+@connected
 def train(
-    dataset: Annotated[list[str], typer.Option("--dataset", help="URL of a dataset; may be repeated.")],
-    run: Annotated[str, typer.Option("--run", help="URL of the run, e.g. file:///data/runs/first.")],
+    dataset: Annotated[
+        list[str],
+        typer.Option(
+            "--dataset", help="URL of a dataset, or its name in the gateway's store; may be repeated."
+        ),
+    ],
+    run: Annotated[
+        str,
+        typer.Option("--run", help="URL of the run, e.g. file:///data/runs/first; with --on a name will do."),
+    ],
     preset: Annotated[str, typer.Option("--preset", help="Training preset or YAML file.")] = "demo",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override of a setting.")
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Number of processes on this machine (torchrun).")
+        int, typer.Option(min=1, help="Number of processes on each machine (torchrun).")
     ] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads per process.")] = 1,
+    on: On = "here",
+    nodes: Annotated[int, typer.Option(min=1, help="Number of machines, with --on.")] = 1,
+    gpus: Gpus = 0,
+    queue: Queue = "",
+    deadline: Deadline = 0,
+    ttl: Ttl = 0,
+    watch: Watch = False,
+    as_json: Json = False,
+    *,
+    connection: Connection,
 ) -> None:
     """Trains an encoder on datasets. Ctrl-C writes a checkpoint; the same command resumes it.
+
+    With --on the gateway starts it, and it goes on without this terminal: stablerep runs.
 
     Examples:
 
         stablerep train --dataset demo/store/datasets/demo --run demo/store/runs/mine --set steps=300
 
-        stablerep train --preset paper_vit_b16_cc12m_1x --dataset s3://bucket/datasets/cc12m --run s3://bucket/runs/b16
+        stablerep train --preset paper_vit_b16_cc12m_1x --dataset s3://bucket/datasets/cc12m --run s3://bucket/runs/1
+
+        stablerep train --on kubernetes --preset demo --dataset shoes --run shoes-1 --nodes 2 --gpus 8 --watch
     """
     from stablerep.cli.jobs import split_overrides
+
+    changes: dict[str, Any] = split_overrides(overrides)
+    if _is_elsewhere(on):
+        with connection.client() as client:
+            created = client.runs.train(
+                _name_of(run),
+                dataset,
+                preset=preset,
+                config={"threads": threads, **changes},
+                nodes=nodes,
+                gpus_per_node=gpus,
+                processes_per_node=0 if gpus and processes == 1 else processes,
+                launcher="" if on == "gateway" else on,
+                ttl_seconds=ttl,
+                deadline_seconds=deadline,
+                queue=queue,
+            )
+            _created(client, created, watch=watch, as_json=as_json)
+        return
+    if nodes > 1 or queue or deadline or ttl or gpus:
+        raise InvalidInput("--nodes, --gpus, --queue, --deadline and --ttl go with --on", field="--on")
+    _train_here(preset, {**changes, "datasets": dataset, "run": run, "threads": threads}, processes, threads)
+
+
+def _train_here(preset: str, changes: dict[str, Any], processes: int, threads: int) -> None:
     from stablerep.config.training import load_train_config
 
-    config = load_train_config(
-        preset, {**split_overrides(overrides), "datasets": dataset, "run": run, "threads": threads}
-    )
+    config = load_train_config(preset, changes)
     launcher = [sys.executable, "-m"]
     if processes > 1:
         # `--standalone` resolves the host's own name, which may have no address.
@@ -47,6 +117,28 @@ def train(
         launcher += ["--rdzv-endpoint=127.0.0.1:0", f"--nproc-per-node={processes}", "-m"]
     command = [*launcher, "services.trainer", "--config-json", config.model_dump_json()]
     raise typer.Exit(_run_to_end(command, {"OMP_NUM_THREADS": str(threads)}))
+
+
+def _is_elsewhere(on: str) -> bool:
+    """Whether a gateway is to start it. Raises InvalidInput for a place that is none."""
+    if on not in ("here", "gateway", "local", "kubernetes"):
+        raise InvalidInput(f"{on!r} is none of here, gateway, local, kubernetes", field="--on")
+    return on != "here"
+
+
+def _name_of(run: str) -> str:
+    """The name of a run that may be given by its URL."""
+    return f"/{run}".rstrip("/").rpartition("/runs/")[2] if "/" in run else run
+
+
+def _created(client: Client, run: Run, *, watch: bool, as_json: bool) -> None:
+    from stablerep.cli.runs import follow, one_line
+
+    if watch:
+        follow(client, run.name, as_json=as_json)
+    if as_json:
+        print_json(run)
+    console.print(f"{one_line(run)}\nfollow it: stablerep runs watch {run.run}")
 
 
 def _run_to_end(command: list[str], environment: dict[str, str]) -> int:
@@ -59,6 +151,7 @@ def _run_to_end(command: list[str], environment: dict[str, str]) -> int:
             console.print("stopping: the trainer writes a checkpoint first")
 
 
+@connected
 def probe(
     model: Annotated[str, typer.Argument(help="A run's URL, an export folder, a timm name, or `pixels`.")],
     data: Annotated[
@@ -70,7 +163,16 @@ def probe(
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides the split and the draws.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads.")] = 1,
+    on: On = "here",
+    run: Annotated[str, typer.Option("--run", help="Name of the run that measures, with --on.")] = "",
+    gpus: Gpus = 0,
+    queue: Queue = "",
+    deadline: Deadline = 0,
+    ttl: Ttl = 0,
+    watch: Watch = False,
     as_json: Json = False,
+    *,
+    connection: Connection,
 ) -> None:
     """Measures frozen features: linear probe, 10 labels a class, nearest neighbours; the paper's probe.
 
@@ -81,7 +183,32 @@ def probe(
         stablerep probe demo/export --paper
 
         stablerep probe pixels --data fashion,digits
+
+        stablerep probe runs/first --on kubernetes --run probe-first --watch
     """
+    names = [name.strip() for name in data.split(",")]
+    if _is_elsewhere(on):
+        with connection.client() as client:
+            created = client.runs.probe(
+                _name_of(run or f"probe-{_name_of(model)}"),
+                model,
+                names,
+                seed=seed,
+                paper=paper,
+                gpus_per_node=gpus,
+                launcher="" if on == "gateway" else on,
+                ttl_seconds=ttl,
+                deadline_seconds=deadline,
+                queue=queue,
+            )
+            _created(client, created, watch=watch, as_json=as_json)
+        return
+    if run or gpus or queue or deadline or ttl:
+        raise InvalidInput("--run, --gpus, --queue, --deadline and --ttl go with --on", field="--on")
+    _probe_here(model, names, paper=paper, seed=seed, threads=threads, as_json=as_json)
+
+
+def _probe_here(model: str, names: list[str], *, paper: bool, seed: int, threads: int, as_json: bool) -> None:
     import torch
 
     from stablerep.evaluation import format_table, paper_probe, probe_model
@@ -91,8 +218,8 @@ def probe(
     torch.set_num_threads(threads)
     encoder = None if model == "pixels" else load_encoder(model)
     results, papers = {}, {}
-    for name in data.split(","):
-        photographs = load_photographs(name.strip())
+    for name in names:
+        photographs = load_photographs(name)
         with step(f"probe on {photographs.name}"):
             results[photographs.name] = probe_model(encoder or "pixels", photographs, seed=seed)
         if paper:

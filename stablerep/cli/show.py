@@ -116,14 +116,16 @@ def expected_times(job: Job) -> str:
     """When the job is expected to start and to end, in this machine's time; empty if nobody knows."""
     words = []
     if job.expected_start_time:
-        words.append(f"starts {_near(job.expected_start_time)}")
+        words.append(f"starts {near_time(job.expected_start_time)}")
     if job.expected_end_time:
-        words.append(f"ends {_near(job.expected_end_time)}")
+        words.append(f"ends {near_time(job.expected_end_time)}")
     return ", ".join(words)
 
 
-def _near(time: datetime) -> str:
-    """The time of a day, with the date if it is another day than today."""
+def near_time(time: datetime | None) -> str:
+    """The time of a day, with the date if it is another day than today; empty for None."""
+    if time is None:
+        return ""
     local = time.astimezone()
     return local.strftime("%H:%M" if local.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M")
 

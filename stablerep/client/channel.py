@@ -47,6 +47,10 @@ _RETRIED = (
             "ListShards",
         ),
     ),
+    (
+        "stablerep.v1.TrainingService",
+        ("CreateRun", "GetRun", "ListRuns", "CancelRun", "ResumeRun", "DeleteRun"),
+    ),
     ("stablerep.v1.GeneratorService", ("PreviewGroup", "GetStatus", "Drain")),
 )
 _RETRY = {

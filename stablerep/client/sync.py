@@ -24,6 +24,7 @@ from stablerep.client.hops.sync import close_channel, in_thread, read_in_thread,
 from stablerep.client.job import Job, Shard, job_name, read_job, read_shard
 from stablerep.client.reconciled import ReconcileResult, read_reconciled
 from stablerep.client.requests import create_job_request, list_shards_request
+from stablerep.client.runs_sync import Runs
 from stablerep.client.upload import Progress, may_resume, upload_id, upload_messages
 from stablerep.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from stablerep.queue.leases import ShardState
@@ -32,7 +33,7 @@ from stablerep.v1 import generation_pb2_grpc as rpc
 
 
 class Client:
-    """Jobs of one gateway; `close` it, or use it in a `with` block (`async with`).
+    """Jobs of one gateway, and its `runs`; `close` it, or use it in a `with` block (`async with`).
 
     A `Client` may be used from several threads, an `AsyncClient` on the event loop that it was made on.
     Calls are tried again while the gateway is unavailable. All methods raise errors of `stablerep.errors`:
@@ -67,6 +68,7 @@ class Client:
         self._stub = rpc.GenerationServiceStub(self._channel)
         self._metadata = credentials.metadata()
         self._timeout = timeout
+        self.runs = Runs(self._channel, self._metadata, timeout)
 
     def close(self) -> None:
         close_channel(self._channel)

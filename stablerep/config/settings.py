@@ -114,6 +114,10 @@ class GatewaySettings(_Part):
     models: Words = Field(
         default=DEFAULT_MODELS, description="models that a job may name; `*` at the end stands for anything"
     )
+    launcher: Literal["local", "kubernetes"] = Field(
+        default="local",
+        description="who carries out runs: trainer services on the same store, or jobs of a cluster",
+    )
     source_urls: Words = Field(
         default=(), description="beginnings of URLs that captions may be read from, besides the store"
     )
@@ -164,12 +168,29 @@ class GeneratorSettings(_Part):
 
 
 class Trainer(_Part):
-    """A training process; what it trains stands in its own configuration."""
+    """A training process, or the service that takes runs; what is trained stands in its own configuration."""
 
+    announce: Path | None = Field(default=None, description="file that receives the pid once runs are taken")
     metrics_address: str = Field(
         default="",
         description="host:port of the first rank's /metrics, /healthz and /readyz; empty: off",
     )
+
+
+class Kubernetes(_Part):
+    """Runs as jobs of a cluster, for `gateway.launcher=kubernetes`; the Helm chart sets all of it."""
+
+    kubeconfig: Path | None = Field(
+        default=None, description="of the cluster; empty: the one that the gateway's pod is in"
+    )
+    namespace: str = Field(default="", description="of the runs' jobs; empty: the gateway's own")
+    pod_template: Path | None = Field(
+        default=None, description="YAML of a pod template with a container `trainer`, which runs add to"
+    )
+    owner: str = Field(
+        default="", description="a ConfigMap in that namespace, whose deletion deletes the jobs; empty: none"
+    )
+    gpu_resource: str = Field(default="nvidia.com/gpu", description="what a pod requests its GPUs as")
 
 
 class Settings(BaseSettings):
@@ -201,6 +222,7 @@ class Settings(BaseSettings):
     gateway: GatewaySettings = GatewaySettings()
     generator: GeneratorSettings = GeneratorSettings()
     trainer: Trainer = Trainer()
+    kubernetes: Kubernetes = Kubernetes()
 
     @classmethod
     def settings_customise_sources(

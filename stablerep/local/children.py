@@ -66,10 +66,16 @@ def start_process(
         ).result()
 
 
-def end_with_parent() -> None:
-    """Asks Linux to send this process SIGTERM when the one that started it ends; nothing elsewhere."""
+def end_with_parent(parent: int | None = None) -> None:
+    """Asks Linux to send this process SIGTERM when the one that started it ends; nothing elsewhere.
+
+    Args:
+        parent: its process id, if known: had it ended before this call, nothing else would say so.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if parent is not None and os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The services of one machine: embedded queue server, gateway and generator workers as real processes."""
+"""The services of one machine: embedded queue server, gateway, workers and trainer as real processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LocalServices:
 
 @contextmanager
 def local_services(
-    data: Path, *, workers: int, address: str = "127.0.0.1:0", threads: int = 1
+    data: Path, *, workers: int, address: str = "127.0.0.1:0", threads: int = 1, trainers: int = 0
 ) -> Iterator[LocalServices]:
     """Starts the services over the folder `data` and stops them at the end, workers first.
 
@@ -47,6 +47,7 @@ def local_services(
         data: holds the store (`store/`), the queue server's files (`redis/`) and logs (`logs/`).
         workers: generator processes, `threads` compute threads each.
         address: host:port on which the gateway listens; port 0 takes a free one.
+        trainers: trainer services, each carrying out one run at a time.
     Raises: ChildDied when the gateway does not start.
     """
     url = (data / "store").resolve().as_uri()
@@ -68,6 +69,14 @@ def local_services(
                     "STABLEREP_GENERATOR__THREADS": str(threads),
                 },
                 announces="STABLEREP_GENERATOR__ANNOUNCE",
+                threads=threads,
+            )
+        for number in range(trainers):
+            processes.start(
+                f"trainer-{number}",
+                ["-m", "services.trainer.take_runs"],
+                environment,
+                announces="STABLEREP_TRAINER__ANNOUNCE",
                 threads=threads,
             )
         gateway_address = processes.wait_announced(gateway)

@@ -5,6 +5,7 @@ datasets/<dataset>/job/create.json  planned.json  events/<time>-<kind>.json  dea
 uploads/<upload>/upload.json  000000.part
 requests/<request id>.json
 runs/<run>/...
+active-runs/<run>
 """
 
 import re
@@ -13,6 +14,8 @@ from stablerep.config.names import check_dataset, check_request_id, check_run, c
 from stablerep.errors import InvalidInput
 
 DATASETS = "datasets/"
+RUNS = "runs/"
+ACTIVE_RUNS = "active-runs/"
 MAX_SHARDS = 1_000_000  # six digits in every name
 
 
@@ -111,9 +114,19 @@ def request_key(request_id: str) -> str:
     return f"requests/{check_request_id(request_id)}.json"
 
 
+def active_run_key(run: str) -> str:
+    """There while a run needs its launcher: until it is over and its processes are gone."""
+    return f"{ACTIVE_RUNS}{check_run(run)}"
+
+
+def run_prefix(run: str) -> str:
+    """Where everything of a run lies; also what its URL is the store's URL plus."""
+    return f"{RUNS}{check_run(run)}/"
+
+
 def run_key(run: str, name: str) -> str:
     """An object of a run, such as `run_key("r1", "export/model.safetensors")`."""
-    return f"runs/{check_run(run)}/{name}"
+    return f"{run_prefix(run)}{name}"
 
 
 def _number(number: int) -> str:

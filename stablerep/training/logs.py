@@ -1,4 +1,4 @@
-"""Metrics of a run in the store: metrics.jsonl and TensorBoard event files."""
+"""Metrics of a run in the store: metrics.jsonl, TensorBoard event files and progress.json."""
 
 import json
 import time
@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from stablerep.errors import NotFound
+from stablerep.runs.records import Progress, write_progress
 from stablerep.shards.layout import run_key
 from stablerep.storage import Store
 
@@ -27,12 +28,14 @@ class RunLog:
         self._folder = TemporaryDirectory(prefix="stablerep-tensorboard-")
         self._events = SummaryWriter(self._folder.name, purge_step=resumed_at + 1)
         self._flushed = time.monotonic()
+        self._progress: Progress | None = None
 
-    def add(self, step: int, metrics: dict[str, float]) -> None:
-        """Records the metrics after `step` steps."""
-        self._lines.append({"step": step, **metrics})
+    def add(self, progress: Progress, metrics: dict[str, float]) -> None:
+        """Records the metrics after `progress.step` steps."""
+        self._progress = progress
+        self._lines.append({"step": progress.step, **metrics})
         for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+            self._events.add_scalar(name, value, progress.step)
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
 
@@ -43,6 +46,8 @@ class RunLog:
         self._events.flush()
         for file in Path(self._folder.name).iterdir():
             self._store.put(run_key(self._run, f"tensorboard/{file.name}"), file)
+        if self._progress is not None:
+            write_progress(self._store, self._run, self._progress)
         self._flushed = time.monotonic()
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ from stablerep.data.batches.loader import RankBatch, RankLoader
 from stablerep.data.batches.order import BatchOrder
 from stablerep.data.corpus.positive_sets import Corpus, PositiveSets, make_positive_sets, single_images
 from stablerep.data.images import ImageSource
-from stablerep.errors import InvalidInput, StableRepError
+from stablerep.errors import Diverged, InvalidInput
 from stablerep.objectives import multi_positive_loss
 from stablerep.training.callbacks import NoCallback, TrainingCallback
 from stablerep.training.checkpoint import checkpoint_steps, read_checkpoint, restore_state
@@ -28,10 +29,6 @@ from stablerep.training.learner import Learner, build_learner
 from stablerep.training.optimizer import build_optimizer, learning_rate
 from stablerep.training.reporter import Progress, Reports
 from stablerep.training.run import Run, open_run
-
-
-class Diverged(StableRepError):
-    """The loss or a gradient is not a number any more; the last checkpoint is from before."""
 
 
 def train(
@@ -173,7 +170,10 @@ def _distributed(learner: Learner, ranks: Ranks) -> nn.Module:
     if ranks.size == 1:
         return learner
     devices = [ranks.device] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(learner, device_ids=devices, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # torch 2.15 has another name for the option; older ones know this one alone.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        return DistributedDataParallel(learner, device_ids=devices, broadcast_buffers=False)
 
 
 def _gradient_norm(learner: Learner) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -10,6 +11,8 @@ from torch import nn
 
 from stablerep.config.training import TrainConfig
 from stablerep.progress import Bars
+from stablerep.runs.records import Progress as RunProgress
+from stablerep.runs.records import now, write_progress
 from stablerep.training.callbacks import TrainingCallback
 from stablerep.training.checkpoint import CheckpointInfo, CheckpointWriter
 from stablerep.training.logs import RunLog
@@ -34,6 +37,7 @@ class Reports:
         self._checkpoints = CheckpointWriter(run.store, run.name, callback.on_checkpoint)
         self._bars = Bars()
         self._bar = self._bars.add(run.name, config.steps, start.step)
+        write_progress(run.store, run.name, RunProgress(step=start.step, steps=config.steps, time=now()))
 
     def __enter__(self) -> Self:
         self._bars.__enter__()
@@ -49,7 +53,9 @@ class Reports:
     def log(self, progress: Progress, rate: float, gradient_norm: float) -> None:
         """Records the metrics after `progress.step` steps; `views_per_second` is since the last record."""
         steps, spent = progress.step - self._last.step, progress.seconds - self._last.seconds
-        views = self._config.views_per_batch
+        views, total = self._config.views_per_batch, self._config.steps
+        rate_of_views = steps * views / spent if spent > 0 else 0.0
+        left = (total - progress.step) * spent / steps if steps else 0.0
         metrics = {
             "loss": progress.loss,
             # What the loss can fall to is the entropy of the positives: the rest compares between settings.
@@ -57,10 +63,19 @@ class Reports:
             "learning_rate": rate,
             "gradient_norm": gradient_norm,
             "views": float(progress.step * views),
-            "views_per_second": steps * views / spent if spent > 0 else 0.0,
+            "views_per_second": rate_of_views,
             "seconds": progress.seconds,
         }
-        self._log.add(progress.step, metrics)
+        moment = now()
+        shown = RunProgress(
+            step=progress.step,
+            steps=total,
+            time=moment,
+            loss=progress.loss,
+            views_per_second=rate_of_views,
+            expected_end_time=moment + timedelta(seconds=round(left)),
+        )
+        self._log.add(shown, metrics)
         self._bars.update(self._bar, progress.step, f"loss {progress.loss:.3f}")
         self._last = progress
 

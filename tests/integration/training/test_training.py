@@ -22,7 +22,7 @@ from safetensors.torch import load, load_file
 from torch import Tensor
 
 from stablerep.data import GroupDataset
-from stablerep.errors import AlreadyExists, InvalidInput
+from stablerep.errors import AlreadyExists, Diverged, InvalidInput
 from stablerep.shards import DatasetInfo, Group, build_tar, commit_shard
 from stablerep.shards import write_dataset as write_description
 from stablerep.shards.layout import run_key
@@ -30,7 +30,7 @@ from stablerep.storage import open_store
 from stablerep.training import TrainConfig, load_train_config
 from stablerep.training.checkpoint import checkpoint_steps
 from stablerep.training.distributed import Ranks
-from stablerep.training.loop import Diverged, train
+from stablerep.training.loop import train
 
 CAPTIONS, IMAGES = 24, 3
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -46,7 +46,8 @@ def test_public_names_are_there() -> None:
     assert {"preview", "status", "drain"} <= set(vars(GeneratorClient))
 
 
-def test_the_blocking_client_is_made_from_the_asyncio_one() -> None:
-    make = runpy.run_path(str(ROOT / "scripts/make_sync_client.py"))["make_sync_client"]
-    there = (ROOT / "stablerep/client/sync.py").read_text(encoding="utf-8")
-    assert there == make(), "run: make proto"
+@pytest.mark.parametrize("source", ["aio.py", "runs_aio.py"])
+def test_the_blocking_client_is_made_from_the_asyncio_one(source: str) -> None:
+    script = runpy.run_path(str(ROOT / "scripts/make_sync_client.py"))
+    there = (ROOT / "stablerep/client" / script["MADE"][source]).read_text(encoding="utf-8")
+    assert there == script["make_sync_client"](source), "run: make proto"

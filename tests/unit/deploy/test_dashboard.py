@@ -14,7 +14,7 @@ import services.generator.metrics
 import services.process.loops
 import services.trainer.metrics
 from services.gateway.queue_metrics import QueueCollector
-from services.gateway.server import SERVICE
+from services.gateway.server import SERVICES
 from services.health.single_flight import SingleFlightCall
 from services.rpc.metrics import MetricsInterceptor
 from stablerep.queue.states import JobState
@@ -36,7 +36,7 @@ Series = dict[str, list[dict[str, str]]]
 @pytest.fixture(scope="module")
 def exported() -> Series:
     """Labels of every series of the three processes, by name, as a scrape reads them."""
-    MetricsInterceptor([SERVICE])
+    MetricsInterceptor(SERVICES)
     services.trainer.metrics.PrometheusCallback().on_start("run", 0, 1)
     stats = QueueStats(
         jobs=(JobBacklog("shoes", JobState.RUNNING, waiting=1, leased=1, done=1, dead=1),),

@@ -183,7 +183,7 @@ def test_an_image_is_built_in_stages_and_runs_as_a_numbered_user(name: str) -> N
 @pytest.mark.parametrize("name", EVERY_FILE)
 def test_an_image_takes_an_extra_that_there_is_at_the_locked_versions(name: str) -> None:
     text = dockerfile(name).text
-    extra = re.findall(r"-c requirements.lock '\.\[(\w+)\]'", text)[0]
+    extra = re.findall(r"-c requirements.lock '\.\[(\w+)(?:,kubernetes)?\]'", text)[0]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = " ".join(project["dependencies"] + project["optional-dependencies"][extra])
     assert ("torch" in needed) == (name != "gateway")

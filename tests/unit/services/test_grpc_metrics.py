@@ -81,7 +81,7 @@ def call(
     body: Callable[[grpc.aio.Channel, Servicer], Coroutine[Any, Any, None]], settings: Settings = OPEN
 ) -> None:
     async def run() -> None:
-        front = open_server(settings, SERVICE, [])
+        front = open_server(settings, [SERVICE], [])
         servicer = Servicer()
         rpc.add_GenerationServiceServicer_to_server(servicer, front.server)
         address = listen(front, settings, "127.0.0.1:0", field="address")

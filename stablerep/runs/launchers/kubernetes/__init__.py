@@ -1,0 +1,1 @@
+"""Runs as jobs of a Kubernetes cluster: a JobSet where it has that resource, else an Indexed Job."""

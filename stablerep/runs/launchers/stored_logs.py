@@ -1,0 +1,58 @@
+"""What the machines of a run printed, as far as the store keeps it: all that the local launcher needs."""
+
+import time
+from collections.abc import Iterator
+
+from stablerep.errors import NotFound, TornObject
+from stablerep.runs.records import CreateRecord, log_key, read_end
+from stablerep.storage.interface import Store
+
+_POLL_SECONDS = 1.0
+
+
+class LocalLauncher:
+    """Trainer services take runs from the store by themselves, and put their logs there."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def sync(self, record: CreateRecord) -> None:
+        """Nothing: see services/trainer/take_runs.py."""
+
+    def logs(self, run: str, node: int, lines: int, *, follow: bool) -> Iterator[str]:
+        """The end of the stored log, then what is added to it. Raises NotFound."""
+        return stored_log(self._store, run, node, lines, follow=follow)
+
+
+def stored_log(store: Store, run: str, node: int, lines: int, *, follow: bool = False) -> Iterator[str]:
+    """The last lines of a stored log; with `follow` all that is added until the run is over.
+
+    Raises NotFound: nothing of this machine is stored (yet).
+    """
+    text = store.get(log_key(run, node)).decode(errors="replace")
+    yield "".join(text.splitlines(keepends=True)[-lines:])
+    while follow:
+        over = read_end(store, run) is not None
+        now = _read(store, run, node)
+        if new := _added(text, now):
+            yield new
+        text = now or text
+        if over:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _read(store: Store, run: str, node: int) -> str:
+    try:
+        return store.get(log_key(run, node)).decode(errors="replace")
+    except (NotFound, TornObject):  # the run is being deleted, or started on another machine
+        return ""
+
+
+def _added(before: str, after: str) -> str:
+    """What was appended. The store keeps the end of a log: its beginning may be gone meanwhile."""
+    if after.startswith(before):
+        return after[len(before) :]
+    mark = before[-2000:]
+    at = after.rfind(mark) if mark else -1
+    return after[at + len(mark) :] if at >= 0 else after
