@@ -23,6 +23,12 @@ _CLASSES = {
     ("apps/v1", "StatefulSet"): kube.V1StatefulSet,
     ("policy/v1", "PodDisruptionBudget"): kube.V1PodDisruptionBudget,
     ("networking.k8s.io/v1", "NetworkPolicy"): kube.V1NetworkPolicy,
+    ("networking.k8s.io/v1", "Ingress"): kube.V1Ingress,
+    ("rbac.authorization.k8s.io/v1", "Role"): kube.V1Role,
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"): kube.V1RoleBinding,
+    ("autoscaling/v2", "HorizontalPodAutoscaler"): kube.V2HorizontalPodAutoscaler,
+    ("batch/v1", "Job"): kube.V1Job,
+    ("v1", "Pod"): kube.V1Pod,
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from stablerep.config.names import DATASET_NAME
 from stablerep.errors import NotFound, TornObject
 from stablerep.runs.spec import RunSpec
 from stablerep.shards.layout import ACTIVE_RUNS, RUNS, active_run_key, run_key
@@ -162,7 +163,8 @@ def log_key(run: str, node: int) -> str:
 
 def run_names(store: Store) -> list[str]:
     """Every run in the store, by name."""
-    return [name.removesuffix("/") for name in store.children(RUNS) if name.endswith("/")]
+    names = (name.removesuffix("/") for name in store.children(RUNS) if name.endswith("/"))
+    return [name for name in names if DATASET_NAME.fullmatch(name)]
 
 
 def active_runs(store: Store) -> list[CreateRecord]:

@@ -51,8 +51,11 @@ def _read(store: Store, run: str, node: int) -> str:
 
 def _added(before: str, after: str) -> str:
     """What was appended. The store keeps the end of a log: its beginning may be gone meanwhile."""
-    if after.startswith(before):
-        return after[len(before) :]
-    mark = before[-2000:]
-    at = after.rfind(mark) if mark else -1
-    return after[at + len(mark) :] if at >= 0 else after
+    head = after.partition("\n")[0][:200]
+    at = before.find(head)
+    while at >= 0:
+        kept = before[at:]
+        if after.startswith(kept):
+            return after[len(kept) :]
+        at = before.find(head, at + 1)
+    return after

@@ -43,9 +43,10 @@ pytestmark = pytest.mark.timeout(300)
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 RANKS = ("read", "submit", "admin")
 NEEDED = {
-    "read": "GetJob ListJobs WatchJob ListShards GetUpload GetStatus",
-    "submit": "UploadCaptions CreateJob CancelJob PauseJob ResumeJob RetryJob PreviewGroup",
-    "admin": "DeleteJob ReconcileJobs Drain",
+    "read": "GetJob ListJobs WatchJob ListShards GetUpload GetStatus GetRun ListRuns WatchRun GetRunLogs",
+    "submit": "UploadCaptions CreateJob CancelJob PauseJob ResumeJob RetryJob PreviewGroup "
+    "CreateRun CancelRun ResumeRun",
+    "admin": "DeleteJob ReconcileJobs Drain DeleteRun",
 }
 """The issue's table, written down a second time."""
 
@@ -161,7 +162,7 @@ CALLERS = [
 
 @pytest.mark.parametrize(("path", "caller"), list(product(METHODS, CALLERS)))
 def test_matrix(path: str, caller: str, fronts: Fronts, tokens: Tokens) -> None:
-    address = fronts.gateway if "GenerationService" in path else fronts.worker
+    address = fronts.worker if "GeneratorService" in path else fronts.gateway
     with grpc.insecure_channel(address) as channel:
         code, text = code_of(channel, path, headers(tokens)[caller])
     verb = path.rpartition("/")[2]
@@ -463,7 +464,7 @@ def test_a_text_of_3_mib_in_any_field_is_a_short_error(
     kind = next(f.type for f in method.input_type.fields if f.name == field)
     value: Any = "ü" * (3 << 19) if kind == FieldDescriptorProto.TYPE_STRING else b"x" * (3 << 20)
     request = GetMessageClass(method.input_type)(**{field: value}).SerializeToString()
-    address = fronts.gateway if "GenerationService" in path else fronts.worker
+    address = fronts.worker if "GeneratorService" in path else fronts.gateway
     with grpc.insecure_channel(address) as channel:
         code, text = code_of(channel, path, headers(tokens)["admin"], request)
     assert code is grpc.StatusCode.INVALID_ARGUMENT

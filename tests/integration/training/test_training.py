@@ -1,6 +1,5 @@
 """Runs on a tiny dataset: they learn, survive being killed at any moment, and export what timm can load."""
 
-import io
 import json
 import os
 import shutil
@@ -17,7 +16,6 @@ import psutil
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import load, load_file
 from torch import Tensor
 
@@ -31,48 +29,17 @@ from stablerep.training import TrainConfig, load_train_config
 from stablerep.training.checkpoint import checkpoint_steps
 from stablerep.training.distributed import Ranks
 from stablerep.training.loop import train
+from tests.training import CAPTIONS, IMAGES, SETTINGS, write_stripes
 
-CAPTIONS, IMAGES = 24, 3
 ALONE = Ranks(0, 1, torch.device("cpu"))
-
-
-def write_dataset(url: str) -> str:
-    """Captions name a colour and a stripe; the images of one differ in brightness and noise."""
-    random = np.random.default_rng(0)
-    groups = []
-    for number in range(CAPTIONS):
-        colour, period = random.uniform(40, 215, 3), 2 + number % 5
-        stripe = ((np.arange(16) // period) % 2)[:, None, None] * 60.0
-        images = []
-        for _ in range(IMAGES):
-            pixels = (colour + stripe) * random.uniform(0.8, 1.1) + random.normal(0, 8, (16, 16, 3))
-            buffer = io.BytesIO()
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=95)
-            images.append(buffer.getvalue())
-        groups.append(Group(number, f"colour {number}", tuple(images)))
-    store = open_store(url)
-    for shard in range(CAPTIONS // 8):
-        commit_shard(store, "stripes", shard, build_tar(groups[shard * 8 : shard * 8 + 8]))
-    return f"{url}/datasets/stripes"
 
 
 def configuration(url: str, run: str, **changed: object) -> TrainConfig:
     settings = {
+        **SETTINGS,
         "run": f"{url}/runs/{run}",
         "datasets": [f"{url}/datasets/stripes"],
-        "images_per_caption": 3,
-        "views_per_batch": 24,
         "steps": 60,
-        "encoder.kwargs": {
-            "layers": [1, 1, 1, 1],
-            "channels": [8, 8, 16, 16],
-            "stem_width": 8,
-            "stem_type": "",
-        },
-        "encoder.image_size": 16,
-        "head": {"hidden": 32, "out": 16},
-        "optimizer": {"lr": 0.005, "warmup_steps": 5},
-        "precision": "float32",
         "checkpoint_every": 20,
         "log_every": 5,
     }
@@ -91,7 +58,7 @@ def exported(config: TrainConfig) -> dict[str, Tensor]:
 @pytest.fixture
 def local_url(tmp_path) -> str:
     url = (tmp_path / "store").as_uri()
-    write_dataset(url)
+    write_stripes(url)
     return url
 
 
@@ -131,7 +98,7 @@ def wait_for_checkpoint(config: TrainConfig, process: subprocess.Popen, beyond: 
 
 
 def test_a_run_learns_and_exports_an_encoder_that_timm_loads(store_url, tmp_path):
-    write_dataset(store_url)
+    write_stripes(store_url)
     config = configuration(store_url, "first")
     result = train(config, ALONE, threading.Event())
     logged = metrics(config)

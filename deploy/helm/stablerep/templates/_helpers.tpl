@@ -33,12 +33,25 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if and .root.Values.image.registry (not (or (contains "." $first) (contains ":" $first))) -}}
 {{- $repository = printf "%s/%s" (trimSuffix "/" .root.Values.image.registry) $repository -}}
 {{- end -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" $repository .image.digest -}}
+{{- else -}}
 {{- printf "%s:%s" $repository (.image.tag | default .root.Chart.AppVersion | toString) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Names of the Secrets that the processes read. */}}
 {{- define "stablerep.tokensSecret" -}}
 {{- .Values.auth.tokensSecret | default (printf "%s-tokens" (include "stablerep.fullname" .)) -}}
+{{- end -}}
+
+{{- define "stablerep.tlsSecret" -}}
+{{- if .Values.tls.certManager.enabled -}}
+{{- if .Values.tls.secret -}}{{- fail "tls.secret and tls.certManager.enabled exclude each other" -}}{{- end -}}
+{{- printf "%s-tls" (include "stablerep.fullname" .) -}}
+{{- else -}}
+{{- .Values.tls.secret -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "stablerep.queueSecret" -}}
@@ -79,12 +92,17 @@ s3://stablerep
 {{- if .Values.store.caSecret -}}{{- $_ := set $s3 "ca_file" "/etc/stablerep/store/ca.crt" -}}{{- end -}}
 {{- $auth := dict "tokens_file" "/etc/stablerep/tokens/tokens.yaml" "anonymous" .Values.auth.anonymous -}}
 {{- $chart := dict "store_url" (include "stablerep.storeUrl" .) "log_format" "json" "s3" $s3 "auth" $auth "gateway" $gateway "generator" $generator -}}
-{{- if .Values.tls.secret -}}
+{{- if include "stablerep.tlsSecret" . -}}
 {{- $tls := dict "cert_file" "/etc/stablerep/tls/tls.crt" "key_file" "/etc/stablerep/tls/tls.key" -}}
 {{- if .Values.tls.clientCertificates -}}{{- $_ := set $tls "client_ca_file" "/etc/stablerep/tls/ca.crt" -}}{{- end -}}
 {{- $_ := set $chart "tls" $tls -}}
 {{- else if .Values.tls.clientCertificates -}}
-{{- fail "tls.clientCertificates needs tls.secret" -}}
+{{- fail "tls.clientCertificates needs tls.secret, or tls.certManager" -}}
+{{- end -}}
+{{- if .Values.trainer.enabled -}}
+{{- $_ := set $gateway "launcher" "kubernetes" -}}
+{{- $kubernetes := dict "namespace" .Release.Namespace "pod_template" "/etc/stablerep/trainer/pod.yaml" "owner" (printf "%s-trainer" (include "stablerep.fullname" .)) "gpu_resource" .Values.trainer.gpu.resource -}}
+{{- $_ := set $chart "kubernetes" $kubernetes -}}
 {{- end -}}
 {{- mergeOverwrite (deepCopy .Values.settings) $chart | toYaml -}}
 {{- end -}}
@@ -118,12 +136,17 @@ s3://stablerep
 {{- end }}
 {{- end -}}
 
+{{/* What a process that serves reads: its settings and the store's, tokens and certificates. */}}
 {{- define "stablerep.mounts" -}}
-- {name: settings, mountPath: /etc/stablerep/settings, readOnly: true}
 - {name: tokens, mountPath: /etc/stablerep/tokens, readOnly: true}
-{{- if .Values.tls.secret }}
+{{- if include "stablerep.tlsSecret" . }}
 - {name: tls, mountPath: /etc/stablerep/tls, readOnly: true}
 {{- end }}
+{{ include "stablerep.clientMounts" . }}
+{{- end -}}
+
+{{- define "stablerep.clientMounts" -}}
+- {name: settings, mountPath: /etc/stablerep/settings, readOnly: true}
 {{- if .Values.store.caSecret }}
 - {name: store-ca, mountPath: /etc/stablerep/store, readOnly: true}
 {{- end }}
@@ -131,16 +154,20 @@ s3://stablerep
 {{- end -}}
 
 {{- define "stablerep.volumes" -}}
-- name: settings
-  configMap: {name: {{ include "stablerep.fullname" . }}}
 - name: tokens
   secret:
     secretName: {{ include "stablerep.tokensSecret" . }}
     items: [{key: tokens.yaml, path: tokens.yaml}]
-{{- with .Values.tls.secret }}
+{{- with include "stablerep.tlsSecret" . }}
 - name: tls
   secret: {secretName: {{ . }}}
 {{- end }}
+{{ include "stablerep.clientVolumes" . }}
+{{- end -}}
+
+{{- define "stablerep.clientVolumes" -}}
+- name: settings
+  configMap: {name: {{ include "stablerep.fullname" . }}}
 {{- with .Values.store.caSecret }}
 - name: store-ca
   secret: {secretName: {{ . }}}
@@ -178,14 +205,23 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with .on.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .on.topologySpreadConstraints }}
+topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .on.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .on.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
 {{- end -}}
 
-{{/* Probes on the process's own HTTP port. */}}
+{{/* Probes on the process's own HTTP port; the argument: the seconds that its start may take. */}}
 {{- define "stablerep.probes" -}}
 startupProbe:
   httpGet: {path: /healthz, port: metrics}
   periodSeconds: 5
-  failureThreshold: 60
+  failureThreshold: {{ div . 5 }}
 livenessProbe:
   httpGet: {path: /healthz, port: metrics}
   periodSeconds: 15
