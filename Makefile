@@ -5,7 +5,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-compose lint format lock proto bench clean
+.PHONY: help setup demo test test-compose test-cluster lint format lock proto bench clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: $(VENV)/.installed  ## unit, integration and end-to-end tests; ARGS="tests
 
 test-compose: $(VENV)/.installed  ## the compose file brought up on a real Docker engine, a worker killed, all restarted
 	@OMP_NUM_THREADS=1 exec $(BIN)/python scripts/compose_test $(ARGS)
+
+test-cluster: $(VENV)/.installed  ## the chart on a real Kubernetes (KUBECONFIG, kind, or one brought up here): install, scale, train, kill
+	@exec $(BIN)/python scripts/cluster/run_tests.py $(ARGS)
 
 lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -1,86 +1,73 @@
 #!/usr/bin/env python3
-"""mkimg.py OUT.tar NAME:TAG ENTRYPOINT[,ARG...] [-e K=V]... [-u UID] [-l LAYER.tar]... [SRC:DST]...
-Writes a docker-archive image tar: the given layer tars as they are, then one layer of the SRC:DST files (stdlib only)."""
+"""mkimg.py OUT.tar NAME:TAG ENTRYPOINT[,ARG...] [SRC:DST]...: an image of these files alone.
+
+Writes a docker-archive with one layer; for the few programs that a cluster's own pods run.
+"""
 
 import hashlib
 import io
 import json
-import os
 import sys
 import tarfile
+import tempfile
+from pathlib import Path
 
 
-def add(t, name, data, mode=0o644):
-    ti = tarfile.TarInfo(name)
-    ti.size = len(data)
-    ti.mode = mode
-    t.addfile(ti, io.BytesIO(data))
+def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Adds a file with this content."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
 
 
-def sha(path):
-    with open(path, "rb") as f:
-        return (
-            hashlib.file_digest(f, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else hashlib.sha256(f.read()).hexdigest()
-        )
+def own(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The member as root's."""
+    info.uid = info.gid = 0
+    info.uname = info.gname = "root"
+    return info
 
 
-def main(argv):
-    out, name, entry, *rest = argv
-    env, user, pairs, layers = ["PATH=/usr/local/bin:/usr/bin:/bin:/sbin:/usr/sbin:/"], "", [], []
-    it = iter(rest)
-    for a in it:
-        if a == "-e":
-            env.append(next(it))
-        elif a == "-u":
-            user = next(it)
-        elif a == "-l":
-            layers.append(next(it))
-        else:
-            pairs.append(a.rsplit(":", 1))
-    tmp = out + ".layer"
-
-    def own(ti):
-        ti.uid = ti.gid = 0
-        ti.uname = ti.gname = "root"
-        return ti
-
-    with tarfile.open(tmp, "w") as t:
-        if not layers:  # FROM scratch: what most programs expect to find
-            ti = tarfile.TarInfo("tmp")
-            ti.type = tarfile.DIRTYPE
-            ti.mode = 0o1777
-            t.addfile(ti)
-            add(t, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\nnonroot:x:65532:65532::/tmp:/bin/false\n")
-            add(t, "etc/group", b"root:x:0:\nnonroot:x:65532:\n")
-        for src, dst in pairs:
-            t.add(src, arcname=dst.lstrip("/") or ".", filter=own)
-    layers.append(tmp)
-    ids = [sha(p) for p in layers]
-    cfg = json.dumps(
-        {
-            "architecture": "amd64",
-            "os": "linux",
-            "created": "2026-01-01T00:00:00Z",
-            "config": {"Entrypoint": entry.split(","), "Env": env, "User": user, "WorkingDir": "/"},
-            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + i for i in ids]},
-            "history": [{"created": "2026-01-01T00:00:00Z", "created_by": "mkimg.py"}] * len(ids),
-        }
-    ).encode()
-    cname = hashlib.sha256(cfg).hexdigest() + ".json"
-    with tarfile.open(out, "w") as t:
-        add(t, cname, cfg)
-        add(
-            t,
-            "manifest.json",
-            json.dumps(
-                [{"Config": cname, "RepoTags": [name], "Layers": [i + "/layer.tar" for i in ids]}]
-            ).encode(),
-        )
-        for p, i in zip(layers, ids):
-            t.add(p, arcname=i + "/layer.tar")
-    os.unlink(tmp)
+def write_layer(path: Path, pairs: list[str]) -> None:
+    """What most programs expect to find, and the files of SRC:DST."""
+    with tarfile.open(path, "w") as layer:
+        folder = tarfile.TarInfo("tmp")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
+        layer.addfile(folder)
+        add(layer, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\nnonroot:x:65532:65532::/tmp:/bin/false\n")
+        add(layer, "etc/group", b"root:x:0:\nnonroot:x:65532:\n")
+        for pair in pairs:
+            source, _, target = pair.rpartition(":")
+            layer.add(source, arcname=target.lstrip("/"), filter=own)
 
 
-main(sys.argv[1:])
+def main(out: str, name: str, entrypoint: str, *pairs: str) -> None:
+    """Writes the image."""
+    with tempfile.TemporaryDirectory() as folder:
+        layer = Path(folder) / "layer.tar"
+        write_layer(layer, list(pairs))
+        digest = hashlib.sha256(layer.read_bytes()).hexdigest()
+        created = "2026-01-01T00:00:00Z"
+        config = json.dumps(
+            {
+                "architecture": "amd64",
+                "os": "linux",
+                "created": created,
+                "config": {
+                    "Entrypoint": entrypoint.split(","),
+                    "Env": ["PATH=/usr/bin:/bin"],
+                    "WorkingDir": "/",
+                },
+                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+                "history": [{"created": created, "created_by": "mkimg.py"}],
+            }
+        ).encode()
+        config_name = f"{hashlib.sha256(config).hexdigest()}.json"
+        manifest = [{"Config": config_name, "RepoTags": [name], "Layers": [f"{digest}/layer.tar"]}]
+        with tarfile.open(out, "w") as archive:
+            add(archive, config_name, config)
+            add(archive, "manifest.json", json.dumps(manifest).encode())
+            archive.add(layer, arcname=f"{digest}/layer.tar")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
