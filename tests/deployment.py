@@ -88,6 +88,6 @@ def rendered(*arguments: str) -> list[dict[str, Any]]:
 @cache
 def _template(arguments: tuple[str, ...]) -> str:
     """What helm prints. One that was built from source knows no Kubernetes version, so one is named."""
-    done = helm("template", "try", str(CHART), "--kube-version", "1.31.0", *arguments)
+    done = helm("template", "try", str(CHART), "--kube-version", "1.36.0", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout

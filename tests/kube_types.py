@@ -6,6 +6,8 @@ from typing import Any
 
 from kubernetes import client as kube
 
+from tests.custom_kinds import CUSTOM
+
 _PLAIN: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -14,6 +16,7 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "object": (object,),
     "datetime": (str,),
 }
+_OBJECT = {"apiVersion": "str", "kind": "str", "metadata": "V1ObjectMeta"}
 _CLASSES = {
     ("v1", "ConfigMap"): kube.V1ConfigMap,
     ("v1", "Secret"): kube.V1Secret,
@@ -34,8 +37,30 @@ _CLASSES = {
 
 def wrong_fields(item: dict[str, Any]) -> list[str]:
     """What an API server would not take: unknown fields and wrong types. KeyError: a kind not known here."""
-    name = _CLASSES[(item["apiVersion"], item["kind"])].__name__
-    return list(_check(item, name, item["kind"]))
+    kind = (item["apiVersion"], item["kind"])
+    if kind in CUSTOM:
+        return list(_check_fields(item, {**_OBJECT, "spec": CUSTOM[kind]}, item["kind"]))
+    return list(_check(item, _CLASSES[kind].__name__, item["kind"]))
+
+
+def _check_fields(value: Any, schema: Any, where: str) -> Iterator[str]:
+    """A value against a schema of tests/custom_kinds.py."""
+    if isinstance(schema, str):
+        yield from _check(value, schema, where)
+    elif isinstance(schema, list):
+        if not isinstance(value, list):
+            yield f"{where} is no list"
+            return
+        for number, each in enumerate(value):
+            yield from _check_fields(each, schema[0], f"{where}[{number}]")
+    elif not isinstance(value, dict):
+        yield f"{where} is no mapping"
+    else:
+        for key, each in value.items():
+            if key in schema:
+                yield from _check_fields(each, schema[key], f"{where}.{key}")
+            else:
+                yield f"{where} has no field {key}"
 
 
 def _check(value: Any, kind: str, where: str) -> Iterator[str]:

@@ -22,8 +22,8 @@ from stablerep.queue.stats import JobBacklog, QueueStats
 from tests.paths import ROOT
 from tests.promql import Matcher, Reading, grouped_labels, readings
 
-DASHBOARD = ROOT / "deploy/grafana/dashboards/stablerep.json"
-ALERTS = ROOT / "deploy/prometheus/alerts.yml"
+DASHBOARD = ROOT / "deploy/helm/stablerep/files/dashboards/stablerep.json"
+ALERTS = ROOT / "deploy/helm/stablerep/files/alerts.yml"
 OPERATIONS = ROOT / "docs/operations.md"
 OF_PROMETHEUS = {"instance", "job"}
 """Labels that Prometheus puts on whatever it scrapes."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import yaml
 
 from scripts.chart_schema import OF_THE_CHART, SCHEMA, renewed
 from stablerep.config.settings import Settings, load_settings, setting_keys
+from stablerep.config.training import load_train_config
+from stablerep.runs.launchers.kubernetes.manifests import ClusterTemplate, job
+from stablerep.runs.spec import Resources, RunSpec
 from stablerep.tokens import digest, parse_tokens
 from tests.deployment import CHART, dockerfile, helm, rendered
 from tests.kube_types import wrong_fields
 
 VALUES = {"default": [], **{path.stem: ["-f", str(path)] for path in sorted(CHART.glob("ci/*.yaml"))}}
 OURS = ("gateway", "generator")
-CUSTOM = {"ServiceMonitor"}  # known to the Prometheus Operator, not to Kubernetes' client
+assert len(VALUES) >= 12
 every_set = pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 
 
@@ -32,12 +36,21 @@ def workloads(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
+def settings_file(objects: list[dict[str, Any]]) -> str:
+    """What is mounted as settings.yaml."""
+    (text,) = [
+        each["data"]["settings.yaml"]
+        for each in of_kind(objects, "ConfigMap")
+        if "settings.yaml" in each["data"]
+    ]
+    return str(text)
+
+
 def settings_of(
     objects: list[dict[str, Any]], component: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Settings:
     """What the process in a pod reads: its settings file and its environment, secrets included."""
-    (config,) = of_kind(objects, "ConfigMap")
-    (folder / "settings.yaml").write_text(config["data"]["settings.yaml"])
+    (folder / "settings.yaml").write_text(settings_file(objects))
     for each in workloads(objects)[component]["containers"][0]["env"]:
         if each["name"] == "STABLEREP_CONFIG":
             assert each["value"] == "/etc/stablerep/settings/settings.yaml"
@@ -65,7 +78,7 @@ def test_the_chart_passes_helms_own_checks(values: list[str]) -> None:
 
 @every_set
 def test_every_object_is_one_that_kubernetes_takes(values: list[str]) -> None:
-    objects = [each for each in rendered(*values) if each["kind"] not in CUSTOM]
+    objects = rendered(*values)
     assert objects
     assert [line for each in objects for line in wrong_fields(each)] == []
     names = [(each["kind"], each["metadata"]["name"]) for each in objects]
@@ -84,12 +97,17 @@ def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
 
 @every_set
 def test_pods_run_under_the_restricted_level(values: list[str]) -> None:
-    for name, pod in workloads(rendered(*values)).items():
+    objects = rendered(*values)
+    pods = workloads(objects) | {"test": of_kind(objects, "Pod")[0]["spec"]}
+    if template := run_template(objects):
+        pods["trainer"] = template["spec"]
+    for name, pod in pods.items():
         assert pod["securityContext"]["runAsNonRoot"] is True, name
         assert pod["securityContext"].get("runAsUser", 1) > 0, name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert pod["automountServiceAccountToken"] is False, name
-        for container in pod["containers"]:
+        has_rights = any(each["metadata"]["name"].endswith(f"-{name}") for each in of_kind(objects, "Role"))
+        assert pod["automountServiceAccountToken"] is has_rights, name
+        for container in pod["containers"] + pod.get("initContainers", []):
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -98,6 +116,12 @@ def test_pods_run_under_the_restricted_level(values: list[str]) -> None:
             assert container["resources"]["requests"], name
             assert container["resources"]["limits"]["memory"], name
             assert any(mount["mountPath"] == "/tmp" for mount in container["volumeMounts"]) or name == "redis"
+
+
+def run_template(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """The pod of a run, as the gateway reads it; empty where runs are none of the cluster."""
+    found = [each["data"]["pod.yaml"] for each in of_kind(objects, "ConfigMap") if "pod.yaml" in each["data"]]
+    return yaml.safe_load(found[0]) if found else {}
 
 
 def test_user_ids_can_be_left_to_the_cluster() -> None:
@@ -158,6 +182,8 @@ def test_services_and_policies_select_pods_that_there_are(values: list[str]) -> 
         each["spec"]["template"]["metadata"]["labels"]
         for each in of_kind(objects, "Deployment", "StatefulSet")
     ]
+    if template := run_template(objects):
+        pods.append(template["metadata"]["labels"])
     selectors = [each["spec"]["selector"] for each in of_kind(objects, "Service")]
     selectors += [each["spec"]["podSelector"]["matchLabels"] for each in of_kind(objects, "NetworkPolicy")]
     for selector in selectors:
@@ -188,8 +214,7 @@ def test_the_first_token_is_an_admins_and_only_its_hash_reaches_the_pods() -> No
 
 def test_no_secret_lies_in_the_settings_file() -> None:
     for values in VALUES.values():
-        (config,) = of_kind(rendered(*values), "ConfigMap")
-        settings = yaml.safe_load(config["data"]["settings.yaml"])
+        settings = yaml.safe_load(settings_file(rendered(*values)))
         assert set(settings["s3"]) <= {"endpoint", "region", "addressing", "ca_file"}
         assert "redis_url" not in settings
 
@@ -208,6 +233,11 @@ def test_workers_keep_their_number_when_it_is_left_to_others() -> None:
     assert replicas("--set", "generator.replicas=0") == 0
 
 
+def test_an_image_volume_wants_a_cluster_that_has_them() -> None:
+    done = helm("template", "try", str(CHART), "--kube-version", "1.32.0", *VALUES["image-volume-values"])
+    assert "needs Kubernetes 1.33 or newer" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -221,10 +251,145 @@ def test_workers_keep_their_number_when_it_is_left_to_others() -> None:
         (["queue.url=redis://x:6379/0"], "redis.enabled=false"),
         (["store.endpoint=http://x"], "minio.enabled=false"),
         (["tls.clientCertificates=true"], "tls.secret"),
+        (["tls.secret=a", "tls.certManager.enabled=true"], "exclude each other"),
+        (["tls.certManager.enabled=true"], "tls.certManager.issuer.name is missing"),
+        (["autoscaling.mode=auto"], "/autoscaling/mode"),
+        (["autoscaling.minReplicas=70"], "autoscaling.minReplicas is more than"),
+        (["gateway.ingress.enabled=true"], "gateway.ingress.host is missing"),
+        (["gateway.grpcRoute.enabled=true"], "gateway.grpcRoute.parentRefs is missing"),
+        (
+            ["generator.models.existingClaim=a", "generator.models.storePrefix=b/"],
+            "exclude each other; name one",
+        ),
+        (["gateway.image.digest=latest"], "digest"),
+        (["trainer.sharedMemory=lots"], "sharedMemory"),
+        (["trainer.replicas=3"], "replicas"),
+        (["settings.kubernetes.namespace=x"], "kubernetes"),
     ],
 )
 def test_values_that_cannot_work_are_refused_with_what_to_do(arguments: list[str], said: str) -> None:
     options = [word for each in arguments for word in ("--set", each)]
-    done = helm("template", "try", str(CHART), "--kube-version", "1.31.0", *options)
+    done = helm("template", "try", str(CHART), "--kube-version", "1.36.0", *options)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def test_a_run_of_the_chart_is_a_job_that_kubernetes_takes() -> None:
+    """The template that the chart writes, completed as the gateway does."""
+    for values in VALUES.values():
+        pod = run_template(rendered(*values))
+        if not pod:
+            continue
+        train = load_train_config("demo", {"run": "s3://b/runs/r", "datasets": ["s3://b/datasets/d"]})
+        resources = Resources(nodes=2, gpus_per_node=2, processes_per_node=2)
+        spec = RunSpec(run="r", train=train, resources=resources, launcher="kubernetes")
+        made = job(spec, ClusterTemplate("ml", pod), 0)
+        assert wrong_fields(made) == []
+        (container,) = made["spec"]["template"]["spec"]["containers"]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
+        assert pod["spec"]["terminationGracePeriodSeconds"] >= 60
+
+
+def test_the_gateway_starts_runs_as_the_chart_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = rendered()
+    settings = settings_of(objects, "gateway", tmp_path, monkeypatch)
+    assert settings.gateway.launcher == "kubernetes"
+    (template,) = [each for each in of_kind(objects, "ConfigMap") if "pod.yaml" in each["data"]]
+    assert settings.kubernetes.owner == template["metadata"]["name"]
+    assert str(settings.kubernetes.pod_template) == "/etc/stablerep/trainer/pod.yaml"
+    (role,) = of_kind(objects, "Role")
+    assert [rule for rule in role["rules"] if "secrets" in rule["resources"]] == []
+    alone = rendered(*VALUES["no-trainer-values"])
+    assert of_kind(alone, "Role", "RoleBinding") == []
+    assert settings_of(alone, "gateway", tmp_path, monkeypatch).gateway.launcher == "local"
+
+
+def test_an_autoscaler_looks_at_the_depth_and_the_number_is_its_own() -> None:
+    def workers(*values: str) -> dict[str, Any]:
+        found = of_kind(rendered(*values), "Deployment")
+        return next(each for each in found if each["metadata"]["name"].endswith("-generator"))
+
+    assert of_kind(rendered(), "HorizontalPodAutoscaler", "ScaledObject") == []
+    (hpa,) = of_kind(rendered(*VALUES["hpa-values"]), "HorizontalPodAutoscaler")
+    assert hpa["spec"]["scaleTargetRef"]["name"] == workers()["metadata"]["name"]
+    (metric,) = hpa["spec"]["metrics"]
+    assert metric["external"]["metric"] == {
+        "name": "sr_depth",
+        "selector": {"matchLabels": {"release": "try"}},
+    }
+    assert metric["external"]["target"] == {"type": "AverageValue", "averageValue": "2"}
+    (keda,) = of_kind(rendered(*VALUES["keda-values"]), "ScaledObject")
+    assert (keda["spec"]["minReplicaCount"], keda["spec"]["maxReplicaCount"]) == (0, 200)
+    (trigger,) = keda["spec"]["triggers"]
+    assert trigger["metadata"]["query"] == 'max(stablerep_queue_depth{namespace="default"})'
+    assert trigger["metadata"]["activationThreshold"] == "0", "a single shard wakes the first worker"
+    for values in ("hpa-values", "keda-values"):
+        assert "replicas" not in workers(*VALUES[values])["spec"]
+
+
+@pytest.mark.parametrize(
+    ("values", "volume"),
+    [
+        ("default", {"emptyDir": {"sizeLimit": "30Gi"}}),
+        ("gpu-s3-values", {"persistentVolumeClaim": {"claimName": "models"}}),
+        (
+            "image-volume-values",
+            {"image": {"reference": "registry.example.com/models/sd15:1", "pullPolicy": "IfNotPresent"}},
+        ),
+        ("store-models-values", {"emptyDir": {"sizeLimit": "40Gi"}}),
+    ],
+)  # fmt: skip
+def test_weights_come_in_four_ways(values: str, volume: dict[str, Any]) -> None:
+    pod = workloads(rendered(*VALUES[values]))["generator"]
+    (found,) = [each for each in pod["volumes"] if each["name"] == "models"]
+    assert found == {"name": "models", **volume}
+    fetch = pod.get("initContainers", [])
+    assert bool(fetch) == (values == "store-models-values")
+    for container in fetch:
+        assert importlib.util.find_spec(container["command"][2])
+        assert container["command"][3:] == ["models/", "/models"]
+    home = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}["HF_HOME"]
+    assert home == ("/models" if values in ("default", "gpu-s3-values") else "/tmp/hub")
+
+
+def test_alerts_and_dashboards_are_those_of_the_files() -> None:
+    objects = rendered(*VALUES["monitoring-values"])
+    (rule,) = of_kind(objects, "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((CHART / "files/alerts.yml").read_text(encoding="utf-8"))
+    (boards,) = [
+        each for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"].endswith("-dashboards")
+    ]
+    files = {
+        file.name: file.read_text(encoding="utf-8") for file in (CHART / "files/dashboards").glob("*.json")
+    }
+    assert {name: json.loads(text) for name, text in boards["data"].items()} == {
+        name: json.loads(text) for name, text in files.items()
+    }
+    assert boards["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_pods_roll_when_their_settings_change() -> None:
+    def sums(*values: str) -> dict[str, dict[str, str]]:
+        return {
+            each["metadata"]["name"]: each["spec"]["template"]["metadata"].get("annotations", {})
+            for each in of_kind(rendered(*values), "Deployment")
+        }
+
+    assert sums() == sums("--set", "auth.tokensSecret=")
+    changed = sums("--set", "settings.log_level=DEBUG")
+    assert all(changed[name] != annotations for name, annotations in sums().items())
+    resized = sums("--set", "trainer.sharedMemory=9Gi")
+    assert [name for name in resized if resized[name] != sums()[name]] == ["try-stablerep-gateway"]
+
+
+@pytest.mark.parametrize("name", ["default", "gpu-s3-values"])
+def test_what_is_rendered_is_what_was_looked_at(name: str) -> None:
+    """A change of the chart shows its objects in the review; Secrets, which are random, are left out."""
+    objects = [each for each in rendered(*VALUES[name]) if each["kind"] != "Secret"]
+    text = yaml.safe_dump_all(objects, sort_keys=True, width=120)
+    file = Path(__file__).parent / "golden" / f"{name}.yaml"
+    if os.environ.get("STABLEREP_TEST_RENEW_GOLDEN"):
+        file.write_text(text, encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == text, (
+        "look at it; then STABLEREP_TEST_RENEW_GOLDEN=1 renews it"
+    )

@@ -51,6 +51,7 @@ def test_a_job_has_only_fields_that_kubernetes_knows() -> None:
     for made in (spec(), spec(1, 0, deadline_seconds=60, queue="team")):
         assert wrong_fields(job(made, TEMPLATE, 0)) == []
     assert wrong_fields(service(spec(), TEMPLATE, OWNER)) == []
+    assert wrong_fields(jobset(spec(deadline_seconds=60, queue="team"), TEMPLATE, 0)) == []
 
 
 def test_four_machines_of_eight_gpus_become_four_pods_that_find_the_first() -> None:
