@@ -1,8 +1,8 @@
 """Schemas of other projects' kinds, as far as we write them: from their public API documentation.
 
 A mapping stands for an object with these fields and no others; a list of one for a list of such; a text for a
-type of `tests/kube_types.py`. KEDA's ScaledObject v1alpha1, Prometheus Operator v1, cert-manager v1, GRPCRoute
-v1 of the Gateway API, JobSet v1alpha2. Kueue is a label and `suspend` on a Job or JobSet.
+type of `tests/kube_types.py`. KEDA's ScaledObject v1alpha1, Prometheus Operator v1, cert-manager v1, JobSet
+v1alpha2, GRPCRoute v1 of the Gateway API. Kueue is a label and `suspend` on a Job or JobSet.
 """
 
 from typing import Any

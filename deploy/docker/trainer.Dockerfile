@@ -1,4 +1,4 @@
-# The trainer: docker build -f deploy/docker/trainer.Dockerfile -t stablerep-trainer:local .
+# The trainer, which takes runs from the store, or is a pod of one: docker build -f deploy/docker/trainer.Dockerfile -t stablerep-trainer:local .
 # Several GPUs: docker run --gpus all ... stablerep-trainer:local torchrun --nproc-per-node 8 -m services.trainer --config ...
 #
 # BASE is any image with python3 (3.11 or newer) and its venv module. pip is set up by PIP_INDEX_URL and
@@ -49,4 +49,4 @@ COPY --from=code /opt/code /opt/code
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 9100
-CMD ["python", "-m", "services.trainer", "--help"]
+CMD ["python", "-m", "services.trainer.take_runs"]

@@ -27,6 +27,7 @@ from transcript import CommandFailed, run, say
 from stablerep.client import Client, Job
 
 CACHE = ROOT / ".cache" / "compose-test"
+OURS = ("gateway", "generator", "trainer")
 IMAGES_PER_CAPTION = 4
 CAPTIONS_PER_SHARD = 16  # times 4 images: one batch of the preset
 WAIT_SECONDS = 600.0
@@ -73,6 +74,7 @@ def test(engine: Engine, count: int) -> None:
             watch(stack, "killed")
             redelivered(stack, shard, killed)
             first = check(stack, "killed", captions)
+            train(stack, "killed")
             submit(stack, Path(folder) / "captions.txt", "restarted")
             restart(stack)
             watch(stack, "restarted")
@@ -101,13 +103,13 @@ def service(engine: Engine, variables: Mapping[str, str], name: str) -> dict[str
 
 
 def build(stack: Stack) -> None:
-    """The two images of ours, with their sizes."""
+    """The images of ours, with their sizes."""
     start = time.monotonic()
     if stack.engine.is_ours:
         keep_stages(stack)
-    stack.compose("build", "gateway", "generator", log=CACHE / "build.log", timeout=3600)
+    stack.compose("build", *OURS, log=CACHE / "build.log", timeout=3600)
     say(f"  built in {time.monotonic() - start:.0f} s")
-    for name in ("gateway", "generator"):
+    for name in OURS:
         size = int(
             stack.engine.docker("image", "inspect", "--format", "{{.Size}}", f"stablerep-{name}:local")
         )
@@ -118,7 +120,7 @@ def build(stack: Stack) -> None:
 
 def keep_stages(stack: Stack) -> None:
     """Names the stages with the dependencies, so that those of former runs can be removed."""
-    for name in ("gateway", "generator"):
+    for name in OURS:
         arguments = ["build", "--target", "code", "--tag", f"stablerep-test-{name}-code:local"]
         arguments += ["--file", str(ROOT / f"deploy/docker/{name}.Dockerfile")]
         for key, value in service(stack.engine, stack.variables, name)["build"]["args"].items():
@@ -231,6 +233,28 @@ def check(stack: Stack, name: str, captions: list[str]) -> Stored:
     say(f"  {name} in MinIO: {len(stored.shards)} shards, {groups} groups, {stored.images} images;")
     say("    0 groups missing, 0 doubled, every image decodes, the gateway counts the same")
     return stored
+
+
+def train(stack: Stack, dataset: str) -> None:
+    """A run on the job's dataset: queued, taken by the trainer service, killed, resumed, finished."""
+    config = {
+        "steps": 60,
+        "views_per_batch": 64,
+        "images_per_caption": 4,
+        "checkpoint_every": 10,
+        "log_every": 2,
+    }
+    with Client(stack.gateway) as client:
+        say(f"$ stablerep train --on gateway --dataset {dataset} --run first")
+        client.runs.train("first", [dataset], preset="demo", config=config)
+        wait_for(lambda: client.runs.get("first").step >= 10, "ten steps of the run")
+        (container,) = stack.containers("trainer")
+        say(f"$ docker restart --time 0 {container[:12]}   (step {client.runs.get('first').step})")
+        stack.engine.docker("restart", "--time", "0", container)
+        run = list(client.runs.watch("first", timeout=WAIT_SECONDS))[-1][0]
+        if run.state != "SUCCEEDED" or run.step != config["steps"]:
+            raise Lost(f"the run ended as {run.state} after step {run.step}: {run.error}")
+        say(f"  first: {run.state}, loss {run.loss}, {run.result['seconds']} s of training")
 
 
 def unchanged(before: Stored, after: Stored, what: str) -> None:

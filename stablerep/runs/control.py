@@ -22,8 +22,8 @@ from stablerep.runs.view import RunState, RunView, run_view
 from stablerep.shards.layout import run_key, run_prefix
 from stablerep.storage.interface import Store
 
-NOTICE_SECONDS = 20.0
-"""How long a deletion waits for a run's processes to be gone; their launcher notices within 2 s."""
+NOTICE_SECONDS = 150.0
+"""How long a deletion waits for a run's processes to be gone: they may write a checkpoint first."""
 _POLL_SECONDS = 0.2
 
 

@@ -22,7 +22,10 @@ def release() -> Iterator[Release]:
     if release.namespace not in run("kubectl", "get", "namespaces", "-o", "name"):
         run("kubectl", "create", "namespace", release.namespace)
     run("kubectl", "label", "namespace", release.namespace, *levels)
-    release.install()
+    if release.name in release.helm("list", "--short").split():  # kept from the last time
+        release.upgrade()
+    else:
+        release.install()
     yield release
     if not os.environ.get("STABLEREP_TEST_CLUSTER_KEEP"):
         subprocess.run(

@@ -13,14 +13,17 @@ import pytest
 import yaml
 
 from services.health.http import serve_probes
+from services.trainer.run_process import STOP_SECONDS
 from stablerep.config.recipe import load_preset
 from stablerep.config.settings import Settings, load_settings
 from tests.deployment import Dockerfile, compose_file, compose_variables, dockerfile
 from tests.paths import ROOT
 from tests.tools import tool
 
-OURS = {"gateway": "gateway", "generator": "generator", "generator-gpu": "generator"}
+OURS = {"gateway": "gateway", "generator": "generator", "generator-gpu": "generator", "trainer": "trainer"}
 """Service of the compose file -> its image's Dockerfile."""
+SERVERS = [name for name in OURS if name != "trainer"]
+"""Those that serve gRPC."""
 EVERY_FILE = ["gateway", "generator", "trainer"]
 
 
@@ -38,7 +41,8 @@ def settings_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def process_settings(name: str, settings: Settings) -> Any:
-    return settings.gateway if name == "gateway" else settings.generator
+    parts = {"gateway": settings.gateway, "trainer": settings.trainer}
+    return parts.get(name, settings.generator)
 
 
 def port(address: str) -> int:
@@ -49,12 +53,18 @@ def command(name: str) -> list[str]:
     return list(service(name).get("command") or dockerfile(OURS[name]).exec_form("CMD"))
 
 
+def is_program(module: str) -> bool:
+    """Whether `python -m MODULE` runs something: a package with __main__.py, or a module."""
+    found = importlib.util.find_spec(module)
+    if found is not None and found.submodule_search_locations:
+        found = importlib.util.find_spec(f"{module}.__main__")
+    return found is not None and found.origin is not None
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_command_of_a_service_is_a_module_that_can_be_run(name: str) -> None:
     assert command(name)[:2] == ["python", "-m"]
-    found = importlib.util.find_spec(command(name)[2] + ".__main__")
-    assert found is not None
-    assert found.origin is not None
+    assert is_program(command(name)[2])
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -68,7 +78,7 @@ def test_environment_of_a_service_is_read_by_the_settings(name: str, monkeypatch
     assert settings.s3.secret_key == services["minio"]["environment"]["MINIO_ROOT_PASSWORD"]
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", SERVERS)
 def test_ports_of_a_service_are_those_its_process_listens_on(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +91,13 @@ def test_ports_of_a_service_are_those_its_process_listens_on(
     assert image.exec_form("HEALTHCHECK")[-1] == f"127.0.0.1:{port(settings.metrics_address)}"
 
 
-@pytest.mark.parametrize("name", OURS)
+def test_a_trainer_exposes_its_metrics_and_has_time_for_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = settings_of("trainer", monkeypatch).trainer.metrics_address
+    assert dockerfile("trainer").exposed == {port(address)}
+    assert int(service("trainer")["stop_grace_period"].removesuffix("s")) >= STOP_SECONDS + 20
+
+
+@pytest.mark.parametrize("name", SERVERS)
 def test_a_service_is_given_longer_to_stop_than_its_process_takes(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +110,7 @@ def test_a_worker_loads_a_preset_that_there_is(name: str, monkeypatch: pytest.Mo
     assert load_preset(settings_of(name, monkeypatch).generator.preload, {}).recipe.digest
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", SERVERS)
 def test_with_tokens_nobody_comes_in_without_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "deploy/docker/compose.tokens.yml").read_text(encoding="utf-8")
     added = yaml.safe_load(text)["services"][name]
@@ -177,7 +193,7 @@ def test_an_image_is_built_in_stages_and_runs_as_a_numbered_user(name: str) -> N
     for folder in re.findall(r"^RUN mkdir (\S+)", image.text, re.MULTILINE):  # OpenShift: any user of group 0
         assert f"chown {user}:0 {folder} && chmod 775 {folder}" in image.text
     assert image.environment["OMP_NUM_THREADS"] == "1"
-    assert importlib.util.find_spec(image.exec_form("CMD")[2] + ".__main__")
+    assert is_program(image.exec_form("CMD")[2])
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
 from stablerep.runs.launchers.kubernetes.cluster import Cluster
@@ -50,6 +49,8 @@ MAX_LOG_BYTES = 1 << 20
 MAX_LOGGED_NODES = 8
 """Machines whose logs are kept: the first ones say what went wrong for all."""
 _POLL_SECONDS = 2.0
+JOBSETS_SECONDS = 30.0
+"""How old the answer may be whether the cluster has JobSets."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class KubernetesLauncher:
 
     def __init__(self, store: Store, cluster: Cluster, template: ClusterTemplate) -> None:
         self._store, self._cluster, self._template = store, cluster, template
+        self._jobsets = (float("-inf"), False)
 
     def sync(self, record: CreateRecord) -> None:
         """One step of the run's job towards what the store says; called every few seconds."""
@@ -230,9 +232,14 @@ class KubernetesLauncher:
         pods = self._cluster.pods(f"{self._selector(run)},{INDEX_LABEL}={node}")
         return str(pods[0]["metadata"]["name"]) if pods else None
 
-    @cached_property
+    @property
     def _has_jobsets(self) -> bool:
-        return self._cluster.has_jobsets()
+        """Whether the cluster has JobSets; an operator may install them while this process runs."""
+        asked, answer = self._jobsets
+        if time.monotonic() - asked > JOBSETS_SECONDS:
+            answer = self._cluster.has_jobsets()
+            self._jobsets = (time.monotonic(), answer)
+        return answer
 
 
 def _is_of(found: Object, record: CreateRecord, resumed: int) -> bool:
