@@ -80,8 +80,8 @@ def _torchrun(spec: RunSpec) -> int:
         max_restarts=AGENT_RESTARTS,
     )
     os.environ[AGENT_VARIABLE] = str(os.getpid())
-    # torch 2.15 shares one store over all rounds of the rendezvous and tells its address in the first round only:
-    # a machine that joins later, in place of one that was lost, would wait for it in vain.
+    # torch 2.15 shares one store over all rounds of the rendezvous and tells its address in the first round
+    # only: a machine that joins later, in place of one that was lost, would wait for it in vain.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     if node:
         _wait_for_first(host)

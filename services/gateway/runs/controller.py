@@ -64,13 +64,21 @@ class RunController:
 
     def _measure(self, records: list[CreateRecord]) -> None:
         counts = {"queued": 0, "running": 0}
-        _restarts.clear()
+        restarts = {}
         for record in records:
             if read_end(self._store, record.spec.run) is not None:
                 continue
             status = read_status(self._store, record.spec.run)
             counts["running" if status and status.running else "queued"] += 1
             if status and status.restarts:
-                _restarts.labels(record.spec.run).set(status.restarts)
-        for state, count in counts.items():
-            _runs.labels(state).set(count)
+                restarts[record.spec.run] = status.restarts
+        measure_runs(restarts, **counts)
+
+
+def measure_runs(restarts: dict[str, int], *, queued: int, running: int) -> None:
+    """Sets what is exported of runs that are not over."""
+    _runs.labels("queued").set(queued)
+    _runs.labels("running").set(running)
+    _restarts.clear()
+    for run, count in restarts.items():
+        _restarts.labels(run).set(count)

@@ -10,6 +10,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+import services.gateway.runs.controller
 import services.generator.metrics
 import services.process.loops
 import services.trainer.metrics
@@ -38,6 +39,7 @@ def exported() -> Series:
     """Labels of every series of the three processes, by name, as a scrape reads them."""
     MetricsInterceptor(SERVICES)
     services.trainer.metrics.PrometheusCallback().on_start("run", 0, 1)
+    services.gateway.runs.controller.measure_runs({"run": 1}, queued=1, running=1)
     stats = QueueStats(
         jobs=(JobBacklog("shoes", JobState.RUNNING, waiting=1, leased=1, done=1, dead=1),),
         job_states=dict.fromkeys(JobState, 1),
