@@ -63,6 +63,7 @@ def _torchrun(spec: RunSpec) -> int:
     # Seconds of imports, which a run of one process does without.
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     resources = spec.resources
@@ -87,6 +88,9 @@ def _torchrun(spec: RunSpec) -> int:
         _wait_for_first(host)
     try:
         elastic_launch(config, sys.executable)("-u", "-m", "services.trainer", "--run", spec.run)
+    except RendezvousError as error:
+        print(f"error: the first machine of the run is gone: {error}", file=sys.stderr)
+        return FAILED
     except SignalException:
         return STOPPED  # its processes were told to stop, and have written a checkpoint
     except ChildFailedError as error:

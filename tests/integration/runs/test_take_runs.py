@@ -1,5 +1,6 @@
 """A trainer service carries out runs for real: one after the other, over kills, stops and wrong settings."""
 
+import contextlib
 import json
 import os
 import signal
@@ -44,11 +45,12 @@ class World:
 
     def processes(self, run: str) -> list[psutil.Process]:
         """Those of the run that train."""
-        return [
-            each
-            for each in psutil.Process(self.trainer.pid).children(recursive=True)
-            if each.cmdline()[-3:] == ["services.trainer", "--run", run]
-        ]
+        found = []
+        for each in psutil.Process(self.trainer.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                if each.cmdline()[-3:] == ["services.trainer", "--run", run]:
+                    found.append(each)
+        return found
 
     def wait(self, what: str, found: Callable[[], object], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts import chart_readme
 from scripts.chart_schema import OF_THE_CHART, SCHEMA, renewed
 from stablerep.config.settings import Settings, load_settings, setting_keys
 from stablerep.config.training import load_train_config
@@ -392,4 +393,14 @@ def test_what_is_rendered_is_what_was_looked_at(name: str) -> None:
         file.write_text(text, encoding="utf-8")
     assert file.read_text(encoding="utf-8") == text, (
         "look at it; then STABLEREP_TEST_RENEW_GOLDEN=1 renews it"
+    )
+
+
+def test_every_value_is_described_and_stands_in_the_readme() -> None:
+    text = (CHART / "values.yaml").read_text(encoding="utf-8")
+    described = chart_readme.descriptions(text)
+    values = dict(chart_readme.leaves(yaml.safe_load(text), described))
+    assert [key for key in values if key not in described] == []
+    assert (CHART / "README.md").read_text(encoding="utf-8") == chart_readme.renewed(), (
+        "run: python scripts/chart_readme.py"
     )
