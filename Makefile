@@ -5,7 +5,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-compose test-cluster lint format lock proto bench clean
+.PHONY: help setup demo test test-compose test-cluster sbom lint format lock proto bench clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test-compose: $(VENV)/.installed  ## the compose file brought up on a real Docke
 
 test-cluster: $(VENV)/.installed  ## the chart on a real Kubernetes (KUBECONFIG, kind, or one brought up here): install, scale, train, kill
 	@exec $(BIN)/python scripts/cluster/run_tests.py $(ARGS)
+
+sbom: $(VENV)/.installed  ## what images and chart are made of, as SPDX documents in sbom/; ARGS="gateway=registry/image:tag"
+	@$(BIN)/python scripts/sbom.py $(ARGS)
 
 lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

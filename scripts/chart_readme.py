@@ -1,7 +1,7 @@
 """Renews the chart's README.md from README.md.gotmpl and values.yaml: `python scripts/chart_readme.py`.
 
-The template keeps to what helm-docs knows, so that `helm-docs` makes the same table: a comment that begins with
-`# --` describes the value below it. A test fails while README.md is not up to date.
+The template keeps to what helm-docs knows, so that `helm-docs` makes the same table: a comment that begins
+with `# --` describes the value below it. A test fails while README.md is not up to date.
 """
 
 import json

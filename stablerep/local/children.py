@@ -128,6 +128,7 @@ class Child:
         address_file: where the child writes its address once it serves, and whether it has worked.
         final: exit statuses (minus n: signal n) after which it is not restarted.
         progress: what grows as it works, for a child without an address file.
+        stop_seconds: how long it may take to end after SIGTERM.
         status: its exit status once it has ended for good.
     """
 
@@ -138,6 +139,7 @@ class Child:
     address_file: Path | None = None
     final: Container[int] = (WRONG_SETTINGS,)
     progress: Callable[[], object] | None = None
+    stop_seconds: float = 30.0
     restarts: Restarts = field(default_factory=Restarts)
     status: int | None = None
     process: subprocess.Popen[bytes] = field(init=False)

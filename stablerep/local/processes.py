@@ -16,8 +16,6 @@ from stablerep.errors import StableRepError
 from stablerep.local.children import WRONG_SETTINGS, Child, how_it_ended, wait_or_kill
 from stablerep.progress import console
 
-_STOP_SECONDS = 30.0
-
 
 class ChildDied(StableRepError):
     """A child process ended and cannot be restarted; the text carries the end of its log."""
@@ -47,6 +45,7 @@ class Processes:
         threads: int = 1,
         final: Container[int] = (WRONG_SETTINGS,),
         progress: Callable[[], object] | None = None,
+        stop_seconds: float = 30.0,
     ) -> Child:
         """Starts `python ARGUMENTS`.
 
@@ -55,6 +54,7 @@ class Processes:
             threads: compute threads the child may use.
             final: exit statuses after which it is not restarted.
             progress: what grows as it works, for a child that announces nothing.
+            stop_seconds: how long it may take to end after SIGTERM.
         """
         child_environment = {**_thread_limits(threads), **environment}
         address_file = self.folder / f"{name}.address.json" if announces else None
@@ -68,6 +68,7 @@ class Processes:
             address_file=address_file,
             final=final,
             progress=progress,
+            stop_seconds=stop_seconds,
         )
         child.start()
         self.children.append(child)
@@ -95,13 +96,13 @@ class Processes:
                 raise _died(child)
 
     def stop(self, *names: str) -> None:
-        """Stops the named children (all without names): SIGTERM, then SIGKILL after 30 s."""
+        """Stops the named children (all without names): SIGTERM, then SIGKILL for one that takes too long."""
         chosen = [child for child in self.children if not names or child.name in names]
         for child in chosen:
             child.process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
+        began = time.monotonic()
         for child in reversed(chosen):
-            wait_or_kill(child.process, max(0.1, deadline - time.monotonic()))
+            wait_or_kill(child.process, max(0.1, began + child.stop_seconds - time.monotonic()))
             (self.folder / f"{child.name}.pid").unlink(missing_ok=True)
         self.children = [child for child in self.children if child not in chosen]
 

@@ -78,6 +78,7 @@ def local_services(
                 environment,
                 announces="STABLEREP_TRAINER__ANNOUNCE",
                 threads=threads,
+                stop_seconds=150.0,
             )
         gateway_address = processes.wait_announced(gateway)
         # A restarted gateway must serve at the address that its clients know.

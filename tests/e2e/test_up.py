@@ -59,8 +59,9 @@ def test_a_job_survives_dying_servers_and_workers_and_a_stop_leaves_no_process(t
             assert not job.counts.dead
         assert job.state.value == "SUCCEEDED"
         assert (job.counts.groups, job.counts.images) == (len(CAPTIONS), 2 * len(CAPTIONS))
+        _train(client)
         children = psutil.Process(up.pid).children(recursive=True)
-        assert len(children) >= 3
+        assert len(children) >= 4
         up.send_signal(signal.SIGTERM)
         assert up.wait(60) == 0
         assert not [child for child in children if child.is_running()]
@@ -77,7 +78,7 @@ def test_killing_it_ends_its_children(tmp_path: Path) -> None:
     with running_up(tmp_path, "--address", "127.0.0.1:0", "--workers", "2") as up:
         _wait_for_text(up, tmp_path / "up.log", "submit with")
         children = psutil.Process(up.pid).children(recursive=True)
-        assert len(children) == 4
+        assert len(children) == 5  # queue server, gateway, two workers, trainer
         up.kill()
         _, alive = psutil.wait_procs(children, timeout=60)
         assert not alive
@@ -93,6 +94,27 @@ def test_settings_that_cannot_work_end_it_with_the_cause(
     assert "generator-0 ended with status 2" in said
     assert "generator.device" in said
     assert "restarting" not in said
+
+
+def _train(client: Client) -> None:
+    """A run on the job's dataset, by the trainer that `up` starts; another one is cancelled."""
+    config = {
+        "images_per_caption": 2,
+        "views_per_batch": 12,
+        "steps": 20,
+        "checkpoint_every": 5,
+        "log_every": 1,
+    }
+    client.runs.train("first", ["shoes"], preset="demo", config=config)
+    run, _ = list(client.runs.watch("first", timeout=200))[-1]
+    assert (run.state.value, run.step) == ("SUCCEEDED", 20), run.error
+    client.runs.train("second", ["shoes"], preset="demo", config=config | {"steps": 100_000})
+    states = []
+    for run, metrics in client.runs.watch("second", timeout=200):
+        states.append(run.state.value)
+        if metrics:
+            client.runs.cancel("second")
+    assert states[-1] == "CANCELLED"
 
 
 def _wait_for_done(client: Client, shards: int) -> None:
