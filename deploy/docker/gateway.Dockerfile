@@ -11,8 +11,8 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /build
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/stablerep
 # The project without its code: this layer is built again only when a dependency changes.
-COPY pyproject.toml requirements.lock README.md LICENSE NOTICE ./
-RUN /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[serve,kubernetes]' \
+COPY pyproject.toml requirements.lock LICENSE NOTICE ./
+RUN touch README.md && /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[serve,kubernetes]' \
     && /opt/pip/bin/pip --python /opt/stablerep/bin/python uninstall --yes stablerep
 
 FROM dependencies AS code

@@ -19,8 +19,8 @@ RUN /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.
 FROM torch AS dependencies
 # The project without its code: this layer is built again only when a dependency changes. What is added to
 # torch's files is kept apart, so that the images of generator and trainer share the layer with torch.
-COPY pyproject.toml README.md LICENSE NOTICE ./
-RUN cd /opt/stablerep && find . -type f -o -type l | LC_ALL=C sort > /build/before \
+COPY pyproject.toml LICENSE NOTICE ./
+RUN touch README.md && cd /opt/stablerep && find . -type f -o -type l | LC_ALL=C sort > /build/before \
     && cd /build && /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[generate]' \
     && /opt/pip/bin/pip --python /opt/stablerep/bin/python uninstall --yes stablerep \
     && cd /opt/stablerep && find . -type f -o -type l | LC_ALL=C sort | LC_ALL=C comm -13 /build/before - > /build/added \
