@@ -8,7 +8,8 @@ from minio import Minio
 
 from stablerep.client import Client, Job, JobState
 from tests.cluster.kube import Release, name_of, run, until
-from tests.cluster.stored import etags, problems
+from tests.cluster.stored import BUCKET, etags, problems
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.timeout(1200)
 IMAGES = 4
@@ -152,3 +153,23 @@ def calls(release: Release, pod: str) -> str:
         for line in handled
         if not line.endswith(" 0.0")
     )
+
+
+def test_weights_from_the_store(release: Release, client: Client, minio: Minio, tmp_path) -> None:
+    """An init container copies a pipeline's folder, and a recipe names it."""
+    folder = ROOT / "stablerep/assets/fashion_pipeline"
+    for path in folder.rglob("*"):
+        if path.is_file():
+            minio.fput_object(BUCKET, f"models/mine/{path.relative_to(folder)}", str(path))
+    models = "settings.gateway.models={builtin:*,/models/*}"
+    release.upgrade("--set", "generator.models.storePrefix=models/", "--set", models)
+    (pod,) = release.pods("generator")
+    assert "files of" in release.kubectl("logs", name_of(pod), "-c", "models")
+    file = tmp_path / "captions.txt"
+    file.write_text("a red shoe\na blue bag\n")
+    recipe = {"model": "/models/mine", "images_per_caption": IMAGES, "batch_images": 8, "steps": 4}
+    client.create_job("own-weights", file, preset="tiny", recipe=recipe)
+    job = finished(client, "own-weights")
+    assert job.state == JobState.SUCCEEDED, job.error
+    assert problems(minio, "own-weights", ["a red shoe", "a blue bag"], IMAGES) == []
+    release.upgrade()

@@ -26,6 +26,7 @@ LIGHT_PACKAGES = [
     "stablerep.storage",
     "stablerep.shards",
     "stablerep.queue",
+    "stablerep.runs",
     "stablerep.jobs",
     "stablerep.local",
     "stablerep.client",

@@ -178,3 +178,11 @@ def test_a_bad_page_token_is_refused(world: Any) -> None:
         refuse(world, "ListRuns", pb.ListRunsRequest(page_token=token))
 
     each()
+
+
+@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained", "pretrained_cfg", "cache_dir"])
+def test_an_encoder_cannot_be_made_to_read_files_of_its_machine(world: Any, argument: str) -> None:
+    config = GOOD | {f"encoder.kwargs.{argument}": "/etc/passwd"}
+    request = pb.CreateRunRequest(run="never", training=training(config=config))
+    error = refuse(world, "CreateRun", request)
+    assert argument in error.details()
