@@ -3,6 +3,7 @@
 import json
 import urllib.request
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -85,22 +86,24 @@ def review(namespace: str, account: str, verb: str, resource: str) -> dict[str, 
     }
 
 
+def documents(text: str) -> list[dict[str, Any]]:
+    """JSON objects that stand one behind the other, as kubectl prints what it creates."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while at < len(text.rstrip()):
+        value, end = decoder.raw_decode(text, at)
+        found.append(value)
+        at = end + len(text[end:]) - len(text[end:].lstrip())
+    return found
+
+
 @pytest.mark.parametrize("component", ALLOWED)
 def test_a_service_account_may_do_what_it_must_and_nothing_else(release: Release, component: str) -> None:
     name = component if component == "default" else release.object(component)
     account = f"system:serviceaccount:{release.namespace}:{name}"
     asked = list(product(VERBS, RESOURCES))
     reviews = [review(release.namespace, account, verb, resource) for verb, resource in asked]
-    answers = json.loads(
-        release.kubectl(
-            "create",
-            "-f",
-            "-",
-            "-o",
-            "json",
-            stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": reviews}),
-        )
-    )["items"]
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": reviews})
+    answers = documents(release.kubectl("create", "-f", "-", "-o", "json", stdin=listed))
     allowed = {
         f"{verb} {resource}"
         for (verb, resource), answer in zip(asked, answers, strict=True)

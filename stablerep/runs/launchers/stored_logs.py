@@ -27,9 +27,12 @@ class LocalLauncher:
 def stored_log(store: Store, run: str, node: int, lines: int, *, follow: bool = False) -> Iterator[str]:
     """The last lines of a stored log; with `follow` all that is added until the run is over.
 
-    Raises NotFound: nothing of this machine is stored (yet).
+    Raises NotFound: nothing of this machine is stored, and with `follow` never was before the run's end.
     """
-    text = store.get(log_key(run, node)).decode(errors="replace")
+    while not (text := _read(store, run, node)):
+        if not follow or read_end(store, run) is not None:
+            raise NotFound(f"machine {node} of run {run} has printed nothing that is kept")
+        time.sleep(_POLL_SECONDS)
     yield "".join(text.splitlines(keepends=True)[-lines:])
     while follow:
         over = read_end(store, run) is not None

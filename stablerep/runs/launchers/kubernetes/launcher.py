@@ -89,10 +89,11 @@ class KubernetesLauncher:
     def logs(self, run: str, node: int, lines: int, *, follow: bool) -> Iterator[str]:
         """A pod's log while there is one, else what the store kept of it. Raises NotFound."""
         read_spec(self._store, run)
-        pod = self._pod(run, node)
-        if pod is None:
-            yield from stored_log(self._store, run, node, lines)
-            return
+        while (pod := self._pod(run, node)) is None:
+            if not follow or read_end(self._store, run) is not None:
+                yield from stored_log(self._store, run, node, lines)
+                return
+            time.sleep(_POLL_SECONDS)
         if not follow:
             yield self._cluster.log(pod, CONTAINER, lines=lines).decode(errors="replace")
             return
