@@ -62,6 +62,7 @@ CUSTOM: dict[tuple[str, str], Any] = {
         "secretName": "str",
         "issuerRef": {"name": "str", "kind": "str", "group": "str"},
         "dnsNames": "list[str]",
+        "usages": "list[str]",
         "privateKey": {"algorithm": "str", "size": "int", "rotationPolicy": "str"},
     },
     ("gateway.networking.k8s.io/v1", "GRPCRoute"): {
