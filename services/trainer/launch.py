@@ -3,8 +3,9 @@
     python -m services.trainer.launch --run NAME
 
 The run stands in the store (STABLEREP_STORE_URL). On several machines each knows its number from
-JOB_COMPLETION_INDEX, the name of the first one from STABLEREP_RENDEZVOUS, and the address at which others
-reach it from POD_IP. Exit statuses are those of services/trainer/exits.py, whoever of the processes ended.
+JOB_COMPLETION_INDEX, the name of the first one from STABLEREP_RENDEZVOUS (HOST or HOST:PORT), and the address
+at which others reach it from POD_IP. Exit statuses are those of services/trainer/exits.py, whoever of the
+processes ended.
 """
 
 import argparse
@@ -67,14 +68,14 @@ def _torchrun(spec: RunSpec) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     resources = spec.resources
-    node, host, address = _place(resources.nodes)
+    node, (host, port), address = _place(resources.nodes)
     config = LaunchConfig(
         min_nodes=resources.nodes,
         max_nodes=resources.nodes,
         nproc_per_node=resources.processes_per_node,
         run_id=spec.run,
         rdzv_backend="c10d",
-        rdzv_endpoint=f"{host}:{RENDEZVOUS_PORT if resources.nodes > 1 else 0}",
+        rdzv_endpoint=f"{host}:{port}",
         # The host is known by its number: guessing by names fails where a machine's own does not resolve.
         rdzv_configs={"is_host": node == 0, "timeout": JOIN_SECONDS, "read_timeout": JOIN_SECONDS},
         local_addr=address,
@@ -85,7 +86,7 @@ def _torchrun(spec: RunSpec) -> int:
     # only: a machine that joins later, in place of one that was lost, would wait for it in vain.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     if node:
-        _wait_for_first(host)
+        _wait_for_first(host, port)
     try:
         elastic_launch(config, sys.executable)("-u", "-m", "services.trainer", "--run", spec.run)
     except RendezvousError as error:
@@ -102,7 +103,7 @@ def _torchrun(spec: RunSpec) -> int:
     return FINISHED
 
 
-def _wait_for_first(host: str) -> None:
+def _wait_for_first(host: str, port: int) -> None:
     """Returns once the first machine listens. Raises Unavailable after JOIN_SECONDS.
 
     torch would wait for it as well, but in C++, where no SIGTERM is heard.
@@ -110,7 +111,7 @@ def _wait_for_first(host: str) -> None:
     deadline = time.monotonic() + JOIN_SECONDS
     while True:
         try:
-            socket.create_connection((host, RENDEZVOUS_PORT), timeout=5).close()
+            socket.create_connection((host, port), timeout=5).close()
             return
         except OSError as error:
             if time.monotonic() > deadline:
@@ -118,18 +119,19 @@ def _wait_for_first(host: str) -> None:
         time.sleep(1)
 
 
-def _place(nodes: int) -> tuple[int, str, str]:
-    """This machine's number, the name of the first one, and the address of this one. Raises InvalidInput."""
+def _place(nodes: int) -> tuple[int, tuple[str, int], str]:
+    """This machine's number, where the first one listens, and this one's address. Raises InvalidInput."""
     if nodes == 1:
-        return 0, "127.0.0.1", "127.0.0.1"
+        return 0, ("127.0.0.1", 0), "127.0.0.1"
     values = {
         name: os.environ.get(name, "") for name in ("JOB_COMPLETION_INDEX", "STABLEREP_RENDEZVOUS", "POD_IP")
     }
     for name, value in values.items():
         if not value:
             raise InvalidInput(f"is not set; a run on {nodes} machines needs it", field=name)
-    index, host, address = values.values()
-    return int(index), host, address
+    index, first, address = values.values()
+    host, _, port = first.partition(":")
+    return int(index), (host, int(port or RENDEZVOUS_PORT)), address
 
 
 if __name__ == "__main__":
