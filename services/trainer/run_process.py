@@ -11,7 +11,16 @@ from typing import Protocol
 from services.trainer.exits import CANNOT, FINISHED, STOPPED
 from stablerep.config.settings import Settings
 from stablerep.local.children import Child, how_it_ended, wait_or_kill
-from stablerep.runs.records import RunEnd, StatusRecord, end_run, log_key, now, read_end, write_status
+from stablerep.runs.records import (
+    RunEnd,
+    StatusRecord,
+    end_run,
+    log_key,
+    now,
+    read_end,
+    read_status,
+    write_status,
+)
 from stablerep.runs.spec import RunSpec
 from stablerep.storage.interface import Store
 
@@ -47,7 +56,8 @@ class RunProcess:
         """Returns once the run's end is in the store, or its process has stopped as `stop` wants."""
         with tempfile.TemporaryDirectory(prefix="stablerep-run-") as folder:
             child = self._child(Path(folder))
-            self._start_time = now()
+            before = read_status(self._store, self._spec.run)  # by a service that was stopped
+            self._start_time = (before and before.start_time) or now()
             child.start()
             try:
                 self._watch(child, stop)

@@ -72,9 +72,9 @@ def show(name: Name, as_json: Json = False, *, connection: Connection) -> None:
     }
     for title, text in lines.items():
         if text:
-            console.print(f"  {title:<13}{text}", markup=False)
+            console.print(f"  {title:<16}{text}", markup=False)
     for title, text in _result_lines(run.result):
-        console.print(f"  {title:<13}{text}", markup=False)
+        console.print(f"  {title:<16}{text}", markup=False)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Fifty GPU workers, a run on 32 GPUs, autoscalers and JobSets: objects and places on simulated nodes."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,3 +149,20 @@ def jobset_of(release: Release, client: Client, name: str) -> bool:
         return True
     client.runs.delete(name, force=True)
     return False
+
+
+def test_a_quota_makes_a_run_wait_and_not_fail(release: Release, client: Client) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none"},
+        "spec": {"hard": {"count/jobs.batch": "0"}},
+    }
+    release.kubectl("apply", "-f", "-", stdin=json.dumps(quota))
+    until("the quota counts", lambda: release.get("resourcequota", "none").get("status", {}).get("hard"))
+    client.runs.train("patient", ["colours"], preset="demo", config=CONFIG)
+    run = until("it says why", lambda: (r := client.runs.get("patient")) and "quota" in r.message and r)
+    assert run.state == "QUEUED"
+    release.kubectl("delete", "resourcequota", "none")
+    until("it starts", lambda: jobs_named(release, "run-patient"))
+    client.runs.delete("patient", force=True)

@@ -183,6 +183,8 @@ def _error(error: ApiException) -> StableRepError:
         return NotFound(text)
     if error.status == 409:
         return AlreadyExists(text)
-    if error.status in (400, 401, 403, 422):
+    if error.status in (400, 422):
         return InvalidInput(f"the cluster refuses: {text}", field="kubernetes")
+    if error.status in (401, 403):  # rights and quotas are an operator's to change
+        return Unavailable(f"the cluster refuses for now: {text}")
     return Unavailable(f"the Kubernetes API server answers {error.status}: {text}")

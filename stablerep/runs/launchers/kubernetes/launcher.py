@@ -128,11 +128,11 @@ class KubernetesLauncher:
         except AlreadyExists:  # another gateway was faster
             return
         except InvalidInput as error:
-            if "quota" in str(error):  # passes once others have ended
-                self._show(spec.run, running=False, message=str(error))
-                return
             end_run(self._store, spec.run, "FAILED", str(error))
             return
+        except Unavailable as error:  # a quota, rights, or an API server that is down
+            self._show(spec.run, running=False, message=str(error))
+            raise
         logger.info("run %s: created %s", spec.run, job_name(spec.run))
         self._show(spec.run, running=False, message="its pods are created")
 
