@@ -59,6 +59,10 @@ def _train(config: TrainConfig, address: str, stopping: Stopping, run: CreatedRu
     with ranks_from_environment() as ranks, ExitStack() as open_until_done:
         with ranks.together():
             callback = open_until_done.enter_context(training_probes(address if ranks.first else ""))
+        if ranks.first:
+            images, encoder = config.views_per_batch, config.encoder.name
+            where = f"{ranks.size} processes on {ranks.device.type}"
+            print(f"{config.run}: {config.steps:,} steps of {images:,} views, {encoder}, {where}", flush=True)
         stopping.training_begins()
         result = train(config, ranks, stopping.asked, callback)
         if result is None:

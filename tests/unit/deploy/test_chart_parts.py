@@ -30,7 +30,7 @@ def test_a_run_of_the_chart_is_a_job_that_kubernetes_takes() -> None:
         made = job(spec, ClusterTemplate("ml", pod), 0)
         assert wrong_fields(made) == []
         (container,) = made["spec"]["template"]["spec"]["containers"]
-        assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
         assert pod["spec"]["terminationGracePeriodSeconds"] >= 60
 
 

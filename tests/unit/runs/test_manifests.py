@@ -69,7 +69,7 @@ def test_four_machines_of_eight_gpus_become_four_pods_that_find_the_first() -> N
     trainer = trainer_of(pod)
     assert pod["spec"]["subdomain"] == "run-big"
     assert trainer["command"] == ["python", "-u", "-m", "services.trainer.launch", "--run", "big"]
-    assert trainer["resources"]["limits"] == {"memory": "1Gi", "nvidia.com/gpu": 8}
+    assert trainer["resources"]["limits"] == {"memory": "1Gi", "nvidia.com/gpu": "8"}
     environment = {each["name"]: each for each in trainer["env"]}
     assert environment["STABLEREP_RENDEZVOUS"]["value"] == "run-big-0.run-big"
     assert environment["POD_IP"]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from stablerep.runs.launchers.kubernetes.manifests import JOBSET_API, Object
 
 _SECONDS = 30
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_JOBSETS = "jobsets"
+_KINDS = {"Job": ("batch/v1", "jobs"), "JobSet": (JOBSET_API, "jobsets")}
+"""API and plural of each kind."""
 _MERGE = "application/merge-patch+json"
 
 
@@ -42,7 +42,6 @@ class Cluster:
         api = client.ApiClient(settings)
         # Untyped: the client's types do not know that an answer can be had unparsed.
         self._core: Any = client.CoreV1Api(api)
-        self._batch: Any = client.BatchV1Api(api)
         self._custom: Any = client.CustomObjectsApi(api)
         self._apis: Any = client.ApisApi(api)
         self.namespace = namespace or _own_namespace()
@@ -59,42 +58,31 @@ class Cluster:
     def config_map(self, name: str) -> Object:
         return {**self._read(self._core.read_namespaced_config_map, name, self.namespace), **_CONFIG_MAP}
 
-    def job(self, name: str) -> Object | None:
-        """A Job, or None."""
-        return self._find(self._batch.read_namespaced_job, name, self.namespace)
-
-    def jobset(self, name: str) -> Object | None:
-        """A JobSet, or None."""
-        return self._find(self._custom.get_namespaced_custom_object, *self._jobsets(), name)
+    def find(self, kind: str, name: str) -> Object | None:
+        """A Job or JobSet, or None."""
+        found = self._find(self._custom.get_namespaced_custom_object, *self._path(kind), name)
+        return None if found is None else {**found, "kind": kind}
 
     def create(self, manifest: Object) -> Object:
-        """Creates a Job, JobSet or Service and returns it. Raises AlreadyExists."""
-        create = {
-            "Job": partial(self._batch.create_namespaced_job, self.namespace),
-            "JobSet": partial(self._custom.create_namespaced_custom_object, *self._jobsets()),
-            "Service": partial(self._core.create_namespaced_service, self.namespace),
-        }[manifest["kind"]]
-        return {**self._read(create, manifest), **{k: manifest[k] for k in ("apiVersion", "kind")}}
+        """Creates a Job or JobSet and returns it. Raises AlreadyExists."""
+        create = self._custom.create_namespaced_custom_object
+        return self._read(create, *self._path(manifest["kind"]), manifest)
+
+    def create_service(self, manifest: Object) -> None:
+        """Raises AlreadyExists."""
+        self._read(self._core.create_namespaced_service, self.namespace, manifest)
 
     def annotate(self, found: Object, annotations: dict[str, str]) -> None:
         """Sets annotations of a Job or JobSet."""
+        patch = self._custom.patch_namespaced_custom_object
         body = {"metadata": {"annotations": annotations}}
-        name = found["metadata"]["name"]
-        if found["kind"] == "JobSet":
-            patch = partial(self._custom.patch_namespaced_custom_object, *self._jobsets())
-            self._read(patch, name, body, _content_type=_MERGE)
-        else:
-            self._read(self._batch.patch_namespaced_job, name, self.namespace, body)
+        self._read(patch, *self._path(found["kind"]), found["metadata"]["name"], body, _content_type=_MERGE)
 
     def delete(self, found: Object) -> None:
         """Deletes a Job or JobSet once its pods have ended; one that is gone is fine."""
         body = {"propagationPolicy": "Foreground", "preconditions": {"uid": found["metadata"]["uid"]}}
-        name = found["metadata"]["name"]
-        if found["kind"] == "JobSet":
-            delete = partial(self._custom.delete_namespaced_custom_object, *self._jobsets(), name)
-        else:
-            delete = partial(self._batch.delete_namespaced_job, name, self.namespace)
-        self._find(delete, body=body)
+        delete = self._custom.delete_namespaced_custom_object
+        self._find(delete, *self._path(found["kind"]), found["metadata"]["name"], body=body)
 
     def pods(self, selector: str) -> list[Object]:
         """Pods by label, the newest first."""
@@ -136,9 +124,11 @@ class Cluster:
             finally:
                 answer.release_conn()
 
-    def _jobsets(self) -> tuple[str, str, str, str]:
-        group, _, version = JOBSET_API.partition("/")
-        return group, version, self.namespace, _JOBSETS
+    def _path(self, kind: str) -> tuple[str, str, str, str]:
+        """Jobs are reached like custom resources: the client's own types refuse what the API server takes."""
+        api, plural = _KINDS[kind]
+        group, _, version = api.partition("/")
+        return group, version, self.namespace, plural
 
     def _find(self, call: Callable[..., Any], *arguments: Any, **more: Any) -> Object | None:
         try:

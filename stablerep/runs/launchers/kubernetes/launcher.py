@@ -140,7 +140,7 @@ class KubernetesLauncher:
         """The headless service of an Indexed Job of several machines; one that is there is fine."""
         if record.spec.resources.nodes > 1:
             try:
-                self._cluster.create(service(record.spec, self._template, owner_of(found)))
+                self._cluster.create_service(service(record.spec, self._template, owner_of(found)))
             except AlreadyExists:
                 return
 
@@ -219,11 +219,8 @@ class KubernetesLauncher:
 
     def _find(self, run: str) -> Object | None:
         name = job_name(run)
-        found = self._cluster.jobset(name) if self._has_jobsets else None
-        if found is not None:
-            return {**found, "kind": "JobSet"}
-        found = self._cluster.job(name)
-        return {**found, "kind": "Job"} if found is not None else None
+        found = self._cluster.find("JobSet", name) if self._has_jobsets else None
+        return found or self._cluster.find("Job", name)
 
     def _selector(self, run: str) -> str:
         name = job_name(run)

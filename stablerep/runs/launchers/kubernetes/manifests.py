@@ -184,7 +184,7 @@ def _pod(spec: RunSpec, template: ClusterTemplate, rendezvous: str, subdomain: s
     environment.append({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
     if spec.resources.gpus_per_node:
         limits = container.setdefault("resources", {}).setdefault("limits", {})
-        limits[template.gpu_resource] = spec.resources.gpus_per_node
+        limits[template.gpu_resource] = str(spec.resources.gpus_per_node)
     return pod
 
 
