@@ -12,8 +12,9 @@ from stablerep.storage import open_store
 from stablerep.testing.servers import free_port
 from stablerep.training.checkpoint import checkpoint_steps
 from stablerep.training.loop import train
-from tests.integration.training.test_training import ALONE, configuration, write_dataset
+from tests.integration.training.test_training import ALONE, configuration
 from tests.scrape import get, scrape, value, wait_until
+from tests.training import write_stripes
 
 
 class Recorder:
@@ -40,7 +41,7 @@ class Recorder:
 
 def test_a_run_tells_every_step_and_checkpoint_and_goes_on_counting_after_a_stop(tmp_path: Path) -> None:
     url = (tmp_path / "store").as_uri()
-    write_dataset(url)
+    write_stripes(url)
     config = configuration(url, "told", steps=30, checkpoint_every=10)
     first, second = Recorder(), Recorder()
     stop = threading.Event()
@@ -70,7 +71,7 @@ def test_a_run_tells_every_step_and_checkpoint_and_goes_on_counting_after_a_stop
 
 def test_a_trainer_process_serves_its_metrics_until_it_ends(tmp_path: Path) -> None:
     url = (tmp_path / "store").as_uri()
-    write_dataset(url)
+    write_stripes(url)
     config = configuration(url, "served", steps=100_000, checkpoint_every=20)
     address = f"127.0.0.1:{free_port()}"
     log = tmp_path / "log"

@@ -314,5 +314,5 @@ def test_a_configuration_file_reaches_the_process(local_url, tmp_path):
     missing = subprocess.run(
         [*command[:-1], "datasets=[/nowhere/datasets/x]"], capture_output=True, text=True
     )
-    assert missing.returncode == 1
+    assert missing.returncode == 2
     assert "error:" in missing.stderr

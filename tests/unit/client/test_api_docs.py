@@ -11,7 +11,8 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
 
 from stablerep.client import AsyncClient, Client
-from stablerep.v1 import generation_pb2, generator_pb2
+from stablerep.client.runs_sync import Runs
+from stablerep.v1 import generation_pb2, generator_pb2, training_pb2
 from tests.paths import ROOT
 
 TEXT = (ROOT / "docs" / "api.md").read_text()
@@ -19,7 +20,7 @@ CALLS = re.findall(r"^grpcurl .*$", TEXT, re.M)
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 SERVICES = {
     service.full_name: service
-    for module in (generation_pb2, generator_pb2)
+    for module in (generation_pb2, generator_pb2, training_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 }
 
@@ -43,6 +44,8 @@ def test_python_calls_methods_and_arguments_that_the_clients_have(block: str) ->
             target = {"Client": Client, "AsyncClient": AsyncClient}[function.id].__init__
         elif isinstance(function, ast.Attribute) and getattr(function.value, "id", "") == "client":
             target = getattr(client, function.attr)
+        elif isinstance(function, ast.Attribute) and ast.unparse(function.value) == "client.runs":
+            target = getattr(Runs, function.attr)
         else:
             continue
         names = {keyword.arg: None for keyword in call.keywords}
