@@ -131,7 +131,17 @@ def _place(nodes: int) -> tuple[int, tuple[str, int], str]:
             raise InvalidInput(f"is not set; a run on {nodes} machines needs it", field=name)
     index, first, address = values.values()
     host, _, port = first.partition(":")
-    return int(index), (host, int(port or RENDEZVOUS_PORT)), address
+    return int(index), (host, int(port or RENDEZVOUS_PORT)), _own_name(host, int(index)) or address
+
+
+def _own_name(first: str, index: int) -> str:
+    """`run-x-3.run-x` from the first machine's `run-x-0.run-x`; empty where that has another form.
+
+    torch numbers machines in the order of their addresses. By name the first one is first: it speaks for all,
+    in the log and in /metrics. By IP address any may be.
+    """
+    label, dot, domain = first.partition(".")
+    return f"{label.removesuffix('0')}{index}.{domain}" if dot and label.endswith("-0") else ""
 
 
 if __name__ == "__main__":
