@@ -206,7 +206,7 @@ def test_a_call_of_a_method_that_is_not_there_is_counted_as_unknown(service: Ser
 
 def test_dashboard_and_alerts_read_what_these_processes_serve(service: Service, job: Job) -> None:
     names = {name for address in (service.of_gateway, service.of_worker) for name, _ in scrape(address)}
-    # Series of jobs and runs that are not over, of which there is none now; the trainer has a test of its own.
+    # Series of jobs and runs that are not over, of which there is none now; the trainer has its own test.
     elsewhere = {"up", "stablerep_job_shards", "stablerep_run_restarts"}
     wanted = {reading.metric for expression in EXPRESSIONS for reading in readings(expression)}
     missing = {name for name in wanted - names - elsewhere if not name.startswith("stablerep_training_")}
