@@ -27,7 +27,7 @@ def test_a_run_of_the_chart_is_a_job_that_kubernetes_takes() -> None:
         train = load_train_config("demo", {"run": "s3://b/runs/r", "datasets": ["s3://b/datasets/d"]})
         resources = Resources(nodes=2, gpus_per_node=2, processes_per_node=2)
         spec = RunSpec(run="r", train=train, resources=resources, launcher="kubernetes")
-        made = job(spec, ClusterTemplate("ml", pod), 0)
+        made = job(spec, ClusterTemplate("ml", pod), "now 0")
         assert wrong_fields(made) == []
         (container,) = made["spec"]["template"]["spec"]["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"

@@ -25,6 +25,7 @@ POD: dict[str, Any] = {
     },
 }
 OWNER = {"apiVersion": "v1", "kind": "ConfigMap", "name": "sr-trainer", "uid": "u1"}
+START = "2026-11-28T00:00:00+00:00 0"
 TEMPLATE = ClusterTemplate("ml", POD, OWNER)
 
 
@@ -49,18 +50,18 @@ def trainer_of(pod: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_job_has_only_fields_that_kubernetes_knows() -> None:
     for made in (spec(), spec(1, 0, deadline_seconds=60, queue="team")):
-        assert wrong_fields(job(made, TEMPLATE, 0)) == []
+        assert wrong_fields(job(made, TEMPLATE, START)) == []
     assert wrong_fields(service(spec(), TEMPLATE, OWNER)) == []
-    assert wrong_fields(jobset(spec(deadline_seconds=60, queue="team"), TEMPLATE, 0)) == []
+    assert wrong_fields(jobset(spec(deadline_seconds=60, queue="team"), TEMPLATE, START)) == []
 
 
 def test_four_machines_of_eight_gpus_become_four_pods_that_find_the_first() -> None:
-    made = job(spec(), TEMPLATE, 2)
+    made = job(spec(), TEMPLATE, START)
     assert made["metadata"] == {
         "name": "run-big",
         "namespace": "ml",
         "labels": {"app.kubernetes.io/component": "trainer"},
-        "annotations": {"stablerep.io/run": "big", "stablerep.io/resumed": "2"},
+        "annotations": {"stablerep.io/run": "big", "stablerep.io/start": START},
         "ownerReferences": [OWNER],
     }
     assert made["spec"]["completionMode"] == "Indexed"
@@ -80,13 +81,13 @@ def test_four_machines_of_eight_gpus_become_four_pods_that_find_the_first() -> N
 
 
 def test_the_template_is_left_as_it_was() -> None:
-    job(spec(), TEMPLATE, 0)
+    job(spec(), TEMPLATE, START)
     assert trainer_of(POD)["env"] == []
     assert "command" not in trainer_of(POD)
 
 
 def test_exit_statuses_decide_what_is_tried_again() -> None:
-    made = job(spec(max_restarts=3), TEMPLATE, 0)["spec"]
+    made = job(spec(max_restarts=3), TEMPLATE, START)["spec"]
     assert made["backoffLimit"] == 3
     assert made["template"]["spec"]["restartPolicy"] == "Never"
     rules = [
@@ -98,18 +99,18 @@ def test_exit_statuses_decide_what_is_tried_again() -> None:
 
 
 def test_ttl_deadline_and_queue_are_the_runs_own() -> None:
-    made = job(spec(ttl_seconds=60, deadline_seconds=3600, queue="team"), TEMPLATE, 0)
+    made = job(spec(ttl_seconds=60, deadline_seconds=3600, queue="team"), TEMPLATE, START)
     assert made["spec"]["ttlSecondsAfterFinished"] == 60
     assert made["spec"]["activeDeadlineSeconds"] == 3600
     assert made["spec"]["suspend"] is True, "Kueue starts it"
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
-    plain = job(spec(), TEMPLATE, 0)
+    plain = job(spec(), TEMPLATE, START)
     assert "activeDeadlineSeconds" not in plain["spec"]
     assert plain["spec"]["suspend"] is False
 
 
 def test_a_jobset_restarts_all_machines_together_and_names_the_first() -> None:
-    made = jobset(spec(deadline_seconds=60), TEMPLATE, 0)["spec"]
+    made = jobset(spec(deadline_seconds=60), TEMPLATE, START)["spec"]
     assert made["failurePolicy"]["maxRestarts"] == 10
     (replicated,) = made["replicatedJobs"]
     inner = replicated["template"]["spec"]
@@ -124,7 +125,7 @@ def test_a_jobset_restarts_all_machines_together_and_names_the_first() -> None:
 def test_a_template_without_the_container_is_refused() -> None:
     pod = {"spec": {"containers": [{"name": "main", "image": "x"}]}}
     with pytest.raises(InvalidInput, match="pod_template: has no container named trainer"):
-        job(spec(), ClusterTemplate("ml", pod), 0)
+        job(spec(), ClusterTemplate("ml", pod), START)
 
 
 @given(st.from_regex(DATASET_NAME, fullmatch=True))

@@ -17,8 +17,8 @@ from stablerep.runs.launchers.kubernetes.manifests import (
     INDEX_LABEL,
     JOB_NAME_LABEL,
     REPLICATED_JOB,
-    RESUMED_ANNOTATION,
     RUN_ANNOTATION,
+    START_ANNOTATION,
     ClusterTemplate,
     Object,
     job,
@@ -78,7 +78,7 @@ class KubernetesLauncher:
             self._start(record)
         elif found["metadata"].get("deletionTimestamp"):
             self._show(run, running=False, message="its former processes are ending")
-        elif not _is_of(found, record, resumed_times(self._store, run)):
+        elif not self._is_of(found, record):
             self._cluster.delete(found)
         elif (ended := _ended(found)) is not None:
             self._keep_logs(record)
@@ -118,12 +118,12 @@ class KubernetesLauncher:
             yield rest.decode(errors="replace")
 
     def _start(self, record: CreateRecord) -> None:
-        spec, resumed = record.spec, resumed_times(self._store, record.spec.run)
+        spec, start = record.spec, self._start_of(record)
         try:
             if self._has_jobsets:
-                self._cluster.create(jobset(spec, self._template, resumed))
+                self._cluster.create(jobset(spec, self._template, start))
             else:
-                created = self._cluster.create(job(spec, self._template, resumed))
+                created = self._cluster.create(job(spec, self._template, start))
                 self._serve(record, created)
         except AlreadyExists:  # another gateway was faster
             return
@@ -183,7 +183,7 @@ class KubernetesLauncher:
             release_run(self._store, run)
         elif found["metadata"].get("deletionTimestamp"):
             return  # its pods write their checkpoints
-        elif _ended(found) is not None and _is_of(found, record, resumed_times(self._store, run)):
+        elif _ended(found) is not None and self._is_of(found, record):
             self._annotate(run, found)
             self._keep_logs(record)
             self._show(run, running=False, message="")
@@ -222,6 +222,15 @@ class KubernetesLauncher:
         found = self._cluster.find("JobSet", name) if self._has_jobsets else None
         return found or self._cluster.find("Job", name)
 
+    def _start_of(self, record: CreateRecord) -> str:
+        return f"{record.create_time.isoformat()} {resumed_times(self._store, record.spec.run)}"
+
+    def _is_of(self, found: Object, record: CreateRecord) -> bool:
+        """Whether a job is that of this run, not of before a resume, nor of a deleted run of its name."""
+        annotations = found["metadata"].get("annotations", {})
+        start = (annotations.get(RUN_ANNOTATION), annotations.get(START_ANNOTATION))
+        return start == (record.spec.run, self._start_of(record))
+
     def _selector(self, run: str) -> str:
         name = job_name(run)
         return f"{JOB_NAME_LABEL} in ({name}, {name}-{REPLICATED_JOB}-0)"
@@ -238,15 +247,6 @@ class KubernetesLauncher:
             answer = self._cluster.has_jobsets()
             self._jobsets = (time.monotonic(), answer)
         return answer
-
-
-def _is_of(found: Object, record: CreateRecord, resumed: int) -> bool:
-    """Whether a job is that of this run, and not of one before it was resumed."""
-    annotations = found["metadata"].get("annotations", {})
-    return (annotations.get(RUN_ANNOTATION), annotations.get(RESUMED_ANNOTATION)) == (
-        record.spec.run,
-        str(resumed),
-    )
 
 
 def _ended(found: Object) -> _Ended | None:

@@ -15,7 +15,8 @@ CONTAINER = "trainer"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 RUN_ANNOTATION = "stablerep.io/run"
-RESUMED_ANNOTATION = "stablerep.io/resumed"
+START_ANNOTATION = "stablerep.io/start"
+"""When the run was created, and how often resumed: a job of an earlier run of that name is another's."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 REPLICATED_JOB = "node"
 JOBSET_API = "jobset.x-k8s.io/v1alpha2"
@@ -49,13 +50,13 @@ def job_name(run: str) -> str:
     return f"run-{plain[: _MAX_NAME - 9].strip('-')}-{digest}".replace("--", "-")
 
 
-def job(spec: RunSpec, template: ClusterTemplate, resumed: int) -> Object:
+def job(spec: RunSpec, template: ClusterTemplate, start: str) -> Object:
     """An Indexed Job, one index a machine."""
     name = job_name(spec.run)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(spec, template, resumed),
+        "metadata": _metadata(spec, template, start),
         "spec": {
             **_job_spec(spec, template, rendezvous=f"{name}-0.{name}", subdomain=name),
             "backoffLimit": spec.max_restarts,
@@ -65,14 +66,14 @@ def job(spec: RunSpec, template: ClusterTemplate, resumed: int) -> Object:
     }
 
 
-def jobset(spec: RunSpec, template: ClusterTemplate, resumed: int) -> Object:
+def jobset(spec: RunSpec, template: ClusterTemplate, start: str) -> Object:
     """A JobSet of one Indexed Job: after a failure all machines begin again together."""
     name = job_name(spec.run)
     job_spec = _job_spec(spec, template, rendezvous=f"{name}-{REPLICATED_JOB}-0-0.{name}", subdomain="")
     return {
         "apiVersion": JOBSET_API,
         "kind": "JobSet",
-        "metadata": _metadata(spec, template, resumed),
+        "metadata": _metadata(spec, template, start),
         "spec": {
             "suspend": bool(spec.queue),
             "ttlSecondsAfterFinished": spec.ttl_seconds,
@@ -127,12 +128,12 @@ def owner_of(found: Object) -> Object:
     }
 
 
-def _metadata(spec: RunSpec, template: ClusterTemplate, resumed: int) -> Object:
+def _metadata(spec: RunSpec, template: ClusterTemplate, start: str) -> Object:
     metadata: Object = {
         "name": job_name(spec.run),
         "namespace": template.namespace,
         "labels": _labels(template),
-        "annotations": {RUN_ANNOTATION: spec.run, RESUMED_ANNOTATION: str(resumed)},
+        "annotations": {RUN_ANNOTATION: spec.run, START_ANNOTATION: start},
     }
     if spec.queue:
         metadata["labels"][QUEUE_LABEL] = spec.queue
