@@ -1,6 +1,6 @@
 """What a run is asked to do: train or probe, on how many machines, for how long."""
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -8,8 +8,9 @@ from stablerep.config.training import TrainConfig
 
 Launcher = Literal["local", "kubernetes"]
 DAY = 86_400
-PHOTOGRAPHS = ("fashion", "fashion-full", "digits")
+Photographs = Literal["fashion", "fashion-full", "digits"]
 """Labelled photographs that a probe can be asked for."""
+PHOTOGRAPHS: tuple[str, ...] = get_args(Photographs)
 
 
 class _Frozen(BaseModel):
@@ -20,7 +21,7 @@ class ProbeTask(_Frozen):
     """Frozen features measured; `model` is what `load_encoder` takes, or `pixels`."""
 
     model: str = Field(min_length=1, max_length=300)
-    data: tuple[Literal["fashion", "fashion-full", "digits"], ...] = ("fashion",)
+    data: tuple[Photographs, ...] = ("fashion",)
     seed: int = Field(default=0, ge=0, lt=2**31)
     paper: bool = False
 

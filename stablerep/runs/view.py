@@ -86,15 +86,6 @@ def run_view(store: Store, run: str) -> RunView:
     return RunView(run, state, create, config, progress, status, end, result)
 
 
-def run_state(store: Store, run: str) -> RunState:
-    """Only the state of a run that the service created, in as few reads as it takes."""
-    end = read_end(store, run)
-    if end is not None:
-        return RunState(end.state)
-    status = read_status(store, run)
-    return RunState.RUNNING if status and status.running else RunState.QUEUED
-
-
 def _config(store: Store, run: str, create: CreateRecord | None) -> str:
     if create is not None:
         return create.spec.train.model_dump_json() if create.spec.train else ""
