@@ -95,6 +95,14 @@ def _test(cluster: Cluster, values: Path, for_pytest: list[str], *, keep: bool) 
     return subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
 
 
+def _build_arguments(name: str, base: str) -> dict[str, str]:
+    """Those of docker-compose.yml, empty ones included, so that the layers built for compose are taken."""
+    found = {"BASE": base}
+    for key in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", *(("TORCH_INDEX_URL",) if name != "gateway" else ())):
+        found[key] = os.environ.get(key, "")
+    return found
+
+
 def _images(cluster: Cluster) -> dict[str, dict[str, object]]:
     """Builds ours, has those of others, takes all into the cluster; values that name them."""
     with docker_engine(ROOT / ".cache" / "compose-test") as engine:
@@ -106,10 +114,13 @@ def _images(cluster: Cluster) -> dict[str, dict[str, object]]:
         variables = compose_variables(engine, BASE, others)
         for name, file in DOCKERFILES.items():
             say(f"$ docker build -f {file}")
-            engine.docker(
-                "build", "--build-arg", f"BASE={variables.get('BASE_IMAGE', BASE)}", "-f", file,
-                "-t", f"stablerep-{name}:local", str(ROOT), timeout=3600,
-            )  # fmt: skip
+            arguments = [
+                word
+                for key, value in _build_arguments(name, variables.get("BASE_IMAGE", BASE)).items()
+                for word in ("--build-arg", f"{key}={value}")
+            ]
+            tag = f"stablerep-{name}:local"
+            engine.docker("build", *arguments, "--file", file, "--tag", tag, str(ROOT), timeout=3600)
         images = {name: variables.get(f"{name.upper()}_IMAGE", image) for name, image in others.items()}
         images |= {name: f"stablerep-{name}:local" for name in DOCKERFILES}
         cluster.load(engine, sorted(images.values()))
