@@ -107,7 +107,8 @@ def build(stack: Stack) -> None:
     start = time.monotonic()
     if stack.engine.is_ours:
         keep_stages(stack)
-    stack.compose("build", *OURS, log=CACHE / "build.log", timeout=3600)
+    for name in OURS:  # one after the other: the second of two that share a layer takes it from the first
+        stack.compose("build", name, log=CACHE / "build.log", timeout=3600)
     say(f"  built in {time.monotonic() - start:.0f} s")
     for name in OURS:
         size = int(
