@@ -12,7 +12,7 @@ from stablerep.storage import open_store
 
 CAPTIONS, IMAGES, PER_SHARD = 24, 3, 8
 SETTINGS = {
-    "images_per_caption": 3,
+    "method": {"name": "stablerep", "images_per_caption": 3},
     "views_per_batch": 24,
     "steps": 40,
     "encoder.kwargs": {

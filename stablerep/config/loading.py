@@ -1,5 +1,6 @@
 """YAML mappings and dotted overrides: how settings, recipes and runs are read, each from one or the other."""
 
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -60,6 +61,17 @@ def put(tree: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(tree, dict):
             raise InvalidInput(f"{parent} has no settings below it", field=key)
     tree[last] = value
+
+
+def dotted(tree: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """The plain values of nested mappings by dotted key, as `put` takes them."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            values |= dotted(value, f"{within}{key}.")
+        else:
+            values[f"{within}{key}"] = value
+    return values
 
 
 def _presets(kind: str) -> Traversable:

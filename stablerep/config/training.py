@@ -1,59 +1,65 @@
 """The configuration of a run: one frozen tree, from a preset or a YAML file plus overrides."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.config.encoder import EncoderSpec
 from stablerep.config.loading import parse_value, preset_names, put, read_mapping, read_preset
 from stablerep.config.names import check_run
 from stablerep.errors import InvalidInput
+from stablerep.methods.interface import HeadConfig, MethodConfig
+from stablerep.methods.stablerep import StableRep
+from stablerep.methods.table import read_method
+
+_SCHEMA_1 = ("objective", "images_per_caption", "crops", "temperature")
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class HeadConfig(_Frozen):
-    """Sizes of the projection head."""
-
-    hidden: int = Field(default=4096, ge=1)
-    out: int = Field(default=256, ge=1)
-
-
 class OptimizerConfig(_Frozen):
     """AdamW with a linear warm-up from 0 and a half cosine to 0, both by the step.
 
     The rate is `lr` where given, else `base_lr` x views_per_batch / 512: for the paper's 8,256 views that is
-    0.0032. Tensors with fewer than two dimensions (biases, norms) do not decay.
+    0.0032. Tensors with fewer than two dimensions (biases, norms) do not decay. The decay goes from
+    `weight_decay` to `weight_decay_end` by half a cosine, where that is given. `clip_norm` bounds the
+    gradient's norm.
     """
 
     base_lr: float = Field(default=2e-4, gt=0)
     lr: float | None = Field(default=None, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = Field(default=0.1, ge=0)
+    weight_decay_end: float | None = Field(default=None, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
 
 
 class TrainConfig(_Frozen):
-    """A run. A step sees `views_per_batch` views over all ranks, whatever the objective.
+    """A run. A step sees `views_per_batch` views over all ranks, whatever the method.
 
-    stablerep: images_per_caption images of a caption, `crops` views of each (default 1), all positives of
-    each other. simclr: every image by itself, `crops` views of it (default 2); captions and
-    images_per_caption are ignored.
+    `method` is a name, or a mapping of a name and the method's options (stablerep/methods/). `head` are the
+    sizes of its projection head, where it has one.
     """
 
     run: str  # URL: STORE/runs/NAME
     datasets: tuple[str, ...] = Field(min_length=1)  # URLs: STORE/datasets/NAME
-    objective: Literal["stablerep", "simclr"] = "stablerep"
-    images_per_caption: int = Field(default=6, ge=1)
-    crops: int | None = Field(default=None, ge=1)
+    method: SerializeAsAny[MethodConfig] = StableRep()
     views_per_batch: int = Field(default=8256, ge=2)
-    temperature: float = Field(default=0.1, gt=0)
     steps: int = Field(ge=1)
     encoder: EncoderSpec = EncoderSpec()
     head: HeadConfig = HeadConfig()
@@ -63,41 +69,65 @@ class TrainConfig(_Frozen):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=1, ge=1)
+    encode_parts: int = Field(default=1, ge=1)  # a process encodes its share in so many parts: less memory
+    resolution: int | None = Field(default=None, ge=8)  # see decoded_resolution
+    damaged_share: float = Field(default=0.01, ge=0, le=1)  # more damaged images than this end the run
     decoded_bytes: int = Field(default=10**9, ge=0)  # decode once and keep, if all pixels fit in this
     prefetch: int = Field(default=2, ge=0)  # batches made ahead by a thread; 0: made when needed
     checkpoint_every: int = Field(default=1000, ge=1)
     log_every: int = Field(default=20, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_schema_1(cls, content: Any) -> Any:
+        """Runs that started before methods had options of their own stay what they are."""
+        if not isinstance(content, dict):
+            return content
+        if "method" in content:
+            if misplaced := [name for name in _SCHEMA_1 if name in content]:
+                name = misplaced[0]
+                better = "method=NAME" if name == "objective" else f"method.{name}=..."
+                raise ValueError(f"{name}: belongs to the method: set {better}")
+            return content
+        method = {name: content[name] for name in _SCHEMA_1 if content.get(name) is not None}
+        if not method:
+            return content
+        method["name"] = method.pop("objective", "stablerep")
+        if method["name"] == "simclr":
+            method.pop("images_per_caption", None)
+        return {name: value for name, value in content.items() if name not in _SCHEMA_1} | {"method": method}
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _read_method(cls, value: Any) -> MethodConfig:
+        return read_method(value)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.objective == "simclr" and self.views_per_image < 2:
-            raise ValueError("crops: simclr needs 2 or more views of an image")
-        if self.objective == "stablerep" and self.views_per_caption < 2:
-            raise ValueError("images_per_caption: a caption needs 2 or more views to have positives")
-        if self.views_per_batch % self.views_per_caption:
+        views = self.method.needs().views
+        if self.views_per_batch // views < 2:
             raise ValueError(
-                f"views_per_batch: {self.views_per_batch} is no multiple of the "
-                f"{self.views_per_caption} views of a caption"
+                f"views_per_batch: {self.views_per_batch} are the views of one caption; contrast and batch "
+                f"norm need two or more, so at least {2 * views}"
+            )
+        if self.views_per_batch % views:
+            raise ValueError(
+                f"views_per_batch: {self.views_per_batch} is no multiple of the {views} views of a caption"
             )
         _run_parts(self.run)
         return self
 
     @property
-    def views_per_image(self) -> int:
-        return self.crops or (2 if self.objective == "simclr" else 1)
-
-    @property
-    def images_drawn(self) -> int:
-        """Images of a caption in a batch; for SimCLR every image is a caption of its own."""
-        return 1 if self.objective == "simclr" else self.images_per_caption
-
-    @property
-    def views_per_caption(self) -> int:
-        return self.images_drawn * self.views_per_image
-
-    @property
     def captions_per_batch(self) -> int:
-        return self.views_per_batch // self.views_per_caption
+        return self.views_per_batch // self.method.needs().views
+
+    @property
+    def decoded_resolution(self) -> int:
+        """Images whose shorter side is longer are shrunk to it, at their own aspect, before crops are taken.
+
+        By default the paper's proportion, images of 256 pixels for crops of 224.
+        """
+        return self.resolution or round(self.encoder.image_size * 256 / 224)
 
     @property
     def learning_rate(self) -> float:
@@ -124,10 +154,28 @@ def load_train_config(preset: str | Path, overrides: Mapping[str, Any] | None = 
     Overrides given as text are read as YAML. Raises InvalidInput naming what is wrong.
     """
     content = _read(str(preset))
-    for key, value in (overrides or {}).items():
-        is_yaml = isinstance(value, str) and key != "run"
-        put(content, key, parse_value(value, repr(value), key) if is_yaml else value)
+    override(content, overrides or {})
     return parse_train_config(content)
+
+
+def override(content: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Puts values at dotted keys; text is read as YAML, but for that of `run`.
+
+    Another method or encoder than the one that is there comes with its own defaults: what was there of the
+    old one goes (`method=clip`, `encoder.name=vit_small_patch16_224`). Raises InvalidInput.
+    """
+    values = {
+        key: parse_value(value, repr(value[:80]), key) if isinstance(value, str) and key != "run" else value
+        for key, value in overrides.items()
+    }
+    if isinstance(values.get("method"), str):
+        values["method.name"] = values.pop("method")
+    for part in ("method", "encoder"):
+        there, name = content.get(part), values.get(f"{part}.name")
+        if isinstance(there, dict) and name is not None and there.get("name") != name:
+            content[part] = {key: value for key, value in there.items() if key == "image_size"}
+    for key in sorted(values, key=lambda key: key.count(".")):  # what is within another key comes after it
+        put(content, key, values[key])
 
 
 def parse_train_config(content: Mapping[str, Any] | str) -> TrainConfig:
@@ -136,10 +184,20 @@ def parse_train_config(content: Mapping[str, Any] | str) -> TrainConfig:
         values = json.loads(content) if isinstance(content, str) else content
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
-        raise InvalidInput("; ".join(problems), field="config") from error
+        raise InvalidInput("; ".join(_problems(error)), field="config") from error
     except json.JSONDecodeError as error:
         raise InvalidInput(f"not JSON: {error}", field="config") from error
+
+
+def _problems(error: ValidationError, within: str = "") -> Iterator[str]:
+    """Each problem as `dotted.key: what is wrong`; a method's are errors within the error of its key."""
+    for problem in error.errors():
+        key = ".".join(filter(None, [within, *map(str, problem["loc"])]))
+        inner = problem.get("ctx", {}).get("error")
+        if isinstance(inner, ValidationError):
+            yield from _problems(inner, key)
+        else:
+            yield f"{key or 'config'}: {problem['msg']}"
 
 
 def _read(preset: str) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Pixels for a batch: decoded once and kept where they fit in memory, else read and decoded each time."""
 
 import io
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,53 +13,161 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from stablerep.data.corpus.positive_sets import Corpus
+from stablerep.errors import InvalidInput
 
 _READERS = 8  # groups read and decoded at once; decoding releases the interpreter lock
+_NAMED = 5  # damaged images that a message names
+_GREY = 128
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """n images of their own sizes, each in the upper left corner of uint8 [n 3 H W]; sizes int64 [n 2]."""
+
+    images: Tensor
+    sizes: np.ndarray
 
 
 class ImageSource:
-    """Images by (group, number) as uint8 [n 3 H W], all of the first image's size (others are resized to it).
+    """Images by (group, number), each at its own aspect; shrunk where its shorter side is over `resolution`.
 
     With at most `memory` bytes of pixels in the corpus everything is decoded once, on opening: a batch of 256
     small images then costs under a millisecond, where decoding it again takes tens of them.
+
+    A damaged image is replaced by the next sound one of its group, always by the same one, and by a grey one
+    where there is none; `damaged` keeps which and why. Whether there are too many, the caller judges.
     """
 
-    def __init__(self, corpus: Corpus, *, memory: int = 10**9) -> None:
-        self._corpus = corpus
-        first = next(index for index, count in enumerate(corpus.image_counts) if count)
-        height, width = _decode(corpus.encoded(first)[0]).shape[-2:]
-        self.size = (height, width)
-        images = int(corpus.image_counts.sum())
-        self.kept = images * 3 * self.size[0] * self.size[1] <= memory
-        if self.kept:
-            self._first = np.concatenate([[0], np.cumsum(corpus.image_counts)[:-1]])
-            with ThreadPoolExecutor(_READERS) as readers:
-                parts = readers.map(self._decode_group, range(len(corpus.image_counts)))
-                self._pixels = torch.cat(list(parts))
+    def __init__(self, corpus: Corpus, *, memory: int = 10**9, resolution: int | None = None) -> None:
+        self._corpus, self._resolution = corpus, resolution
+        self.damaged: dict[tuple[int, int], str] = {}
+        self._decoded = 0
+        self._lock = threading.Lock()
+        counts = corpus.image_counts
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+        self._kept = self._decode_all(memory) if self._estimate(counts) <= memory else None
 
-    def images(self, groups: np.ndarray, numbers: np.ndarray) -> Tensor:
+    @property
+    def kept(self) -> bool:
+        """Whether all images are in memory, decoded."""
+        return self._kept is not None
+
+    def images(self, groups: np.ndarray, numbers: np.ndarray) -> Pixels:
         """The image `numbers[i]` of group `groups[i]`, for [n] of both."""
-        if self.kept:
-            return self._pixels[torch.from_numpy(self._first[groups] + numbers)]
+        if self._kept is not None:
+            return self._kept.choose(self._first[groups] + numbers)
         unique, position = np.unique(groups, return_inverse=True)
         with ThreadPoolExecutor(_READERS) as readers:
             encoded = list(readers.map(self._corpus.encoded, unique.tolist()))
-            wanted = (encoded[at][number] for at, number in zip(position, numbers, strict=True))
-            return torch.stack(list(readers.map(self._decode_to_size, wanted)))
+            wanted = [
+                (int(unique[at]), encoded[at], int(number))
+                for at, number in zip(position, numbers, strict=True)
+            ]
+            return _pad(list(readers.map(lambda one: self._sound(*one), wanted)))
 
-    def _decode_group(self, group: int) -> Tensor:
-        encoded = self._corpus.encoded(group) if self._corpus.image_counts[group] else ()
-        if not encoded:
-            return torch.empty(0, 3, *self.size, dtype=torch.uint8)
-        return torch.stack([self._decode_to_size(data) for data in encoded])
+    def counts(self) -> tuple[int, int]:
+        """Different images found damaged so far, and images decoded so far."""
+        with self._lock:
+            return len(self.damaged), self._decoded
 
-    def _decode_to_size(self, data: bytes) -> Tensor:
-        image = _decode(data)
-        return (
-            image if image.shape[-2:] == self.size else vision.resize(image, list(self.size), antialias=True)
+    def describe_damage(self) -> str:
+        """Some of the damaged images by dataset, shard and caption, and what is wrong with them."""
+        with self._lock:
+            found = sorted(self.damaged.items())
+        named = (
+            f"image {number} of {self._corpus.where(group)} ({why})"
+            for (group, number), why in found[:_NAMED]
+        )
+        more = f", and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        return "; ".join(named) + more
+
+    def _estimate(self, counts: np.ndarray) -> float:
+        """Bytes of all pixels, were every image as large as the first sound one."""
+        total = int(counts.sum())
+        if not total:
+            raise InvalidInput("the datasets hold no images", field="datasets")
+        for group in np.flatnonzero(counts)[:100].tolist():
+            for data in self._corpus.encoded(group):
+                try:
+                    return float(self._decode(data).numel()) * total
+                except _DAMAGED:
+                    continue
+        raise InvalidInput(
+            "none of the first images can be decoded; is this a set of images?", field="datasets"
         )
 
+    def _decode_all(self, memory: int) -> "_Kept | None":
+        """All images, or None once they turn out to be more than twice `memory`."""
+        images: list[Tensor] = []
+        used = 0
+        with ThreadPoolExecutor(_READERS) as readers:
+            for group in _windows(len(self._corpus.image_counts), 64 * _READERS):
+                for part in readers.map(self._decode_group, group):
+                    images += part
+                    used += sum(image.numel() for image in part)
+                if used > 2 * memory:
+                    return None
+        return _Kept(images)
 
-def _decode(data: bytes) -> Tensor:
-    with Image.open(io.BytesIO(data)) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    def _decode_group(self, group: int) -> list[Tensor]:
+        count = int(self._corpus.image_counts[group])
+        encoded = self._corpus.encoded(group) if count else ()
+        return [self._sound(group, encoded, number) for number in range(count)]
+
+    def _sound(self, group: int, encoded: tuple[bytes, ...], number: int) -> Tensor:
+        """Image `number`, or the next one of the group that can be decoded; grey if none can."""
+        for place in range(len(encoded)):
+            tried = (number + place) % len(encoded)
+            try:
+                image = self._decode(encoded[tried])
+            except _DAMAGED as error:
+                with self._lock:
+                    self.damaged.setdefault((group, tried), str(error) or type(error).__name__)
+                continue
+            with self._lock:
+                self._decoded += 1
+            return image
+        size = self._resolution or 8
+        return torch.full((3, size, size), _GREY, dtype=torch.uint8)
+
+    def _decode(self, data: bytes) -> Tensor:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        shorter = min(pixels.shape[-2:])
+        if self._resolution is None or shorter <= self._resolution:
+            return pixels
+        height, width = (max(1, round(side * self._resolution / shorter)) for side in pixels.shape[-2:])
+        return vision.resize(pixels, [height, width], antialias=True)
+
+
+_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for bytes that are no whole image."""
+
+
+class _Kept:
+    """Decoded images; one tensor where all have one size."""
+
+    def __init__(self, images: list[Tensor]) -> None:
+        self._sizes = np.array([image.shape[-2:] for image in images], dtype=np.int64)
+        self._same = torch.stack(images) if (self._sizes == self._sizes[0]).all() else None
+        self._images = images if self._same is None else []
+
+    def choose(self, places: np.ndarray) -> Pixels:
+        if self._same is not None:
+            return Pixels(self._same[torch.from_numpy(places)], self._sizes[places])
+        return _pad([self._images[place] for place in places.tolist()])
+
+
+def _pad(images: list[Tensor]) -> Pixels:
+    sizes = np.array([image.shape[-2:] for image in images], dtype=np.int64)
+    if (sizes == sizes[0]).all():
+        return Pixels(torch.stack(images), sizes)
+    height, width = sizes.max(0).tolist()
+    padded = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
+    for row, image in zip(padded, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return Pixels(padded, sizes)
+
+
+def _windows(count: int, size: int) -> Iterator[range]:
+    return (range(start, min(count, start + size)) for start in range(0, count, size))

@@ -55,8 +55,8 @@ def measure() -> Pace:
     from stablerep.data.augment.parameters import UNIFORMS_PER_VIEW, draw_parameters
     from stablerep.evaluation.probes.linear import linear_probe
     from stablerep.generation import Generator
-    from stablerep.objectives import multi_positive_loss
-    from stablerep.training.learner import build_learner
+    from stablerep.methods.interface import Batch
+    from stablerep.methods.learner import build_learner
 
     torch.set_num_threads(1)
     generator = Generator(load_recipe("tiny", {"steps": "1"}))
@@ -79,14 +79,16 @@ def measure() -> Pace:
     learner = build_learner(config, torch.device("cpu"), 1)
     optimizer = torch.optim.AdamW(learner.parameters(), fused=True)
     pixels = torch.randint(0, 255, (256, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.arange(64).repeat_interleave(4)
+    labels = torch.arange(64)
 
     def train() -> None:
-        drawn = draw_parameters(config.augment, np.random.rand(256, UNIFORMS_PER_VIEW), (32, 32))
+        sizes = np.array([32, 32])
+        drawn = draw_parameters(config.augment, np.random.rand(256, UNIFORMS_PER_VIEW), sizes)
         views = augment(pixels, drawn, config.augment, config.encoder.image_size)
-        embeddings = learner(views.contiguous(memory_format=torch.channels_last), 1)
+        views = views.contiguous(memory_format=torch.channels_last)
         optimizer.zero_grad()
-        multi_positive_loss(embeddings, labels, temperature=config.temperature).backward()
+        losses, _ = learner(Batch(number=4, views=views, labels=labels))
+        losses["contrastive"].backward()
         optimizer.step()
 
     view = timed(train, 3) / 256

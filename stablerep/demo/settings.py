@@ -19,11 +19,11 @@ Size = Literal["tiny", "demo", "study"]
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table that is trained: an objective on one set of images."""
+    """One row of the table that is trained: a method on one set of images."""
 
     name: str
     title: str
-    objective: Literal["stablerep", "simclr"]
+    method: Literal["stablerep", "simclr"]
     images: Images = "noun"
     drop_nouns: bool = False
 

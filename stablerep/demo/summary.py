@@ -86,7 +86,7 @@ def _losses(out: Path, settings: DemoSettings) -> dict[str, Any]:
     losses = {}
     for run in demo_runs(out, settings):
         if run.seed == 0:
-            positives = settings.images_per_caption - 1 if run.method.objective == "stablerep" else 1
+            positives = settings.images_per_caption - 1 if run.method.method == "stablerep" else 1
             points = [(line["step"], line["loss"]) for line in run.metrics()]
             losses[run.method.name] = {"points": points, "floor": math.log(positives)}
     return losses

@@ -74,8 +74,7 @@ def _arguments(out: Path, settings: DemoSettings, run: DemoRun) -> list[str]:
     configuration: dict[str, Any] = {
         "run": run.folder.resolve().as_uri(),
         "datasets": [dataset_url(out, run.method.images)],
-        "objective": run.method.objective,
-        "images_per_caption": settings.images_per_caption,
+        "method": _method(settings, run),
         "views_per_batch": settings.views_per_step,
         "steps": settings.training_steps,
         "seed": run.seed,
@@ -91,6 +90,12 @@ def _arguments(out: Path, settings: DemoSettings, run: DemoRun) -> list[str]:
     return ["-m", "services.trainer", "--config", "demo", *(a for p in pairs for a in ("--set", p))]
 
 
+def _method(settings: DemoSettings, run: DemoRun) -> dict[str, Any]:
+    if run.method.method == "simclr":
+        return {"name": "simclr"}
+    return {"name": "stablerep", "images_per_caption": settings.images_per_caption}
+
+
 def training_facts(settings: DemoSettings) -> dict[str, Any]:
     """What the report says of training."""
     from stablerep.config.training import load_train_config
@@ -101,6 +106,6 @@ def training_facts(settings: DemoSettings) -> dict[str, Any]:
         "views_per_step": settings.views_per_step,
         "views": settings.training_steps * settings.views_per_step,
         "encoder": f"{config.encoder.name} {config.encoder.kwargs} at {config.encoder.image_size} px",
-        "temperature": config.temperature,
+        "temperature": config.method.model_dump()["temperature"],
         "python": sys.version.split()[0],
     }

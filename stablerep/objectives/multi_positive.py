@@ -14,6 +14,7 @@ same loss with two views a label.
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -66,6 +67,11 @@ def multi_positive_loss(
         chunk = rows_per_chunk or _default_chunk(candidates)
         repulsion = _WeightedLogSumExp.apply(rows, candidates, weight, first, temperature, chunk)
         return repulsion - (weight * attraction).sum() / temperature
+
+
+def floor_of(rows_of_label: np.ndarray) -> float:
+    """The least that the loss can be for rows whose labels have so many rows each: the positives' entropy."""
+    return float(np.log(np.maximum(1, rows_of_label - 1)).mean())
 
 
 def _default_chunk(candidates: Tensor) -> int:

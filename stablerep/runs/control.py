@@ -6,6 +6,7 @@ written, and whoever writes it may die right after.
 
 import time
 
+from stablerep.config.loading import dotted
 from stablerep.errors import AlreadyExists, NotFound, WrongState
 from stablerep.runs.records import (
     create_run,
@@ -136,7 +137,7 @@ def _differs(there: RunSpec, asked: RunSpec, field: str) -> str:
     """The first setting that differs within a field, as "is A, not B"."""
     before, after = getattr(there, field), getattr(asked, field)
     if field in ("train", "probe", "resources") and before is not None and after is not None:
-        for name in type(before).model_fields:
-            if getattr(before, name) != getattr(after, name):
-                return f"{name} is {getattr(before, name)}, not {getattr(after, name)}"
+        old, new = dotted(before.model_dump()), dotted(after.model_dump())
+        name = next(name for name in {**old, **new} if old.get(name) != new.get(name))
+        return f"{name} is {old.get(name)}, not {new.get(name)}"
     return f"it is {before}, not {after}"

@@ -1,6 +1,6 @@
 """Checkpoints in the store: weights and optimiser state as safetensors, committed by a JSON written last.
 
-runs/<run>/checkpoints/00000200/state.safetensors   model.<name>, optimizer.<parameter>.<field>
+runs/<run>/checkpoints/00000200/state.safetensors   model.<name>, optimizer.<parameter>.<field>, run.<what>
 runs/<run>/checkpoints/00000200/checkpoint.json     step, seconds, loss, SHA-256 of the state
 
 A run killed at any moment finds its last complete checkpoint. The two newest are kept.
@@ -9,7 +9,7 @@ A run killed at any moment finds its last complete checkpoint. The two newest ar
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +52,16 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def write(self, model: nn.Module, optimizer: torch.optim.Optimizer, info: CheckpointInfo) -> None:
+    def write(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        info: CheckpointInfo,
+        more: Mapping[str, Tensor],
+    ) -> None:
         """Starts writing; waits for the one before. Raises what went wrong with that one."""
         self.wait()
-        tensors = collect_state(model, optimizer)
+        tensors = {**collect_state(model, optimizer), **more}
         # Not a daemon: a process that ends normally finishes its checkpoint.
         self._thread = threading.Thread(target=self._write, args=(tensors, info), name="checkpoint")
         self._thread.start()

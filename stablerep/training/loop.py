@@ -3,32 +3,42 @@
 import math
 import threading
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from stablerep.config.training import TrainConfig
-from stablerep.data.augment.apply import augment
-from stablerep.data.batches.loader import RankBatch, RankLoader
+from stablerep.data.batches.loader import RankBatch, RankLoader, Texts
 from stablerep.data.batches.order import BatchOrder
-from stablerep.data.corpus.positive_sets import Corpus, PositiveSets, make_positive_sets, single_images
+from stablerep.data.corpus.positive_sets import (
+    Corpus,
+    PositiveSets,
+    make_positive_sets,
+    single_images,
+    without_words,
+)
 from stablerep.data.images import ImageSource
-from stablerep.errors import Diverged, InvalidInput
-from stablerep.objectives import multi_positive_loss
+from stablerep.errors import AlreadyExists, Diverged, InvalidInput, TornObject
+from stablerep.evaluation.effective_rank import effective_rank
+from stablerep.methods.learner import Learner, build_learner
 from stablerep.training.callbacks import NoCallback, TrainingCallback
 from stablerep.training.checkpoint import checkpoint_steps, read_checkpoint, restore_state
 from stablerep.training.distributed import Ranks
 from stablerep.training.export import export_run
-from stablerep.training.learner import Learner, build_learner
-from stablerep.training.optimizer import build_optimizer, learning_rate
+from stablerep.training.optimizer import build_optimizer, schedule
 from stablerep.training.reporter import Progress, Reports
 from stablerep.training.run import Run, open_run
+from stablerep.training.seen import SeenImages
+from stablerep.training.starts import owned
+from stablerep.training.step import make_backward, to_batch
+
+_RANK_ROWS = 512
+"""Rows that the effective rank is measured on: enough for its sign, and quick."""
 
 
 def train(
@@ -38,7 +48,7 @@ def train(
 
     Returns what is in the run's result.json, or None if `stop` was set: then a checkpoint was written, and
     the same call goes on from it. Raises InvalidInput, NotFound, AlreadyExists for a run that cannot start,
-    Diverged when it can't go on.
+    TornObject for a dataset with too many damaged images, Diverged when it can't go on.
     """
     torch.set_num_threads(config.threads)
     if config.captions_per_batch % ranks.size:
@@ -48,33 +58,58 @@ def train(
         raise InvalidInput(message, field="views_per_batch")
     run = open_run(config, ranks)
     finished = run.result()
-    if finished is not None:
+    if finished is not None and finished["steps"] >= config.steps:
         return finished
-    sets = _positive_sets(config, run.corpus)
-    order = BatchOrder(sets, config.seed, config.captions_per_batch, config.images_drawn)
-    source = ImageSource(run.corpus, memory=config.decoded_bytes)
-    loader = RankLoader(order, source, config.augment, config.views_per_image, ranks.rank, ranks.size)
+    displaced = threading.Event()
+    with ExitStack() as ownership:
+        with ranks.together():
+            if ranks.first:
+                ownership.enter_context(owned(run.store, run.name, ranks.device, ranks.size, displaced.set))
+        return _train(config, ranks, run, _Signals(stop, displaced), callback)
+
+
+@dataclass(frozen=True)
+class _Signals:
+    """What may end the loop: `stop` asks for it, `displaced` says that another process trains the run now."""
+
+    stop: threading.Event
+    displaced: threading.Event
+
+
+def _train(
+    config: TrainConfig, ranks: Ranks, run: Run, signals: _Signals, callback: TrainingCallback | None
+) -> dict[str, Any] | None:
+    texts, sets = _positive_sets(config, run.corpus)
+    order = BatchOrder(sets, config.seed, config.captions_per_batch, config.method.needs().images)
+    source = ImageSource(run.corpus, memory=config.decoded_bytes, resolution=config.decoded_resolution)
     learner = build_learner(config, ranks.device, ranks.size)
+    loader = _loader(config, ranks, order, source, learner, texts)
     optimizer = build_optimizer(learner, config)
-    start = _resume(run, ranks, learner, optimizer)
+    seen = SeenImages(run.corpus.image_counts)
+    start = _resume(run, ranks, learner, optimizer, seen)
     callback = callback if callback is not None and ranks.first else NoCallback()
-    end = _train_steps(config, ranks, run, loader, learner, optimizer, start, stop, callback)
+    end = _train_steps(config, ranks, run, loader, learner, optimizer, start, signals, callback, seen)
     if end.step < config.steps:
         return None
+    damaged, cut = ranks.sum([float(source.counts()[0]), float(end.texts_cut)])
     result = {
         "loss": end.loss,
         "steps": end.step,
         "seconds": round(end.seconds, 1),
         "views": config.views_per_batch * config.steps,
-        "images_distinct": _distinct_images(order, config.steps, run.corpus) if ranks.first else 0,
+        "images_distinct": seen.count(),
+        "images_damaged": int(damaged) if source.kept is False else source.counts()[0],
         "groups": len(sets),
         "groups_skipped": sets.skipped,
         "epochs": round(config.steps / order.steps_per_epoch, 2),
+        "method": config.method.name,
         "ranks": ranks.size,
         "device": str(ranks.device.type),
         "precision": learner.precision,
         "parameters": sum(p.numel() for p in learner.encoder.parameters()),
     }
+    if config.method.needs().texts:
+        result["texts_cut"] = int(cut)
     if ranks.first:
         export_run(run, learner.encoder, config)
         run.put_json("result.json", result)
@@ -82,18 +117,48 @@ def train(
     return result
 
 
-def _positive_sets(config: TrainConfig, corpus: Corpus) -> PositiveSets:
-    if config.objective == "simclr":
-        return single_images(corpus.image_counts)
-    return make_positive_sets(
-        corpus.captions,
-        corpus.image_counts,
-        at_least=config.images_per_caption,
-        drop_words=config.drop_words,
+def _positive_sets(config: TrainConfig, corpus: Corpus) -> tuple[list[str], PositiveSets]:
+    """The texts that labels number, and what captions are drawn from."""
+    needs = config.method.needs()
+    captions = corpus.captions
+    if needs.by_image:
+        return captions, single_images(corpus.image_counts)
+    texts = without_words(captions, config.drop_words) if config.drop_words else captions
+    sets = make_positive_sets(
+        captions, corpus.image_counts, at_least=needs.images, drop_words=config.drop_words
+    )
+    return texts, sets
+
+
+def _loader(
+    config: TrainConfig,
+    ranks: Ranks,
+    order: BatchOrder,
+    source: ImageSource,
+    learner: Learner,
+    texts: list[str],
+) -> RankLoader:
+    needs = config.method.needs()
+    read = None
+    if needs.texts:
+        from stablerep.models.image_text import tokenize
+
+        read = Texts(texts, tokenize)
+    return RankLoader(
+        order=order,
+        source=source,
+        augment=config.augment,
+        crops=needs.crops,
+        rank=ranks.rank,
+        ranks=ranks.size,
+        patches=learner.encoder.patch_embed.num_patches if needs.noise else 0,
+        texts=read,
     )
 
 
-def _resume(run: Run, ranks: Ranks, learner: Learner, optimizer: torch.optim.Optimizer) -> Progress:
+def _resume(
+    run: Run, ranks: Ranks, learner: Learner, optimizer: torch.optim.Optimizer, seen: SeenImages
+) -> Progress:
     """Restores the last checkpoint that the first rank sees, on all ranks; the start where there is none."""
     newest = max(checkpoint_steps(run.store, run.name), default=0) if ranks.first else 0
     step = int(ranks.sum([float(newest)])[0])
@@ -101,6 +166,7 @@ def _resume(run: Run, ranks: Ranks, learner: Learner, optimizer: torch.optim.Opt
         return Progress(0, 0.0)
     checkpoint = read_checkpoint(run.store, run.name, step)
     restore_state(checkpoint.tensors, learner, optimizer)
+    seen.restore(checkpoint.tensors)
     return Progress(step, checkpoint.info.seconds, checkpoint.info.loss)
 
 
@@ -112,39 +178,55 @@ def _train_steps(
     learner: Learner,
     optimizer: torch.optim.Optimizer,
     start: Progress,
-    stop: threading.Event,
+    signals: _Signals,
     callback: TrainingCallback,
+    seen: SeenImages,
 ) -> Progress:
     """Steps start.step .. config.steps - 1, or fewer if `stop` is set on any rank."""
-    model = _distributed(learner, ranks)
-    began, progress = time.monotonic(), start
+    backward = make_backward(learner, config, ranks)
+    began, progress, cut = time.monotonic(), start, 0
     callback.on_start(run.name, start.step, config.steps)
-    with Reports(config, run, start, callback) if ranks.first else nullcontext() as reports:
-        for batch, waited in _timed(loader.shares(start.step, config.steps, config.prefetch)):
-            step = batch.step + 1
-            rate = learning_rate(config, batch.step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+    with ExitStack() as reporting:
+        reports = reporting.enter_context(Reports(config, run, start, callback)) if ranks.first else None
+        for share, waited in _timed(loader.shares(start.step, config.steps, config.prefetch)):
+            step = share.step + 1
+            rates = schedule(config, share.step)
+            rates.apply(optimizer)
             # What a model draws at random, such as dropout, is then the same however the run got here.
-            torch.manual_seed((config.seed + batch.step * ranks.size + ranks.rank) % 2**63)
-            loss = _loss(model, batch, config, ranks.device)
-            loss.backward()
+            torch.manual_seed((config.seed + share.step * ranks.size + ranks.rank) % 2**63)
+            losses, features = backward(to_batch(share, config, ranks.device))
+            cut += share.cut
+            seen.add(share.groups, share.numbers)
+            norm = _clip(learner, config)
             checkpointed = step % config.checkpoint_every == 0 or step == config.steps
             logged = step % config.log_every == 0 or step == config.steps
             stopping = False
             # On a GPU, looking at the loss waits for it: only now and then, and before every checkpoint.
             if ranks.device.type == "cpu" or logged or checkpointed:
-                norm = _gradient_norm(learner) if logged or checkpointed else 0.0
-                value, stopping = _agree(ranks, loss, norm, stop, step)
-                progress = Progress(step, start.seconds + time.monotonic() - began, value)
-                callback.on_loss(value)
+                if norm is None and (logged or checkpointed):
+                    norm = _gradient_norm(learner)
+                seconds = start.seconds + time.monotonic() - began
+                agreed = _agree(config, ranks, run, loader, share, losses, norm, signals)
+                stopping = agreed.stopping
+                progress = Progress(step, seconds, agreed.loss, cut)
+                callback.on_loss(agreed.loss)
                 if logged and reports:
-                    reports.log(progress, rate, norm)
+                    directions = effective_rank(features.flatten(0, 1)[:_RANK_ROWS])
+                    reports.log(
+                        progress,
+                        losses=agreed.losses,
+                        floor=agreed.floor,
+                        rate=rates.rate,
+                        gradient_norm=float(norm or 0.0),
+                        effective_rank=directions,
+                        damaged=agreed.damaged,
+                    )
             optimizer.step()
             optimizer.zero_grad()
+            config.method.after_step(learner, step / config.steps)
             callback.on_step(step, config.views_per_batch, waited)
             if reports and (checkpointed or stopping):
-                reports.checkpoint(progress, learner, optimizer)
+                reports.checkpoint(progress, learner, optimizer, seen.state())
             if stopping:
                 break
     return progress
@@ -158,22 +240,11 @@ def _timed(shares: Iterator[RankBatch]) -> Iterator[tuple[RankBatch, float]]:
         asked = time.monotonic()
 
 
-def _loss(model: nn.Module, batch: RankBatch, config: TrainConfig, device: torch.device) -> Tensor:
-    images = batch.images.to(device, non_blocking=True)
-    views = augment(images, batch.parameters, config.augment, config.encoder.image_size)
-    embeddings = model(views.contiguous(memory_format=torch.channels_last), batch.views)
-    labels = batch.labels.to(device).repeat(batch.views)
-    return multi_positive_loss(embeddings, labels, temperature=config.temperature)
-
-
-def _distributed(learner: Learner, ranks: Ranks) -> nn.Module:
-    if ranks.size == 1:
-        return learner
-    devices = [ranks.device] if ranks.device.type == "cuda" else None
-    with warnings.catch_warnings():
-        # torch 2.15 has another name for the option; older ones know this one alone.
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-        return DistributedDataParallel(learner, device_ids=devices, broadcast_buffers=False)
+def _clip(learner: Learner, config: TrainConfig) -> float | None:
+    """Scales the gradients down to the configured norm; their norm before, or None if it was not computed."""
+    if config.optimizer.clip_norm is None:
+        return None
+    return float(torch.nn.utils.clip_grad_norm_(learner.parameters(), config.optimizer.clip_norm))
 
 
 def _gradient_norm(learner: Learner) -> float:
@@ -181,25 +252,82 @@ def _gradient_norm(learner: Learner) -> float:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def _agree(ranks: Ranks, loss: Tensor, norm: float, stop: threading.Event, step: int) -> tuple[float, bool]:
-    """The loss over all ranks and whether any wants to stop. Raises Diverged on all ranks together."""
-    own = loss.item()
-    bad = not (math.isfinite(own) and math.isfinite(norm))
-    total, failing, stopping = ranks.sum([0.0 if bad else own, float(bad), float(stop.is_set())])
+@dataclass(frozen=True)
+class _Agreed:
+    """What all ranks know after a step; `losses` by name, and `floor` where the method knows one."""
+
+    loss: float
+    losses: dict[str, float]
+    floor: float | None
+    stopping: bool
+    damaged: int
+
+
+def _agree(
+    config: TrainConfig,
+    ranks: Ranks,
+    run: Run,
+    loader: RankLoader,
+    share: RankBatch,
+    losses: dict[str, Tensor],
+    norm: float | None,
+    signals: _Signals,
+) -> _Agreed:
+    """The losses over all ranks and whether any wants to stop. What one rank cannot go on with, all raise."""
+    own = torch.stack(list(losses.values())).tolist()
+    bad = not all(map(math.isfinite, [*own, norm or 0.0]))
+    floor = config.method.floor(share.label_counts)
+    damaged, decoded = loader.source.counts()
+    sums = ranks.sum(
+        [
+            *([0.0] * len(own) if bad else own),
+            floor or 0.0,
+            float(bad),
+            float(signals.stop.is_set()),
+            float(signals.displaced.is_set()),
+            float(damaged),
+            float(decoded),
+        ]
+    )
+    *total, floors, failing, stopping, displaced, all_damaged, all_decoded = sums
+    if displaced:
+        raise AlreadyExists(f"another process trains run {run.name} now; this one has ended", field="run")
     if failing:
-        message = (
-            f"the loss is not a number at step {step:,} on {failing:.0f} of {ranks.size} ranks. The last "
-            "checkpoint is from before; lower optimizer.lr, lengthen the warm-up, or use precision float32"
-        )
-        raise Diverged(message)
-    return total / ranks.size, stopping > 0
+        raise Diverged(_record_divergence(config, ranks, run, share, int(failing)))
+    if all_damaged > config.damaged_share * (all_damaged + all_decoded):
+        _refuse_damage(loader, all_damaged, all_damaged + all_decoded)
+    mean = [value / ranks.size for value in total]
+    return _Agreed(
+        loss=sum(mean),
+        losses=dict(zip(losses, mean, strict=True)),
+        floor=None if floor is None else floors / ranks.size,
+        stopping=stopping > 0,
+        damaged=int(all_damaged) if not loader.source.kept else damaged,
+    )
 
 
-def _distinct_images(order: BatchOrder, steps: int, corpus: Corpus) -> int:
-    """How many different images the run saw: the batches again, without their pixels."""
-    first = np.concatenate([[0], np.cumsum(corpus.image_counts)])
-    seen = np.zeros(first[-1], dtype=bool)
-    for step in range(steps):
-        batch = order.batch(step)
-        seen[first[batch.groups] + batch.images] = True
-    return int(seen.sum())
+def _record_divergence(config: TrainConfig, ranks: Ranks, run: Run, share: RankBatch, failing: int) -> str:
+    """Keeps which batch it was, and says how to see it again."""
+    step, last = share.step + 1, max(checkpoint_steps(run.store, run.name), default=0)
+    if ranks.first:
+        groups = np.unique(share.groups)
+        record = {
+            "step": step,
+            "last_checkpoint": last,
+            "ranks_failing": failing,
+            "captions": [run.corpus.where(int(group)) for group in groups],
+        }
+        run.put_json(f"diverged/{step:08d}.json", record)
+    return (
+        f"the loss is not a number at step {step:,} on {failing} of {ranks.size} ranks. The last checkpoint "
+        f"is of step {last:,}; the captions of the batch are in {config.run}/diverged/{step:08d}.json. The same "
+        "command goes on from the checkpoint and meets the same batch again; what can be changed is "
+        "precision (float32) in a new run, a lower optimizer.lr, a longer optimizer.warmup_steps, optimizer.clip_norm"
+    )
+
+
+def _refuse_damage(loader: RankLoader, damaged: float, images: float) -> None:
+    detail = loader.source.describe_damage() or "on other ranks"
+    raise TornObject(
+        f"{damaged:,.0f} of {images:,.0f} images are damaged, more than damaged_share allows: {detail}"
+    )

@@ -1,31 +1,37 @@
 """Everything a run leaves behind while it goes: metrics, checkpoints, and a bar in the terminal."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stablerep.config.training import TrainConfig
-from stablerep.progress import Bars
+from stablerep.progress import Bars, console
 from stablerep.runs.records import Progress as RunProgress
 from stablerep.runs.records import now, write_progress
 from stablerep.training.callbacks import TrainingCallback
 from stablerep.training.checkpoint import CheckpointInfo, CheckpointWriter
+from stablerep.training.health import Health
 from stablerep.training.logs import RunLog
 from stablerep.training.run import Run
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: steps done, seconds of training behind them, the last loss over all ranks."""
+    """How far a run is: steps done, seconds of training behind them, the last loss over all ranks.
+
+    `texts_cut`: captions that this rank had to cut for the text tower since the run's last start.
+    """
 
     step: int
     seconds: float
     loss: float = math.nan
+    texts_cut: int = 0
 
 
 class Reports:
@@ -36,6 +42,7 @@ class Reports:
         self._log = RunLog(run.store, run.name, start.step)
         self._checkpoints = CheckpointWriter(run.store, run.name, callback.on_checkpoint)
         self._bars = Bars()
+        self._health = Health()
         self._bar = self._bars.add(run.name, config.steps, start.step)
         write_progress(run.store, run.name, RunProgress(step=start.step, steps=config.steps, time=now()))
 
@@ -50,8 +57,21 @@ class Reports:
         self._log.close()
         self._checkpoints.wait()
 
-    def log(self, progress: Progress, rate: float, gradient_norm: float) -> None:
-        """Records the metrics after `progress.step` steps; `views_per_second` is since the last record."""
+    def log(
+        self,
+        progress: Progress,
+        *,
+        losses: Mapping[str, float],
+        floor: float | None,
+        rate: float,
+        gradient_norm: float,
+        effective_rank: float,
+        damaged: int,
+    ) -> None:
+        """Records the metrics after `progress.step` steps; `views_per_second` is since the last record.
+
+        `losses` are named by the method; `floor` is the least that their sum can be for this batch.
+        """
         steps, spent = progress.step - self._last.step, progress.seconds - self._last.seconds
         views, total = self._config.views_per_batch, self._config.steps
         rate_of_views = steps * views / spent if spent > 0 else 0.0
@@ -59,13 +79,18 @@ class Reports:
         metrics = {
             "loss": progress.loss,
             # What the loss can fall to is the entropy of the positives: the rest compares between settings.
-            "loss_above_floor": progress.loss - math.log(max(1, self._config.views_per_caption - 1)),
+            **({} if floor is None else {"loss_above_floor": progress.loss - floor}),
+            **({f"loss_{name}": value for name, value in losses.items()} if len(losses) > 1 else {}),
             "learning_rate": rate,
             "gradient_norm": gradient_norm,
+            "effective_rank": effective_rank,
             "views": float(progress.step * views),
             "views_per_second": rate_of_views,
             "seconds": progress.seconds,
+            **({"images_damaged": float(damaged)} if damaged else {}),
         }
+        for warning in self._health.look(progress.step, effective_rank, gradient_norm):
+            console.print(f"warning: {warning}")
         moment = now()
         shown = RunProgress(
             step=progress.step,
@@ -79,8 +104,17 @@ class Reports:
         self._bars.update(self._bar, progress.step, f"loss {progress.loss:.3f}")
         self._last = progress
 
-    def checkpoint(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Starts writing a checkpoint; metrics go first, so that a resumed run finds them."""
+    def checkpoint(
+        self,
+        progress: Progress,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        more: Mapping[str, Tensor],
+    ) -> None:
+        """Starts writing a checkpoint; metrics go first, so that a resumed run finds them.
+
+        `more` are tensors that it keeps beside those of model and optimiser.
+        """
         self._log.flush()
         info = CheckpointInfo(step=progress.step, seconds=progress.seconds, loss=progress.loss)
-        self._checkpoints.write(model, optimizer, info)
+        self._checkpoints.write(model, optimizer, info, more)

@@ -4,18 +4,30 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from stablerep.config.loading import dotted
 from stablerep.config.training import TrainConfig, parse_train_config
 from stablerep.data import GroupDataset
-from stablerep.data.corpus.groups import identify
+from stablerep.data.corpus.groups import committed_shards, identify
 from stablerep.data.corpus.positive_sets import Corpus
 from stablerep.errors import AlreadyExists, NotFound
+from stablerep.progress import console
 from stablerep.shards.layout import run_key
 from stablerep.storage import Store, open_store
 from stablerep.training.distributed import Ranks
 
 # What may change between a start and its resumption: none of it decides what is learnt. Datasets may have
 # moved to another URL; that they are the same is known from data.json.
-_FREE = {"run", "datasets", "threads", "prefetch", "decoded_bytes", "checkpoint_every", "log_every"}
+_FREE = {
+    "run",
+    "datasets",
+    "threads",
+    "prefetch",
+    "decoded_bytes",
+    "damaged_share",
+    "encode_parts",
+    "checkpoint_every",
+    "log_every",
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ def _claim_data(store: Store, name: str, config: TrainConfig) -> None:
     identities = [identify(url) for url in config.datasets]
     there = _read_json(store, run_key(name, "data.json"))
     if there is None:
-        shards = [GroupDataset(url).shards for url in config.datasets]
+        shards = [committed_shards(url) for url in config.datasets]
         data = {"datasets": identities, "shards": shards}
         store.put(run_key(name, "data.json"), json.dumps(data).encode())
         return
@@ -82,17 +94,33 @@ def _claim_data(store: Store, name: str, config: TrainConfig) -> None:
 
 
 def _claim(store: Store, name: str, config: TrainConfig) -> None:
+    """Writes the run's configuration; later, checks that it is the same but for what is free to change.
+
+    More steps than it was started with lengthen it: its rates follow the longer schedule from then on.
+    """
     key = run_key(name, "config.json")
-    if store.put(key, (config.model_dump_json(indent=1) + "\n").encode(), if_absent=True):
+    content = (config.model_dump_json(indent=1) + "\n").encode()
+    if store.put(key, content, if_absent=True):
         return
     there = parse_train_config(store.get(key).decode())
-    for field in TrainConfig.model_fields:
-        if field not in _FREE and getattr(there, field) != getattr(config, field):
-            message = (
-                f"run {name} is there with {field} = {getattr(there, field)}, not {getattr(config, field)}; "
-                "name another run, or start it with the settings it has"
-            )
-            raise AlreadyExists(message, field=field)
+    before, now = (_settings(c) for c in (there, config))
+    different = [setting for setting in {**before, **now} if before.get(setting) != now.get(setting)]
+    if different == ["steps"] and config.steps > there.steps:
+        console.print(f"{config.run}: lengthened from {there.steps:,} to {config.steps:,} steps")
+        store.put(key, content)
+        return
+    if different:
+        field = different[0]
+        message = (
+            f"run {name} is there with {field} = {before.get(field)}, not {now.get(field)}; "
+            "name another run, or start it with the settings it has"
+        )
+        raise AlreadyExists(message, field=field)
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """What decides what is learnt, by dotted key."""
+    return dotted(config.model_dump(exclude=_FREE))
 
 
 def _read_json(store: Store, key: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(1500)
 CONFIG = {
     "steps": 60,
     "views_per_batch": 32,
-    "images_per_caption": 4,
+    "method.images_per_caption": 4,
     "checkpoint_every": 10,
     "log_every": 1,
     "precision": "float32",

@@ -4,9 +4,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stablerep.config.loading import parse_value, put
 from stablerep.config.names import DATASET_NAME, check_dataset, check_run
-from stablerep.config.training import TrainConfig, load_train_config, parse_train_config, presets
+from stablerep.config.training import TrainConfig, load_train_config, override, parse_train_config, presets
 from stablerep.errors import InvalidInput
 from stablerep.runs.records import run_names
 from stablerep.runs.spec import DAY, PHOTOGRAPHS, Launcher, ProbeTask, Resources, RunSpec
@@ -81,8 +80,7 @@ def _training(store: Store, run: str, asked: pb.Training) -> TrainConfig:
 
 def _bare(asked: pb.Training, own: dict[str, Any]) -> TrainConfig:
     content: dict[str, Any] = {}
-    for key, value in asked.config.items():
-        put(content, key, parse_value(value, repr(value[:80]), key))
+    override(content, asked.config)
     return parse_train_config({**content, **own})
 
 

@@ -29,18 +29,22 @@ def augment(images: Tensor, parameters: ViewParameters, config: AugmentConfig, s
 
 
 def resample(pixels: Tensor, parameters: ViewParameters, size: int) -> Tensor:
-    """Crops, resized with antialiasing and flipped where drawn: [n 3 H W] -> [n 3 size size]."""
+    """Crops, resized with antialiasing and flipped where drawn: [n 3 H W] -> [n 3 size size].
+
+    An image that is smaller than H x W lies in the upper left corner, and `parameters.sizes` says how large.
+    """
     n, channels, height, width = pixels.shape
     top, left, box_height, box_width = (_on(column, pixels) for column in parameters.box.T)
     vertical = _crop_matrices(top, box_height, height, size)
     horizontal = _crop_matrices(left, box_width, width, size)
     flip = torch.from_numpy(parameters.flip).to(pixels.device)[:, None, None]
     horizontal = torch.where(flip, horizontal.flip(1), horizontal)
-    for shorter in np.unique(parameters.downsample[parameters.downsample > 0]):
-        chosen = _where(parameters.downsample == shorter, pixels)
-        factor = shorter / min(height, width)
-        vertical[chosen] = vertical[chosen] @ _there_and_back(height, factor, pixels)
-        horizontal[chosen] = horizontal[chosen] @ _there_and_back(width, factor, pixels)
+    shrunk = np.column_stack([parameters.downsample, parameters.sizes])
+    for shorter, own_height, own_width in np.unique(shrunk[parameters.downsample > 0], axis=0).tolist():
+        chosen = _where((shrunk == (shorter, own_height, own_width)).all(1), pixels)
+        factor = shorter / min(own_height, own_width)
+        for matrices, side in ((vertical, own_height), (horizontal, own_width)):
+            matrices[chosen, :, :side] = matrices[chosen, :, :side] @ _there_and_back(side, factor, pixels)
     # [n H 3 W] lets each product take all channels at once.
     rows = pixels.transpose(1, 2).reshape(n, height * channels, width)
     rows = torch.bmm(rows, horizontal.transpose(1, 2))

@@ -15,6 +15,7 @@ _ORDERS = np.array(list(permutations(range(4))))
 class ViewParameters:
     """One row a view; all that is random about it."""
 
+    sizes: np.ndarray  # int64 [n 2]: height and width of the image
     box: np.ndarray  # int64 [n 4]: top, left, height, width of the crop
     flip: np.ndarray  # bool [n]
     jitter: np.ndarray  # float [n 4]: factors for brightness, contrast, saturation; shift of hue in turns
@@ -31,8 +32,12 @@ class ViewParameters:
 UNIFORMS_PER_VIEW = 2 * _CROP_ATTEMPTS + 14
 
 
-def draw_parameters(config: AugmentConfig, uniform: np.ndarray, source: tuple[int, int]) -> ViewParameters:
-    """Parameters for n views of images of `source` (height, width), from uniform [n UNIFORMS_PER_VIEW]."""
+def draw_parameters(config: AugmentConfig, uniform: np.ndarray, sizes: np.ndarray) -> ViewParameters:
+    """Parameters for n views of images of `sizes` (height, width), from uniform [n UNIFORMS_PER_VIEW].
+
+    `sizes` are int64 [n 2], or [2] where all images have one size.
+    """
+    sizes = np.broadcast_to(sizes, (len(uniform), 2))
     columns = iter(np.split(uniform, UNIFORMS_PER_VIEW, axis=1))
 
     def number() -> np.ndarray:
@@ -40,7 +45,7 @@ def draw_parameters(config: AugmentConfig, uniform: np.ndarray, source: tuple[in
 
     area = np.stack([number() for _ in range(_CROP_ATTEMPTS)])
     ratio = np.stack([number() for _ in range(_CROP_ATTEMPTS)])
-    box = _draw_boxes(config, area, ratio, number(), number(), source)
+    box = _draw_boxes(config, area, ratio, number(), number(), sizes)
     flip = number() < config.flip
     jittered = number() < config.jitter_probability
     *strengths, hue = config.jitter
@@ -51,9 +56,10 @@ def draw_parameters(config: AugmentConfig, uniform: np.ndarray, source: tuple[in
     blurred = number() < config.blur
     sigma = config.blur_sigma[0] + number() * (config.blur_sigma[1] - config.blur_sigma[0])
     shrunk = number() < config.downsample
-    sizes = np.array(config.downsample_sizes or (0,))
-    size = sizes[(number() * len(sizes)).astype(np.int64)]
+    lower = np.array(config.downsample_sizes or (0,))
+    size = lower[(number() * len(lower)).astype(np.int64)]
     return ViewParameters(
+        sizes=sizes,
         box=box,
         flip=flip,
         jitter=jitter,
@@ -70,10 +76,10 @@ def _draw_boxes(
     ratio: np.ndarray,
     down: np.ndarray,
     right: np.ndarray,
-    source: tuple[int, int],
+    sizes: np.ndarray,
 ) -> np.ndarray:
     """As torchvision's RandomResizedCrop: the first of ten tries that fits, else a crop in the centre."""
-    height, width = source
+    height, width = sizes.T
     target = height * width * (config.crop_scale[0] + area * (config.crop_scale[1] - config.crop_scale[0]))
     low, high = np.log(config.crop_ratio)
     aspect = np.exp(low + ratio * (high - low))
@@ -82,8 +88,8 @@ def _draw_boxes(
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first, each = fits.argmax(0), np.arange(fits.shape[1])
     found = fits.any(0)
-    fallback_width = min(width, round(height * config.crop_ratio[1]))
-    fallback_height = min(height, round(width / config.crop_ratio[0]))
+    fallback_width = np.minimum(width, np.round(height * config.crop_ratio[1])).astype(np.int64)
+    fallback_height = np.minimum(height, np.round(width / config.crop_ratio[0])).astype(np.int64)
     box_height = np.where(found, heights[first, each], fallback_height)
     box_width = np.where(found, widths[first, each], fallback_width)
     top = np.where(found, (down * (height - box_height + 1)).astype(np.int64), (height - box_height) // 2)

@@ -2,8 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,27 +11,51 @@ from torch import Tensor
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.data.augment.parameters import UNIFORMS_PER_VIEW, ViewParameters, draw_parameters
-from stablerep.data.batches.order import AUGMENTATION, BatchOrder, uniforms
+from stablerep.data.batches.order import AUGMENTATION, MASKS, BatchOrder, uniforms
 from stablerep.data.images import ImageSource
+
+Tokenize = Callable[[Sequence[str]], tuple[Tensor, int]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a text tower reads: the text of every label, and how texts become tokens."""
+
+    texts: Sequence[str]
+    tokenize: Tokenize
 
 
 @dataclass(frozen=True)
 class RankBatch:
     """n captions of a step with V views each, view-major: view 0 of all captions, then view 1, ...
 
-    `images` is uint8 [V*n 3 H W], `labels` int64 [n]; both still on the CPU, not yet augmented.
+    Attributes:
+        images: uint8 [V*n 3 H W], still on the CPU, not yet augmented.
+        labels: int64 [n]; `label_counts` [n] is how many captions of the whole batch have each.
+        groups, numbers: int64 [C m], which images the whole batch drew, on all ranks.
+        tokens: int64 [n 77], or None; `cut` texts were too long.
+        noise: float32 [V*n patches], or None.
     """
 
     step: int
     views: int
     images: Tensor
     labels: Tensor
+    label_counts: np.ndarray
     parameters: ViewParameters
+    groups: np.ndarray
+    numbers: np.ndarray
+    tokens: Tensor | None = None
+    cut: int = 0
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class RankLoader:
-    """Shares of the global batches for one of `ranks`; which captions and views is independent of `ranks`."""
+    """Shares of the global batches for one of `ranks`; which captions and views is independent of `ranks`.
+
+    `patches`: how many numbers of noise each view gets; 0: none. `texts`: None where no text is needed.
+    """
 
     order: BatchOrder
     source: ImageSource
@@ -39,6 +63,8 @@ class RankLoader:
     crops: int
     rank: int
     ranks: int
+    patches: int = 0
+    texts: Texts | None = field(default=None, repr=False)
 
     def share(self, step: int) -> RankBatch:
         """This rank's part of step `step`."""
@@ -51,14 +77,28 @@ class RankLoader:
             for values in (batch.groups, batch.images)
         )
         views = images * self.crops
-        uniform = uniforms(self.order.seed, AUGMENTATION, step, (views, captions, UNIFORMS_PER_VIEW))
-        own = uniform[:, mine].reshape(-1, UNIFORMS_PER_VIEW)
+
+        def drawn(stream: int, width: int) -> np.ndarray:
+            uniform = uniforms(self.order.seed, stream, step, (views, captions, width))
+            return uniform[:, mine].reshape(-1, width)
+
+        pixels = self.source.images(groups, numbers)
+        labels = batch.labels[mine]
+        _, position, counts = np.unique(batch.labels, return_inverse=True, return_counts=True)
+        tokens, cut = (None, 0) if self.texts is None else self._tokens(self.texts, labels)
+        noise = torch.from_numpy(drawn(MASKS, self.patches)).float() if self.patches else None
         return RankBatch(
             step=step,
             views=views,
-            images=self.source.images(groups, numbers),
-            labels=torch.from_numpy(batch.labels[mine]),
-            parameters=draw_parameters(self.augment, own, self.source.size),
+            images=pixels.images,
+            labels=torch.from_numpy(labels),
+            label_counts=counts[position][mine],
+            parameters=draw_parameters(self.augment, drawn(AUGMENTATION, UNIFORMS_PER_VIEW), pixels.sizes),
+            groups=batch.groups,
+            numbers=batch.images,
+            tokens=tokens,
+            cut=cut,
+            noise=noise,
         )
 
     def shares(self, first: int, end: int, ahead: int) -> Iterator[RankBatch]:
@@ -66,6 +106,9 @@ class RankLoader:
         if ahead == 0:
             return (self.share(step) for step in range(first, end))
         return _ahead(self, first, end, ahead)
+
+    def _tokens(self, texts: Texts, labels: np.ndarray) -> tuple[Tensor, int]:
+        return texts.tokenize([texts.texts[label] for label in labels.tolist()])
 
 
 def _ahead(feed: RankLoader, first: int, end: int, ahead: int) -> Iterator[RankBatch]:

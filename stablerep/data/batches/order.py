@@ -13,7 +13,7 @@ import numpy as np
 from stablerep.data.corpus.positive_sets import PositiveSets
 from stablerep.errors import InvalidInput
 
-ORDER, IMAGES, AUGMENTATION = range(3)  # independent streams of random numbers
+ORDER, IMAGES, AUGMENTATION, MASKS = range(4)  # independent streams of random numbers
 
 
 @dataclass(frozen=True)

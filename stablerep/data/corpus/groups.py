@@ -26,10 +26,7 @@ class GroupDataset(Sequence[Group]):
     def __init__(self, url: str, *, shards: Sequence[int] | None = None, s3: S3Access | None = None) -> None:
         self.url = url.rstrip("/")
         self._store, self.name = open_dataset(self.url, s3)
-        found = tuple(_committed(self._store, self.name)) if shards is None else tuple(shards)
-        if not found:
-            message = f"no finished shard in {self.url}; is the job still running, and the name right?"
-            raise NotFound(message)
+        found = committed_shards(self.url, s3) if shards is None else tuple(shards)
         self.shards = found
         with ThreadPoolExecutor(_READERS) as readers:
             indexes = list(readers.map(self._read_groups, found))
@@ -47,6 +44,12 @@ class GroupDataset(Sequence[Group]):
         position = range(len(self))[index]
         shard = int(self._shard_of_group[position])
         return read_group(self._store, self.name, shard, self._groups[position])
+
+    def where(self, index: int) -> str:
+        """Group `index` by its caption, shard and dataset, for messages."""
+        return (
+            f"caption {self._groups[index].caption_id} in shard {self._shard_of_group[index]} of {self.url}"
+        )
 
     def __iter__(self) -> Iterator[Group]:
         return (self[index] for index in range(len(self)))
@@ -71,6 +74,15 @@ def identify(url: str) -> dict[str, Any]:
     return {"name": name, "recipe_digest": info.recipe_digest, "job_seed": info.job_seed}
 
 
+def committed_shards(url: str, s3: S3Access | None = None) -> tuple[int, ...]:
+    """The numbers of a dataset's finished shards, in order. Raises NotFound if there is none."""
+    store, name = open_dataset(url.rstrip("/"), s3)
+    found = tuple(shard_of(entry.key) for entry in store.list(index_prefix(name)))
+    if not found:
+        raise NotFound(f"no finished shard in {url}; is the job still running, and the name right?")
+    return found
+
+
 def first_with_text(texts: Sequence[str]) -> np.ndarray:
     """For every text the index of the first one equal to it, int64 [n]."""
     first: dict[str, int] = {}
@@ -84,7 +96,3 @@ def open_dataset(url: str, s3: S3Access | None = None) -> tuple[Store, str]:
         message = f"{url!r} is no dataset: want STORE/datasets/NAME, such as file:///data/datasets/shoes"
         raise InvalidInput(message, field="datasets")
     return open_store(root, s3=s3), check_dataset(name)
-
-
-def _committed(store: Store, dataset: str) -> Iterator[int]:
-    return (shard_of(entry.key) for entry in store.list(index_prefix(dataset)))

@@ -99,3 +99,11 @@ class Corpus:
                 return dataset[group].encoded
             group -= len(dataset)
         raise IndexError("no such group")
+
+    def where(self, group: int) -> str:
+        """Group `group`, counted through all datasets, by its caption, shard and dataset."""
+        for dataset in self.datasets:
+            if group < len(dataset):
+                return dataset.where(group)
+            group -= len(dataset)
+        raise IndexError("no such group")

@@ -66,7 +66,7 @@ def test_the_same_request_gives_the_same_run_and_another_is_refused(client: Clie
     assert create(request_id="id-1") == first
     assert create() == first, "another id, the same run"
     with pytest.raises(AlreadyExists, match=r"temperature is 0\.1, not 0\.5"):
-        client.runs.train("first", ["stripes"], preset="demo", config={**SETTINGS, "temperature": 0.5})
+        client.runs.train("first", ["stripes"], preset="demo", config={**SETTINGS, "method.temperature": 0.5})
     with pytest.raises(AlreadyExists, match="id-1 came with another request before, for the run first"):
         client.runs.train("second", ["stripes"], preset="demo", config=SETTINGS, request_id="id-1")
     with pytest.raises(NotFound):

@@ -289,7 +289,7 @@ def test_a_run_ends_with_the_name_of_the_tar_that_is_truncated(damaged: tuple[st
         {
             "run": f"{store.url}/runs/r",
             "datasets": [url],
-            "images_per_caption": IMAGES,
+            "method.images_per_caption": IMAGES,
             "views_per_batch": 24,
             "steps": 10,
             "encoder.kwargs": {

@@ -184,7 +184,7 @@ def test_ranks_end_with_a_killed_launcher_and_leave_a_checkpoint(local_url, tmp_
 
 
 def test_simclr_sees_as_many_views_from_single_images(local_url):
-    config = configuration(local_url, "simclr", objective="simclr", steps=10)
+    config = configuration(local_url, "simclr", method="simclr", steps=10)
     assert config.captions_per_batch == 12
     result = train(config, ALONE, threading.Event())
     assert result is not None
@@ -208,8 +208,8 @@ def test_another_configuration_under_the_same_name_is_refused(local_url):
     stop = threading.Event()
     stop.set()
     train(configuration(local_url, "mine"), ALONE, stop)
-    with pytest.raises(AlreadyExists, match="temperature"):
-        train(configuration(local_url, "mine", temperature=0.2), ALONE, stop)
+    with pytest.raises(AlreadyExists, match=r"method\.temperature"):
+        train(configuration(local_url, "mine", **{"method.temperature": 0.2}), ALONE, stop)
 
 
 def describe(url: str, name: str = "stripes", digest: str = "d1", seed: int = 0) -> None:
@@ -275,11 +275,11 @@ def test_a_run_begun_before_datasets_were_identified_goes_on(local_url):
 
 def test_every_rank_ends_with_the_first_ranks_error(local_url):
     begin(configuration(local_url, "mine"))
-    config = configuration(local_url, "mine", temperature=0.2)
+    config = configuration(local_url, "mine", **{"method.temperature": 0.2})
     process = start(config, "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 1
-    assert output.count("error: run mine is there with temperature") == 2, output
+    assert output.count("error: run mine is there with method.temperature") == 2, output
     assert "RuntimeError" not in output
     assert "trainer/__main__.py" not in output  # no traceback of a rank, only the launcher's own
 

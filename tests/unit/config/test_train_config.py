@@ -6,6 +6,10 @@ from torch import nn
 
 from stablerep.config.training import load_train_config, parse_train_config, presets
 from stablerep.errors import InvalidInput
+from stablerep.methods.clip import Clip
+from stablerep.methods.interface import Needs
+from stablerep.methods.simclr import SimCLR
+from stablerep.methods.stablerep import StableRep
 from stablerep.training.optimizer import build_optimizer, learning_rate
 
 WHERE = {"run": "file:///data/runs/r", "datasets": ["file:///data/datasets/d"]}
@@ -25,16 +29,59 @@ def test_the_papers_preset_has_the_papers_numbers():
     assert config.learning_rate == pytest.approx(3.225e-3)
     assert (config.optimizer.betas, config.optimizer.weight_decay) == ((0.9, 0.98), 0.1)
     assert (config.augment.crop_scale, config.augment.jitter) == ((0.08, 1.0), (0.4, 0.4, 0.4, 0.1))
-    assert (config.head.hidden, config.head.out, config.temperature) == (4096, 256, 0.1)
+    assert (config.head.hidden, config.head.out) == (4096, 256)
+    assert config.method == StableRep(images_per_caption=6, temperature=0.1)
 
 
 def test_simclr_has_equal_views_and_the_same_rate():
     stablerep, simclr = (
-        load_train_config("paper_vit_b16_cc12m_1x", WHERE | {"objective": o}) for o in ("stablerep", "simclr")
+        load_train_config("paper_vit_b16_cc12m_1x", WHERE | {"method": o}) for o in ("stablerep", "simclr")
     )
     assert simclr.views_per_batch == stablerep.views_per_batch
-    assert (simclr.captions_per_batch, simclr.views_per_image) == (4128, 2)
+    assert simclr.captions_per_batch == 4128
+    assert simclr.method.needs() == Needs(images=1, crops=2, by_image=True)
     assert simclr.learning_rate == stablerep.learning_rate
+
+
+def test_another_method_or_encoder_comes_with_its_own_defaults():
+    clip = load_train_config("demo", WHERE | {"method": "clip"})
+    assert clip.method.model_dump() == Clip().model_dump()
+    assert clip.encoder == load_train_config("demo", WHERE).encoder
+    other = load_train_config("demo", WHERE | {"encoder.name": "vit_tiny_patch16_224"})
+    assert (other.encoder.name, other.encoder.kwargs, other.encoder.image_size) == (
+        "vit_tiny_patch16_224",
+        {},
+        28,
+    )
+    same = load_train_config("demo", WHERE | {"encoder.name": "resnet18", "method.name": "stablerep"})
+    assert same == load_train_config("demo", WHERE)
+    for first, second in (("method", "method.temperature"), ("method.temperature", "method")):
+        changes = {"method": {"name": "simclr", "crops": 3}, "method.temperature": "0.2"}
+        ordered = {first: changes[first], second: changes[second]}
+        assert load_train_config("demo", WHERE | ordered | {"views_per_batch": 24}).method == SimCLR(
+            crops=3, temperature=0.2
+        )
+    own = load_train_config("demo", WHERE | {"method.temperature": "0.2", "method": "simclr"})
+    assert own.method.model_dump() == {
+        "name": "simclr",
+        "images_per_caption": 1,
+        "crops": 2,
+        "temperature": 0.2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("flat", "method"),
+    [
+        ({"objective": "simclr", "images_per_caption": 6, "crops": None, "temperature": 0.1}, SimCLR()),
+        (
+            {"objective": "stablerep", "images_per_caption": 4, "crops": 2, "temperature": 0.2},
+            StableRep(images_per_caption=4, crops=2, temperature=0.2),
+        ),
+    ],
+)
+def test_the_configuration_of_a_run_from_before_methods_had_options_is_read(flat, method):
+    assert parse_train_config({**WHERE, **flat, "steps": 3, "views_per_batch": 24}).method == method
 
 
 def test_the_rate_rises_linearly_and_falls_by_half_a_cosine():
@@ -71,7 +118,13 @@ def test_overrides_are_dotted_and_read_as_yaml():
     [
         ({"stepz": 3}, "stepz"),
         ({"views_per_batch": 30}, "views_per_batch"),
-        ({"objective": "simclr", "crops": 1}, "crops"),
+        ({"method": "simclr", "method.crops": 1}, r"method: .*crops"),
+        ({"method.temperature": -1}, r"method\.temperature"),
+        ({"method": "none"}, "there are stablerep"),
+        ({"method.warmth": 1}, r"method\.warmth"),
+        ({"images_per_caption": 3}, r"method\.images_per_caption"),
+        ({"objective": "simclr"}, "method=NAME"),
+        ({"views_per_batch": 4}, "one caption"),
         ({"run": "file:///data/somewhere"}, "STORE/runs/NAME"),
         ({"encoder.size": 3}, r"encoder\.size"),
         ({"steps": 0}, "steps"),

@@ -26,6 +26,7 @@ def images(count: int, height: int = 32, width: int = 40) -> torch.Tensor:
 def parameters(count: int, height: int = 32, width: int = 40, **changed: np.ndarray) -> ViewParameters:
     """The whole image, unchanged, but for what is given."""
     neutral = {
+        "sizes": np.tile([height, width], (count, 1)),
         "box": np.tile([0, 0, height, width], (count, 1)),
         "flip": np.zeros(count, bool),
         "jitter": np.tile([1.0, 1.0, 1.0, 0.0], (count, 1)),
@@ -65,6 +66,23 @@ def test_lower_resolution_is_resized_down_and_up():
     views = augment(pixels, parameters(2, 32, 32, downsample=np.array([12, 0])), PLAIN, 32)
     low = vision.resize(vision.resize(pixels[0], [12, 12], antialias=True), [32, 32], antialias=True)
     torch.testing.assert_close(views, torch.stack([low, pixels[1]]), atol=1e-5, rtol=1e-5)
+
+
+def test_images_of_other_sizes_give_the_views_that_they_give_alone():
+    """Boxes are drawn from each image's own size, and what lies beside it in the batch is never seen."""
+    sizes = np.array([[32, 40], [24, 24], [40, 20], [32, 40]])
+    config = AugmentConfig(downsample=0.5, downsample_sizes=(8, 16))
+    uniform = np.random.default_rng(5).random((4, UNIFORMS_PER_VIEW))
+    alone, padded = [], torch.rand(4, 3, 40, 40)
+    for row, (height, width) in enumerate(sizes.tolist()):
+        image = images(1, height, width)
+        padded[row, :, :height, :width] = image[0]
+        drawn = draw_parameters(config, uniform[row : row + 1], np.array([height, width]))
+        alone.append(augment(image, drawn, config, 16))
+    drawn = draw_parameters(config, uniform, sizes)
+    assert (drawn.downsample > 0).any()
+    assert (drawn.box[:, :2] + drawn.box[:, 2:] <= sizes).all()
+    torch.testing.assert_close(augment(padded, drawn, config, 16), torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
 def test_jitter_equals_torchvision_in_every_order():

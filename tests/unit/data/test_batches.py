@@ -129,6 +129,9 @@ def test_ranks_share_the_batch_of_one_process(dataset, crops, images):
     views = whole.images.unflatten(0, (2, 4))  # [views captions ...]
     assert torch.equal(torch.cat([part.images.unflatten(0, (2, 2)) for part in parts], dim=1), views)
     assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+    counts = [int((whole.labels == label).sum()) for label in whole.labels]
+    assert np.concatenate([part.label_counts for part in parts]).tolist() == counts
+    assert all(np.array_equal(part.groups, whole.groups) for part in parts)
     boxes = np.concatenate([part.parameters.box.reshape(2, 2, 4) for part in parts], axis=1)
     assert np.array_equal(boxes, whole.parameters.box.reshape(2, 4, 4))
     if crops == 2:
@@ -143,8 +146,54 @@ def test_pixels_are_the_same_kept_or_read_anew(dataset):
     assert not streamed.kept
     groups, numbers = np.array([0, 3, 8, 3]), np.array([2, 0, 1, 2])
     pixels = kept.images(groups, numbers)
-    assert torch.equal(pixels, streamed.images(groups, numbers))
-    assert pixels[:, 0, 0, 0].tolist() == [2, 40, 91, 42]
+    assert torch.equal(pixels.images, streamed.images(groups, numbers).images)
+    assert pixels.images[:, 0, 0, 0].tolist() == [2, 40, 91, 42]
+    assert pixels.sizes.tolist() == [[8, 8]] * 4
+
+
+def sized(height: int, width: int, value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((height, width, 3), value, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("memory", [0, 10**9])
+def test_images_keep_their_aspect_and_are_shrunk_to_the_resolution(tmp_path, memory):
+    images = (sized(8, 12, 50), sized(40, 20, 90), sized(20, 80, 130))
+    dataset = GroupDataset(write_dataset((tmp_path / "store").as_uri(), [Group(0, "shoe", images)]))
+    source = ImageSource(Corpus((dataset,)), memory=memory, resolution=10)
+    pixels = source.images(np.zeros(3, np.int64), np.arange(3))
+    assert pixels.sizes.tolist() == [[8, 12], [20, 10], [10, 40]]
+    assert pixels.images.shape == (3, 3, 20, 40)
+    for row, (height, width) in enumerate(pixels.sizes.tolist()):
+        assert pixels.images[row, :, :height, :width].unique().tolist() == [(50, 90, 130)[row]]
+        assert not pixels.images[row, :, height:].any()
+        assert not pixels.images[row, :, :, width:].any()
+
+
+@pytest.mark.parametrize("memory", [0, 10**9])
+def test_a_damaged_image_is_replaced_within_its_group_and_named(tmp_path, memory):
+    whole = [jpeg(value, 32) for value in (10, 60, 110)]
+    damaged = (whole[0][: len(whole[0]) // 2], b"no image", b"\xff")
+    groups = [
+        Group(0, "shoe", tuple(whole)),
+        Group(7, "bag", (whole[0], damaged[0], whole[2])),
+        Group(8, "hat", damaged),
+    ]
+    dataset = GroupDataset(write_dataset((tmp_path / "store").as_uri(), groups, per_shard=2))
+    source = ImageSource(Corpus((dataset,)), memory=memory, resolution=32)
+    pixels = source.images(np.array([1, 1, 2, 0]), np.array([1, 0, 0, 1])).images
+    assert pixels[:, 0, 0, 0].tolist() == [110, 10, 128, 60]
+    assert {place for place in source.damaged if place[0] == 1} == {(1, 1)}
+    assert source.counts()[0] == 4
+    assert f"image 1 of caption 7 in shard 0 of {dataset.url}" in source.describe_damage()
+    assert f"image 0 of caption 8 in shard 1 of {dataset.url}" in source.describe_damage()
+
+
+def test_images_none_of_which_can_be_decoded_are_refused(tmp_path):
+    dataset = GroupDataset(write_dataset((tmp_path / "store").as_uri(), [Group(0, "shoe", (b"no image",))]))
+    with pytest.raises(InvalidInput, match="can be decoded"):
+        ImageSource(Corpus((dataset,)))
 
 
 def test_made_ahead_is_the_same_and_errors_reach_the_consumer(dataset):

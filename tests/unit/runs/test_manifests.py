@@ -36,7 +36,7 @@ def spec(nodes: int = 4, gpus: int = 8, **more: Any) -> RunSpec:
             "run": "s3://b/runs/big",
             "datasets": ["s3://b/datasets/d"],
             "views_per_batch": 4 * 4 * 8,
-            "images_per_caption": 4,
+            "method.images_per_caption": 4,
             "steps": 9,
         },
     )

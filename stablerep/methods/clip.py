@@ -1,0 +1,68 @@
+"""CLIP: an image and its caption attract each other (Radford et al. 2021), a baseline of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stablerep.methods.interface import Batch, MethodConfig, Needs, Parts
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+EqualTexts = Literal["positive", "masked"]
+
+
+class TextConfig(BaseModel):
+    """The text tower and the space that it shares with images; the defaults are CLIP ViT-B's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: int = Field(default=12, ge=1)
+    width: int = Field(default=512, ge=8)
+    heads: int = Field(default=8, ge=1)
+    out: int = Field(default=512, ge=1)
+
+
+class Clip(MethodConfig):
+    """One view of one image of a caption, drawn anew at every step, and the caption's text.
+
+    `equal_texts`: captions of the batch with equal texts are positives of each other, or are left out.
+    """
+
+    name: Literal["clip"] = "clip"
+    text: TextConfig = TextConfig()
+    equal_texts: EqualTexts = "positive"
+
+    def needs(self) -> Needs:
+        return Needs(texts=True)
+
+    def build(self, parts: Parts) -> dict[str, nn.Module]:
+        from stablerep.models.image_text import ImageTextTower
+
+        return {"encoder": parts.encoder, "image_text": ImageTextTower(parts.encoder.num_features, self.text)}
+
+    def encode(self, modules: Any, batch: Batch) -> dict[str, Tensor]:
+        features = modules.encoder(batch.views)
+        return {
+            "features": features.unflatten(0, (batch.number, -1)),
+            "images": modules.image_text.images(features).unflatten(0, (batch.number, -1)),
+            "texts": modules.image_text.texts(batch.tokens)[None],
+        }
+
+    def losses(self, modules: Any, encoded: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        from stablerep.objectives.image_text import image_text_loss
+
+        loss = image_text_loss(
+            encoded["images"].flatten(0, 1),
+            encoded["texts"][0],
+            batch.labels,
+            scale=modules.image_text.scale(),
+            equal_texts=self.equal_texts,
+        )
+        return {"image_text": loss}
+
+    def after_step(self, modules: Any, done: float) -> None:
+        modules.image_text.clamp_scale()

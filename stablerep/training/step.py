@@ -1,0 +1,124 @@
+"""One training step: losses and gradients of a batch at once, or encoded in parts with the same gradients."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stablerep.config.training import TrainConfig
+from stablerep.data.augment.apply import augment
+from stablerep.data.batches.loader import RankBatch
+from stablerep.errors import InvalidInput
+from stablerep.methods.interface import Batch
+from stablerep.methods.learner import Learner
+from stablerep.training.distributed import Ranks
+
+Backward = Callable[[Batch], tuple[dict[str, Tensor], Tensor]]
+"""Leaves gradients, averaged over ranks; gives this rank's losses by name and its features [V n d]."""
+
+
+def to_batch(share: RankBatch, config: TrainConfig, device: torch.device) -> Batch:
+    """The share on the device, augmented."""
+    images = share.images.to(device, non_blocking=True)
+    views = augment(images, share.parameters, config.augment, config.encoder.image_size)
+    return Batch(
+        number=share.views,
+        views=views.contiguous(memory_format=torch.channels_last),
+        labels=share.labels.to(device),
+        tokens=None if share.tokens is None else share.tokens.to(device),
+        noise=None if share.noise is None else share.noise.to(device),
+    )
+
+
+def make_backward(learner: Learner, config: TrainConfig, ranks: Ranks) -> Backward:
+    """How a batch's gradients are made. Raises InvalidInput for an encoder that cannot take it in parts."""
+    if config.encode_parts > 1:
+        _check_parts(learner, config, ranks)
+        return lambda batch: _in_parts(learner, batch, config.encode_parts, ranks)
+    model = _distributed(learner, ranks)
+
+    def whole(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        losses, features = model(batch)
+        _total(losses).backward()
+        return losses, features
+
+    return whole
+
+
+def _in_parts(learner: Learner, batch: Batch, parts: int, ranks: Ranks) -> tuple[dict[str, Tensor], Tensor]:
+    """Exact gradients of the whole batch with the encoder's activations of one part (Gao et al. 2021).
+
+    All parts are encoded without activations; the losses of the whole give the gradient of what was encoded;
+    then every part is encoded again, with the same random numbers, and takes its share of that gradient back.
+    """
+    captions = len(batch.labels)
+    size = -(-captions // parts)
+    slices = [slice(start, min(captions, start + size)) for start in range(0, captions, size)]
+    generators: list[Any] = []
+    encoded: list[dict[str, Tensor]] = []
+    with torch.no_grad():
+        for part in slices:
+            generators.append(_random_state(ranks.device))
+            encoded.append(learner.encode(batch.captions(part)))
+    whole = {name: torch.cat([one[name] for one in encoded], dim=1).requires_grad_() for name in encoded[0]}
+    del encoded
+    losses = learner.losses(whole, batch)
+    _total(losses).backward()
+    after = _random_state(ranks.device)
+    for part, generator in zip(slices, generators, strict=True):
+        _set_random_state(ranks.device, generator)
+        again = learner.encode(batch.captions(part))
+        taken = {name: value.grad[:, part] for name, value in whole.items() if value.grad is not None}
+        learnt = [name for name in taken if again[name].requires_grad]
+        torch.autograd.backward([again[name] for name in learnt], [taken[name] for name in learnt])
+    _set_random_state(ranks.device, after)
+    _average_gradients(learner, ranks)
+    return losses, whole["features"].detach()
+
+
+def _total(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(losses.values())).sum()
+
+
+def _check_parts(learner: Learner, config: TrainConfig, ranks: Ranks) -> None:
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learner.encoder.modules()):
+        message = f"{config.encoder.name} has batch norm, whose statistics would be those of a part; use 1"
+        raise InvalidInput(message, field="encode_parts")
+    if config.encode_parts > (most := config.captions_per_batch // ranks.size):
+        raise InvalidInput(f"a process has {most} captions to part", field="encode_parts")
+
+
+def _average_gradients(learner: Learner, ranks: Ranks) -> None:
+    if ranks.size == 1:
+        return
+    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
+    waiting = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
+    for gradient, work in zip(gradients, waiting, strict=True):
+        if work is not None:
+            work.wait()
+        gradient /= ranks.size
+
+
+def _distributed(learner: Learner, ranks: Ranks) -> nn.Module:
+    if ranks.size == 1:
+        return learner
+    devices = [ranks.device] if ranks.device.type == "cuda" else None
+    with warnings.catch_warnings():
+        # torch 2.15 has another name for the option; older ones know this one alone.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        return DistributedDataParallel(learner, device_ids=devices, broadcast_buffers=False)
+
+
+def _random_state(device: torch.device) -> Any:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Any) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
