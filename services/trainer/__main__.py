@@ -11,18 +11,29 @@ STABLEREP_TRAINER__METRICS_ADDRESS=HOST:PORT serves the first rank's /metrics, /
 
 import argparse
 import os
+import shlex
 import sys
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from services.process.logs import set_up_logs
 from services.trainer.created_run import CreatedRun
 from services.trainer.exits import FINISHED, STOPPED, status_of
 from services.trainer.metrics import training_probes
 from services.trainer.stopping import AGENT_VARIABLE, Stopping
+from services.trainer.unexpected import keep_tracebacks
 from stablerep.config.settings import load_settings
-from stablerep.config.training import TrainConfig, load_train_config, parse_train_config
+from stablerep.config.training import (
+    TrainConfig,
+    load_train_config,
+    parse_train_config,
+    what_is_trained,
+)
 from stablerep.errors import InvalidInput, StableRepError
-from stablerep.local.children import end_with_parent
+from stablerep.local.children import COMMAND_VARIABLE, end_with_parent
+
+if TYPE_CHECKING:
+    from stablerep.training.distributed import Ranks
 
 
 def main() -> int:
@@ -36,6 +47,7 @@ def main() -> int:
     try:
         settings = load_settings()
         set_up_logs(settings)
+        keep_tracebacks()
         if arguments.run:
             run = CreatedRun.open(settings, arguments.run)
             if run.ended is not None:
@@ -60,14 +72,14 @@ def _train(config: TrainConfig, address: str, stopping: Stopping, run: CreatedRu
         with ranks.together():
             callback = open_until_done.enter_context(training_probes(address if ranks.first else ""))
         if ranks.first:
-            images, encoder = config.views_per_batch, config.encoder.name
-            where = f"{ranks.size} processes on {ranks.device.type}"
-            print(f"{config.run}: {config.steps:,} steps of {images:,} views, {encoder}, {where}", flush=True)
+            print(f"{config.run}: {what_is_trained(config)}; {_where(ranks)}", flush=True)
         stopping.training_begins()
         result = train(config, ranks, stopping.asked, callback)
         if result is None:
             if ranks.first:
-                command = " ".join(["python -m services.trainer", *sys.argv[1:]])
+                command = os.environ.get(COMMAND_VARIABLE) or shlex.join(
+                    ["python", "-m", "services.trainer", *sys.argv[1:]]
+                )
                 print(f"stopped; a checkpoint is in {config.run}. Go on with: {command}", file=sys.stderr)
             return STOPPED
         if ranks.first:
@@ -75,6 +87,11 @@ def _train(config: TrainConfig, address: str, stopping: Stopping, run: CreatedRu
                 run.succeeded()
             print(f"{config.run}: {result['steps']:,} steps, loss {result['loss']:.4f}, encoder in export/")
     return FINISHED
+
+
+def _where(ranks: "Ranks") -> str:
+    processes = "1 process" if ranks.size == 1 else f"{ranks.size} processes"
+    return f"{processes} on {ranks.device.type}"
 
 
 def _arguments() -> argparse.Namespace:

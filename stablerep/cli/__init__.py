@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stablerep import __version__
-from stablerep.cli import control, estimate, jobs, local, models, preview, reconcile, runs, token
+from stablerep.cli import control, estimate, importing, jobs, local, models, preview, reconcile, runs, token
 from stablerep.cli.connection import connected
 from stablerep.doctor import extra_of
 from stablerep.errors import StableRepError
@@ -34,6 +34,7 @@ app.command("preview")(preview.preview)
 app.command("reconcile")(connected(reconcile.reconcile))
 app.command("estimate")(estimate.estimate)
 app.command("gallery")(jobs.gallery)
+app.command("import")(importing.import_)
 app.command("train")(models.train)
 app.command("probe")(models.probe)
 app.command("export")(models.export)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from stablerep.cli.connection import Connection, connected
 from stablerep.cli.show import Json, print_json
 from stablerep.errors import InvalidInput
-from stablerep.local.children import start_process
+from stablerep.local.children import COMMAND_VARIABLE, start_process
 from stablerep.progress import console, step
 
 if TYPE_CHECKING:
@@ -43,13 +44,16 @@ def train(
     dataset: Annotated[
         list[str],
         typer.Option(
-            "--dataset", help="URL of a dataset, or its name in the gateway's store; may be repeated."
+            "--dataset",
+            metavar="DATASET[=WEIGHT]",
+            help="URL of a dataset, or its name in the gateway's store; may be repeated. With weights, "
+            "such as URL=0.7, each gives that share of every batch.",
         ),
-    ],
+    ] = [],  # noqa: B006  typer copies it
     run: Annotated[
         str,
         typer.Option("--run", help="URL of the run, e.g. file:///data/runs/first; with --on a name will do."),
-    ],
+    ] = "",
     preset: Annotated[str, typer.Option("--preset", help="Training preset or YAML file.")] = "demo",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override of a setting.")
@@ -65,6 +69,12 @@ def train(
     deadline: Deadline = 0,
     ttl: Ttl = 0,
     watch: Watch = False,
+    from_: Annotated[
+        str, typer.Option("--from", help="Begin with the weights of this run's, export's or timm's encoder.")
+    ] = "",
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the configuration with all defaults, and train nothing.")
+    ] = False,
     as_json: Json = False,
     *,
     connection: Connection,
@@ -79,16 +89,31 @@ def train(
 
         stablerep train --preset paper_vit_b16_cc12m_1x --dataset s3://bucket/datasets/cc12m --run s3://bucket/runs/1
 
+        stablerep train --dataset URL1=0.7 --dataset URL2=0.3 --run URL --set method=clip
+
+        stablerep train --preset paper_vit_b16_cc12m_1x --set method=mae --show
+
         stablerep train --on kubernetes --preset demo --dataset shoes --run shoes-1 --nodes 2 --gpus 8 --watch
     """
     from stablerep.cli.jobs import split_overrides
 
     changes: dict[str, Any] = split_overrides(overrides)
+    names, weights = _weighted(dataset)
+    if weights:
+        changes["dataset_weights"] = weights
+    if from_:
+        changes["init"] = from_
+    if show:
+        _show(preset, {**changes, "threads": threads}, names, run)
+        return
+    for option, given in (("--dataset", names), ("--run", run)):
+        if not given:
+            raise InvalidInput("is missing", field=option)
     if _is_elsewhere(on):
         with connection.client() as client:
             created = client.runs.train(
                 _name_of(run),
-                dataset,
+                names,
                 preset=preset,
                 config={"threads": threads, **changes},
                 nodes=nodes,
@@ -103,7 +128,35 @@ def train(
         return
     if nodes > 1 or queue or deadline or ttl or gpus:
         raise InvalidInput("--nodes, --gpus, --queue, --deadline and --ttl go with --on", field="--on")
-    _train_here(preset, {**changes, "datasets": dataset, "run": run, "threads": threads}, processes, threads)
+    _train_here(preset, {**changes, "datasets": names, "run": run, "threads": threads}, processes, threads)
+
+
+def _weighted(datasets: list[str]) -> tuple[list[str], list[float]]:
+    """The datasets, and their weights if they have any. Raises InvalidInput if only some have."""
+    names, weights = [], []
+    for text in datasets:
+        name, equals, weight = text.rpartition("=")
+        names.append(name if equals else text)
+        if equals:
+            try:
+                weights.append(float(weight))
+            except ValueError:
+                raise InvalidInput(f"{weight!r} is no weight", field="--dataset") from None
+    if weights and len(weights) != len(names):
+        raise InvalidInput("give every dataset a weight, or none", field="--dataset")
+    return names, weights
+
+
+def _show(preset: str, changes: dict[str, Any], datasets: list[str], run: str) -> None:
+    """Prints the configuration as YAML that --preset takes."""
+    import yaml
+
+    from stablerep.config.training import load_train_config, what_is_trained
+
+    given = {"datasets": datasets or ["STORE/datasets/name"], "run": run or "STORE/runs/name"}
+    config = load_train_config(preset, {**changes, **given})
+    console.print(f"# {what_is_trained(config)}")
+    console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
 
 
 def _train_here(preset: str, changes: dict[str, Any], processes: int, threads: int) -> None:
@@ -116,7 +169,13 @@ def _train_here(preset: str, changes: dict[str, Any], processes: int, threads: i
         launcher += ["torch.distributed.run", "--local-addr=127.0.0.1", "--rdzv-backend=c10d"]
         launcher += ["--rdzv-endpoint=127.0.0.1:0", f"--nproc-per-node={processes}", "-m"]
     command = [*launcher, "services.trainer", "--config-json", config.model_dump_json()]
-    raise typer.Exit(_run_to_end(command, {"OMP_NUM_THREADS": str(threads)}))
+    environment = {"OMP_NUM_THREADS": str(threads), COMMAND_VARIABLE: typed_command()}
+    raise typer.Exit(_run_to_end(command, environment))
+
+
+def typed_command() -> str:
+    """The command line as it was typed."""
+    return shlex.join(["stablerep", *sys.argv[1:]])
 
 
 def _is_elsewhere(on: str) -> bool:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -52,13 +52,16 @@ class OptimizerConfig(_Frozen):
 class TrainConfig(_Frozen):
     """A run. A step sees `views_per_batch` views over all ranks, whatever the method.
 
-    `method` is a name, or a mapping of a name and the method's options (stablerep/methods/). `head` are the
-    sizes of its projection head, where it has one.
+    `dataset_weights`, one a dataset, are the shares of every batch that come from each; without them all
+    groups are one pool. `method` is a name, or a mapping of a name and the method's options
+    (stablerep/methods/). `head` are the sizes of its projection head, where it has one.
     """
 
     run: str  # URL: STORE/runs/NAME
     datasets: tuple[str, ...] = Field(min_length=1)  # URLs: STORE/datasets/NAME
+    dataset_weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()  # () pools them all
     method: SerializeAsAny[MethodConfig] = StableRep()
+    init: str = ""  # a run, an export or a model of timm's whose weights the encoder begins with
     views_per_batch: int = Field(default=8256, ge=2)
     steps: int = Field(ge=1)
     encoder: EncoderSpec = EncoderSpec()
@@ -104,6 +107,10 @@ class TrainConfig(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.dataset_weights and len(self.dataset_weights) != len(self.datasets):
+            raise ValueError(
+                f"dataset_weights: {len(self.dataset_weights)} weights for {len(self.datasets)} datasets"
+            )
         views = self.method.needs().views
         if self.views_per_batch // views < 2:
             raise ValueError(
@@ -141,6 +148,16 @@ class TrainConfig(_Frozen):
     @property
     def run_name(self) -> str:
         return _run_parts(self.run)[1]
+
+
+def what_is_trained(config: TrainConfig) -> str:
+    """A line for the user before anything starts."""
+    arguments = "".join(f", {name} {value}" for name, value in config.encoder.kwargs.items())
+    return (
+        f"{config.method.name} with {config.encoder.name} at {config.encoder.image_size} px{arguments}; "
+        f"{config.steps:,} steps of {config.views_per_batch:,} views ({config.captions_per_batch:,} "
+        f"{'images' if config.method.needs().by_image else 'captions'})"
+    )
 
 
 def presets() -> list[str]:

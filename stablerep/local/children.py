@@ -21,6 +21,8 @@ MAX_RESTARTS = 5
 """Restarts in a row of a child that has never worked."""
 HEALTHY_SECONDS = 120.0
 LONGEST_PAUSE = 60.0
+COMMAND_VARIABLE = "STABLEREP_TYPED_COMMAND"
+"""What the user typed, for a program that another command started."""
 _PR_SET_PDEATHSIG = 1
 
 # Run by a Python that then becomes the program: asks Linux to end it when the thread that started it ends.

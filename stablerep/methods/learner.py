@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from stablerep.config.training import TrainConfig
+from stablerep.errors import InvalidInput
 from stablerep.methods.interface import Batch, MethodConfig, Parts
 from stablerep.models import build_encoder, convert
+from stablerep.models.load import load_encoder
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -48,12 +50,24 @@ def build_learner(config: TrainConfig, device: torch.device, ranks: int) -> Lear
     """A fresh learner, the same for every rank and every number of them. Raises InvalidInput."""
     torch.manual_seed(config.seed % 2**63)
     encoder = build_encoder(config.encoder)
+    if config.init:
+        _load_weights(encoder, config)
     modules = config.method.build(Parts(encoder, config.encoder, config.head))
     if ranks > 1:
         modules = {name: convert(module) for name, module in modules.items()}
     # Convolutions run 1.3 times faster on a CPU with channels last, and on tensor cores too.
     modules["encoder"] = modules["encoder"].to(memory_format=torch.channels_last)
     return Learner(config.method, modules, choose_precision(config.precision, device)).to(device)
+
+
+def _load_weights(encoder: nn.Module, config: TrainConfig) -> None:
+    """Raises InvalidInput for the weights of another architecture, and what `load_encoder` raises."""
+    weights = load_encoder(config.init).model.state_dict()
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:300]
+        raise InvalidInput(f"{config.init} is no {config.encoder.name}: {first}", field="init") from None
 
 
 def choose_precision(wanted: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:

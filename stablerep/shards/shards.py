@@ -39,7 +39,10 @@ def rebuild_index(store: Store, dataset: str, shard: int) -> ShardIndex:
     try:
         index = index_tar(store.get(key))
     except TornObject as error:
-        raise TornObject(f"{key} is damaged: {error}; delete it to have it made again") from error
+        raise TornObject(
+            f"{key} is no whole shard: {error}. If a job wrote it, delete it to have it made again; to train "
+            "on images of your own, see stablerep import --help"
+        ) from error
     _write_index(store, dataset, shard, index)
     return index
 

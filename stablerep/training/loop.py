@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stablerep.config.training import TrainConfig
 from stablerep.data.batches.loader import RankBatch, RankLoader, Texts
-from stablerep.data.batches.order import BatchOrder
+from stablerep.data.batches.order import BatchOrder, MixtureOrder
 from stablerep.data.corpus.positive_sets import (
     Corpus,
     PositiveSets,
@@ -80,7 +80,7 @@ def _train(
     config: TrainConfig, ranks: Ranks, run: Run, signals: _Signals, callback: TrainingCallback | None
 ) -> dict[str, Any] | None:
     texts, sets = _positive_sets(config, run.corpus)
-    order = BatchOrder(sets, config.seed, config.captions_per_batch, config.method.needs().images)
+    order = _order(config, run.corpus, sets)
     source = ImageSource(run.corpus, memory=config.decoded_bytes, resolution=config.decoded_resolution)
     learner = build_learner(config, ranks.device, ranks.size)
     loader = _loader(config, ranks, order, source, learner, texts)
@@ -125,15 +125,27 @@ def _positive_sets(config: TrainConfig, corpus: Corpus) -> tuple[list[str], Posi
         return captions, single_images(corpus.image_counts)
     texts = without_words(captions, config.drop_words) if config.drop_words else captions
     sets = make_positive_sets(
-        captions, corpus.image_counts, at_least=needs.images, drop_words=config.drop_words
+        captions,
+        corpus.image_counts,
+        at_least=needs.images,
+        drop_words=config.drop_words,
+        parts=corpus.parts if config.dataset_weights else None,
     )
     return texts, sets
+
+
+def _order(config: TrainConfig, corpus: Corpus, sets: PositiveSets) -> BatchOrder | MixtureOrder:
+    captions, images = config.captions_per_batch, config.method.needs().images
+    if not config.dataset_weights:
+        return BatchOrder(sets, config.seed, captions, images)
+    parts = corpus.parts[sets.first_groups]
+    return MixtureOrder(sets, config.seed, captions, images, parts, config.dataset_weights)
 
 
 def _loader(
     config: TrainConfig,
     ranks: Ranks,
-    order: BatchOrder,
+    order: BatchOrder | MixtureOrder,
     source: ImageSource,
     learner: Learner,
     texts: list[str],
@@ -160,14 +172,19 @@ def _resume(
     run: Run, ranks: Ranks, learner: Learner, optimizer: torch.optim.Optimizer, seen: SeenImages
 ) -> Progress:
     """Restores the last checkpoint that the first rank sees, on all ranks; the start where there is none."""
-    newest = max(checkpoint_steps(run.store, run.name), default=0) if ranks.first else 0
-    step = int(ranks.sum([float(newest)])[0])
+    step = _last_checkpoint(run, ranks)
     if step == 0:
         return Progress(0, 0.0)
     checkpoint = read_checkpoint(run.store, run.name, step)
     restore_state(checkpoint.tensors, learner, optimizer)
     seen.restore(checkpoint.tensors)
     return Progress(step, checkpoint.info.seconds, checkpoint.info.loss)
+
+
+def _last_checkpoint(run: Run, ranks: Ranks) -> int:
+    """The step of the last one that the first rank sees, on all ranks; 0: none."""
+    newest = max(checkpoint_steps(run.store, run.name), default=0) if ranks.first else 0
+    return int(ranks.sum([float(newest)])[0])
 
 
 def _train_steps(
@@ -207,6 +224,10 @@ def _train_steps(
                     norm = _gradient_norm(learner)
                 seconds = start.seconds + time.monotonic() - began
                 agreed = _agree(config, ranks, run, loader, share, losses, norm, signals)
+                if agreed.failing:
+                    if reports:
+                        reports.finish_checkpoint()
+                    raise Diverged(_record_divergence(config, ranks, run, share, agreed.failing))
                 stopping = agreed.stopping
                 progress = Progress(step, seconds, agreed.loss, cut)
                 callback.on_loss(agreed.loss)
@@ -254,12 +275,19 @@ def _gradient_norm(learner: Learner) -> float:
 
 @dataclass(frozen=True)
 class _Agreed:
-    """What all ranks know after a step; `losses` by name, and `floor` where the method knows one."""
+    """What all ranks know after a step.
+
+    Attributes:
+        losses: by name; `loss` is their sum.
+        floor: the least that the sum can be, where the method knows it.
+        failing: ranks whose loss or gradient is not a number.
+    """
 
     loss: float
     losses: dict[str, float]
     floor: float | None
     stopping: bool
+    failing: int
     damaged: int
 
 
@@ -292,8 +320,6 @@ def _agree(
     *total, floors, failing, stopping, displaced, all_damaged, all_decoded = sums
     if displaced:
         raise AlreadyExists(f"another process trains run {run.name} now; this one has ended", field="run")
-    if failing:
-        raise Diverged(_record_divergence(config, ranks, run, share, int(failing)))
     if all_damaged > config.damaged_share * (all_damaged + all_decoded):
         _refuse_damage(loader, all_damaged, all_damaged + all_decoded)
     mean = [value / ranks.size for value in total]
@@ -302,13 +328,14 @@ def _agree(
         losses=dict(zip(losses, mean, strict=True)),
         floor=None if floor is None else floors / ranks.size,
         stopping=stopping > 0,
+        failing=int(failing),
         damaged=int(all_damaged) if not loader.source.kept else damaged,
     )
 
 
 def _record_divergence(config: TrainConfig, ranks: Ranks, run: Run, share: RankBatch, failing: int) -> str:
     """Keeps which batch it was, and says how to see it again."""
-    step, last = share.step + 1, max(checkpoint_steps(run.store, run.name), default=0)
+    step, last = share.step + 1, _last_checkpoint(run, ranks)
     if ranks.first:
         groups = np.unique(share.groups)
         record = {
@@ -320,9 +347,9 @@ def _record_divergence(config: TrainConfig, ranks: Ranks, run: Run, share: RankB
         run.put_json(f"diverged/{step:08d}.json", record)
     return (
         f"the loss is not a number at step {step:,} on {failing} of {ranks.size} ranks. The last checkpoint "
-        f"is of step {last:,}; the captions of the batch are in {config.run}/diverged/{step:08d}.json. The same "
-        "command goes on from the checkpoint and meets the same batch again; what can be changed is "
-        "precision (float32) in a new run, a lower optimizer.lr, a longer optimizer.warmup_steps, optimizer.clip_norm"
+        f"is of step {last:,}; the batch's captions are in {config.run}/diverged/{step:08d}.json. The same "
+        "command goes on from the checkpoint and meets the same batch again. In a new run, lower "
+        "optimizer.lr, lengthen optimizer.warmup_steps, set optimizer.clip_norm, or use precision=float32"
     )
 
 

@@ -118,3 +118,7 @@ class Reports:
         self._log.flush()
         info = CheckpointInfo(step=progress.step, seconds=progress.seconds, loss=progress.loss)
         self._checkpoints.write(model, optimizer, info, more)
+
+    def finish_checkpoint(self) -> None:
+        """Returns once the one that was begun is in the store."""
+        self._checkpoints.wait()

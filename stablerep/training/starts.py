@@ -22,14 +22,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stablerep.errors import AlreadyExists, StableRepError
+from stablerep.local.children import COMMAND_VARIABLE
 from stablerep.runs.records import now
 from stablerep.shards.layout import run_key
 from stablerep.storage import Store
 
-LAPSE_SECONDS = 30.0
-RENEW_SECONDS = 8.0
-COMMAND_VARIABLE = "STABLEREP_TYPED_COMMAND"
-"""What the user typed, where another command started this process."""
+LAPSE_SECONDS = 20.0
+RENEW_SECONDS = 5.0
 _PACKAGES = ("stablerep", "torch", "torchvision", "timm", "numpy")
 
 

@@ -72,10 +72,15 @@ def _training(store: Store, run: str, asked: pb.Training) -> TrainConfig:
         "datasets": _datasets(store, asked),
     }
     try:
-        return load_train_config(asked.preset, {**asked.config, **own}) if asked.preset else _bare(asked, own)
+        config = (
+            load_train_config(asked.preset, {**asked.config, **own}) if asked.preset else _bare(asked, own)
+        )
     except InvalidInput as error:
         text = str(error).removeprefix(f"{error.field}: ")
         raise InvalidInput(text, field=f"training.{error.field}") from error
+    if not config.init:
+        return config
+    return config.model_copy(update={"init": _model(store, config.init, "training.config.init")})
 
 
 def _bare(asked: pb.Training, own: dict[str, Any]) -> TrainConfig:
@@ -112,7 +117,7 @@ def _probe(store: Store, asked: pb.Probe) -> ProbeTask:
             )
     return ProbeTask.model_validate(
         {
-            "model": _model(store, asked.model),
+            "model": _model(store, asked.model, "probe.model"),
             "data": tuple(asked.data) or ("fashion",),
             "seed": asked.seed,
             "paper": asked.paper,
@@ -120,20 +125,20 @@ def _probe(store: Store, asked: pb.Probe) -> ProbeTask:
     )
 
 
-def _model(store: Store, model: str) -> str:
+def _model(store: Store, model: str, field: str) -> str:
     """What `load_encoder` takes: the URL of a finished run of the store, or a name that is no path."""
     url = f"{store.url.rstrip('/')}/"
     name = model.removeprefix(url)
     if name.startswith("runs/"):
-        run = run_of(name.rstrip("/"), field="probe.model")
+        run = run_of(name.rstrip("/"), field=field)
         if not store.exists(run_key(run, "export/config.json")):
             why = "has no export yet" if run in run_names(store) else "does not exist"
-            raise InvalidInput(f"run {run} {why}", field="probe.model")
+            raise InvalidInput(f"run {run} {why}", field=field)
         return f"{url}runs/{run}"
     # A worker's own files, or other hosts, are not the caller's to name.
     if not name or "/" in name or ":" in name or name.startswith(".") or not name.isprintable():
         raise InvalidInput(
-            f"{model[:200]!r} is neither runs/NAME, a model of timm, nor `pixels`", field="probe.model"
+            f"{model[:200]!r} is neither runs/NAME, a model of timm, nor `pixels`", field=field
         )
     return name
 

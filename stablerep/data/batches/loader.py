@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.data.augment.parameters import UNIFORMS_PER_VIEW, ViewParameters, draw_parameters
-from stablerep.data.batches.order import AUGMENTATION, MASKS, BatchOrder, uniforms
+from stablerep.data.batches.order import AUGMENTATION, MASKS, BatchOrder, MixtureOrder, uniforms
 from stablerep.data.images import ImageSource
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, int]]
@@ -57,7 +57,7 @@ class RankLoader:
     `patches`: how many numbers of noise each view gets; 0: none. `texts`: None where no text is needed.
     """
 
-    order: BatchOrder
+    order: BatchOrder | MixtureOrder
     source: ImageSource
     augment: AugmentConfig
     crops: int

@@ -1,10 +1,13 @@
 """Which groups and images a step sees: a function of (seed, epoch, global step) alone.
 
+A mixture takes a fixed share of every batch from each of its parts, and passes through each part by itself.
+
 Nothing here has a position to lose: step k of a run is the same whether the run got there at once, resumed,
 or runs on another number of ranks, each of which takes its slice of the global batch. Random numbers are the
 raw output of Philox, whose stream numpy keeps fixed; its distributions' streams may change between versions.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,7 +16,7 @@ import numpy as np
 from stablerep.data.corpus.positive_sets import PositiveSets
 from stablerep.errors import InvalidInput
 
-ORDER, IMAGES, AUGMENTATION, MASKS = range(4)  # independent streams of random numbers
+ORDER, IMAGES, AUGMENTATION, MASKS, PLACES = range(5)  # independent streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,70 @@ class BatchOrder:
         return Batch(step, self.sets.labels[chosen], groups, within)
 
 
+@dataclass(frozen=True)
+class MixtureOrder:
+    """The batches of a run on several datasets with weights. `parts[p]` is the dataset of pool p.
+
+    After k steps, floor(k C w) captions have come from the datasets up to any one whose weights add up to w:
+    so how many came from each before a step is known without looking at the steps before.
+    """
+
+    sets: PositiveSets
+    seed: int
+    captions: int
+    images_per_caption: int
+    parts: np.ndarray
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for part, weight in enumerate(self._shares):
+            if self.captions * weight < 1:
+                message = f"a batch of {self.captions} captions holds less than one of dataset {part + 1}"
+                raise InvalidInput(f"{message}; raise its weight or views_per_batch", field="dataset_weights")
+            if not (self.parts == part).any():
+                message = f"no caption of dataset {part + 1} has {self.images_per_caption} images"
+                raise InvalidInput(message, field="dataset_weights")
+
+    @property
+    def _shares(self) -> np.ndarray:
+        return np.array(self.weights) / sum(self.weights)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in which the dataset that lasts longest is passed through once."""
+        sizes = np.bincount(self.parts, minlength=len(self.weights))
+        return float((sizes / (self.captions * self._shares)).max())
+
+    def batch(self, step: int) -> Batch:
+        """The global batch of step `step`, counted from 0 over the whole run."""
+        before, after = self._drawn(step), self._drawn(step + 1)
+        chosen = np.concatenate(
+            [self._pools(part, before[part], after[part]) for part in range(len(self.weights))]
+        )
+        # Else the first ranks would read one dataset and the last another.
+        chosen = chosen[np.argsort(_raw(self.seed, PLACES, step, self.captions), kind="stable")]
+        uniform = uniforms(self.seed, IMAGES, step, (self.captions, self.images_per_caption))
+        images = draw_without_replacement(self.sets.counts[chosen], uniform)
+        groups, within = self.sets.locate(np.broadcast_to(chosen[:, None], images.shape), images)
+        return Batch(step, self.sets.labels[chosen], groups, within)
+
+    def _drawn(self, steps: int) -> list[int]:
+        """How many captions of each dataset come in the first `steps` steps."""
+        total = steps * self.captions
+        ends = [math.floor(total * share) for share in np.cumsum(self._shares)[:-1]]
+        return np.diff([0, *ends, total]).tolist()
+
+    def _pools(self, part: int, first: int, end: int) -> np.ndarray:
+        """The pools at these places of the endless passes through a dataset."""
+        own = np.flatnonzero(self.parts == part)
+        epochs, places = np.divmod(np.arange(first, end), len(own))
+        found = np.empty(end - first, dtype=np.int64)
+        for epoch in np.unique(epochs).tolist():
+            order = _epoch_order(self.seed, epoch, len(own), part + 1)
+            found[epochs == epoch] = own[order[places[epochs == epoch]]]
+        return found
+
+
 def uniforms(seed: int, stream: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
     """Numbers in [0, 1), float64, that depend on (seed, stream, step) alone."""
     raw = _raw(seed, stream, step, int(np.prod(shape)))
@@ -78,10 +145,10 @@ def draw_without_replacement(counts: np.ndarray, uniform: np.ndarray) -> np.ndar
     return drawn
 
 
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
-    return np.argsort(_raw(seed, ORDER, epoch, length), kind="stable")
+@lru_cache(maxsize=16)
+def _epoch_order(seed: int, epoch: int, length: int, part: int = 0) -> np.ndarray:
+    return np.argsort(_raw(seed, ORDER, epoch, length, part), kind="stable")
 
 
-def _raw(seed: int, stream: int, step: int, count: int) -> np.ndarray:
-    return np.random.Philox(key=seed, counter=[0, 0, stream, step]).random_raw(count)
+def _raw(seed: int, stream: int, step: int, count: int, part: int = 0) -> np.ndarray:
+    return np.random.Philox(key=seed, counter=[0, part, stream, step]).random_raw(count)

@@ -1,5 +1,6 @@
 """A dataset as a sequence of groups, read from its index files with no service running."""
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from stablerep.config.names import check_dataset
 from stablerep.errors import InvalidInput, NotFound
 from stablerep.shards import Group, IndexedGroup, read_dataset, read_group, read_index
-from stablerep.shards.layout import index_prefix, shard_of
+from stablerep.shards.layout import dataset_prefix, index_prefix, shard_of, shards_prefix
 from stablerep.storage import S3Access, Store, open_store
 
 _READERS = 8  # index files read at once: on S3 each costs a round trip
@@ -79,8 +80,20 @@ def committed_shards(url: str, s3: S3Access | None = None) -> tuple[int, ...]:
     store, name = open_dataset(url.rstrip("/"), s3)
     found = tuple(shard_of(entry.key) for entry in store.list(index_prefix(name)))
     if not found:
+        foreign = next(
+            (e.key for e in store.list(dataset_prefix(name)) if _is_foreign_tar(e.key, name)), None
+        )
+        if foreign is not None:
+            raise NotFound(
+                f"{url} holds tars of another kind, such as {foreign.rpartition('/')[2]}; make a dataset of "
+                "img2dataset's or other WebDataset tars: stablerep import TAR... --name NAME"
+            )
         raise NotFound(f"no finished shard in {url}; is the job still running, and the name right?")
     return found
+
+
+def _is_foreign_tar(key: str, dataset: str) -> bool:
+    return key.endswith(".tar") and not re.fullmatch(r"\d{6,}\.tar", key.removeprefix(shards_prefix(dataset)))
 
 
 def first_with_text(texts: Sequence[str]) -> np.ndarray:

@@ -21,6 +21,7 @@ class PositiveSets:
     labels: np.ndarray  # int64 [P]
     counts: np.ndarray  # int64 [P]
     starts: np.ndarray  # int64 [P]: images before the pool's first
+    first_groups: np.ndarray  # int64 [P]
     groups: np.ndarray  # int64 [G]
     ends: np.ndarray  # int64 [G]
     skipped: int
@@ -37,29 +38,46 @@ class PositiveSets:
 
 
 def make_positive_sets(
-    captions: Sequence[str], image_counts: np.ndarray, *, at_least: int, drop_words: Sequence[str] = ()
+    captions: Sequence[str],
+    image_counts: np.ndarray,
+    *,
+    at_least: int,
+    drop_words: Sequence[str] = (),
+    parts: np.ndarray | None = None,
 ) -> PositiveSets:
     """The pools with `at_least` images or more; the others are counted in `skipped`.
 
     Without `drop_words` every group is a pool of its own, and groups with equal texts share a label. With it
     these words (whole, any case) are taken out of the texts, and groups whose texts are then equal become one
-    pool. Raises InvalidInput if nothing is left.
+    pool, but for those of different `parts`. Raises InvalidInput if nothing is left.
     """
     texts = without_words(captions, drop_words) if drop_words else captions
     labels = first_with_text(texts)
     pool_of_group = labels if drop_words else np.arange(len(labels))
+    if drop_words and parts is not None:
+        pool_of_group = labels * (int(parts.max()) + 1) + parts
     order = np.argsort(pool_of_group, kind="stable")
-    keys, pool_of_slot = np.unique(pool_of_group[order], return_inverse=True)
+    keys, first_slot, pool_of_slot = np.unique(pool_of_group[order], return_index=True, return_inverse=True)
     counts = np.bincount(pool_of_slot, image_counts[order], minlength=len(keys)).astype(np.int64)
     ends = np.cumsum(image_counts[order])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     kept = counts >= at_least
     if not kept.any():
         most = int(counts.max(initial=0))
-        message = f"no caption has {at_least} images to draw (the most is {most}); lower images_per_caption"
-        raise InvalidInput(message, field="images_per_caption")
+        raise InvalidInput(
+            f"no caption has {at_least} images to draw (the most is {most}): lower images_per_caption; "
+            "single images are for method=simclr, or images_per_caption=1 with crops=2",
+            field="method.images_per_caption",
+        )
+    first = order[first_slot]
     return PositiveSets(
-        labels[keys][kept], counts[kept], starts[kept], order, ends, skipped=int(len(keys) - kept.sum())
+        labels=labels[first][kept],
+        counts=counts[kept],
+        starts=starts[kept],
+        first_groups=first[kept],
+        groups=order,
+        ends=ends,
+        skipped=int(len(keys) - kept.sum()),
     )
 
 
@@ -69,7 +87,15 @@ def single_images(image_counts: np.ndarray) -> PositiveSets:
     if not total:
         raise InvalidInput("the datasets hold no images", field="datasets")
     each, groups = np.arange(total), np.arange(len(image_counts))
-    return PositiveSets(each, np.ones(total, np.int64), each, groups, np.cumsum(image_counts), skipped=0)
+    return PositiveSets(
+        labels=each,
+        counts=np.ones(total, np.int64),
+        starts=each,
+        first_groups=np.repeat(groups, image_counts),
+        groups=groups,
+        ends=np.cumsum(image_counts),
+        skipped=0,
+    )
 
 
 def without_words(captions: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -99,6 +125,11 @@ class Corpus:
                 return dataset[group].encoded
             group -= len(dataset)
         raise IndexError("no such group")
+
+    @property
+    def parts(self) -> np.ndarray:
+        """The dataset of every group, from 0: int64 [groups]."""
+        return np.repeat(np.arange(len(self.datasets)), [len(dataset) for dataset in self.datasets])
 
     def where(self, group: int) -> str:
         """Group `group`, counted through all datasets, by its caption, shard and dataset."""

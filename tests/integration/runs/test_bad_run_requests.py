@@ -35,10 +35,11 @@ def training(**fields: Any) -> pb.Training:
 
 
 _SETTINGS = [
-    {"steps": "0"}, {"steps": "x"}, {"steps": "1e400"}, {"method.temperature": "nan"}, {"method.temperature": "-1"},
+    {"steps": "0"}, {"steps": "x"}, {"steps": "1e400"}, {"method.temperature": "nan"},
     {"views_per_batch": "7"}, {"run": "file:///etc/runs/x"}, {"datasets": "[/etc]"}, {"a.b.c": "1"},
     {"encoder.image_size": "-1"}, {"optimizer": "[1]"}, {"optimizer.lr": "!!python/object:os.system x"},
-    {"seed": "-1"}, {"method": "none"}, {"method.name": "[]"}, {"method": "{}"}, {"objective": "simclr"}, {"": "1"}, {"steps": "{"}, {"steps.x": "1"},
+    {"seed": "-1"}, {"method.temperature": "-1"}, {"": "1"}, {"steps": "{"}, {"steps.x": "1"},
+    {"method": "none"}, {"method.name": "[]"}, {"method": "{}"}, {"objective": "simclr"},
     {f"k{n}": "1" for n in range(201)}, {"drop_words": "x" * 20_000},
 ]  # fmt: skip
 BAD_TRAININGS = st.one_of(

@@ -43,6 +43,8 @@ def configuration(url: str, run: str, **changed: object) -> TrainConfig:
         "checkpoint_every": 20,
         "log_every": 5,
     }
+    if "encoder" in changed:
+        settings = {key: value for key, value in settings.items() if not key.startswith("encoder.")}
     return load_train_config("demo", settings | changed)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from stablerep.config.augment import AugmentConfig
 from stablerep.data import GroupDataset
 from stablerep.data.batches.loader import RankLoader
-from stablerep.data.batches.order import BatchOrder, draw_without_replacement, uniforms
+from stablerep.data.batches.order import BatchOrder, MixtureOrder, draw_without_replacement, uniforms
 from stablerep.data.corpus.positive_sets import Corpus, make_positive_sets, single_images, without_words
 from stablerep.data.images import ImageSource
 from stablerep.errors import InvalidInput, NotFound
@@ -231,6 +231,69 @@ def test_simclr_draws_every_image_by_itself(dataset):
     pairs = {(int(g), int(i)) for g, i in zip(batch.groups[:, 0], batch.images[:, 0], strict=True)}
     assert len(pairs) == 25
     assert len(set(batch.labels.tolist())) == 25
+
+
+def mixture(tmp_path, weights=(0.7, 0.3), captions=5, seed=2) -> tuple[MixtureOrder, Corpus]:
+    """Two datasets of 9 and 4 captions, two images each; two texts are in both."""
+    sizes = (9, 4)
+    datasets = []
+    for part, size in enumerate(sizes):
+        groups = [Group(i, f"text {i + 7 * part}", (jpeg(i), jpeg(100 + i))) for i in range(size)]
+        datasets.append(GroupDataset(write_dataset((tmp_path / f"store{part}").as_uri(), groups)))
+    corpus = Corpus(tuple(datasets))
+    sets = make_positive_sets(corpus.captions, corpus.image_counts, at_least=2, parts=corpus.parts)
+    return MixtureOrder(sets, seed, captions, 2, corpus.parts[sets.first_groups], weights), corpus
+
+
+def test_a_mixture_takes_its_share_from_each_dataset(tmp_path):
+    order, corpus = mixture(tmp_path)
+    steps = 40
+    parts = np.stack([corpus.parts[order.batch(step).groups[:, 0]] for step in range(steps)])
+    first = (parts == 0).sum(1)
+    assert set(first.tolist()) == {3, 4}
+    assert first.sum() == pytest.approx(0.7 * 5 * steps, abs=1)
+    assert any(row.tolist() != sorted(row) for row in parts), "not one dataset after the other"
+
+
+def test_a_mixture_passes_through_each_dataset_evenly_and_in_new_orders(tmp_path):
+    order, corpus = mixture(tmp_path)
+    for part, size in enumerate((9, 4)):
+        drawn = np.concatenate([order.batch(step).groups[:, 0] for step in range(60)])
+        own = drawn[corpus.parts[drawn] == part]
+        counts = np.bincount(own - own.min(), minlength=size)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_equal_texts_of_two_datasets_share_a_label(tmp_path):
+    order, _ = mixture(tmp_path)
+    labels = dict(zip(order.sets.first_groups.tolist(), order.sets.labels.tolist(), strict=True))
+    assert labels[9] == labels[7]
+    assert labels[10] == labels[8]
+    assert labels[11] == 11
+
+
+def test_a_step_of_a_mixture_depends_on_nothing_before_it(tmp_path):
+    order, _ = mixture(tmp_path)
+    wanted = [order.batch(step) for step in range(30)]
+    again, _ = mixture(tmp_path / "again")
+    for step in (29, 3, 17):
+        assert np.array_equal(again.batch(step).groups, wanted[step].groups)
+        assert np.array_equal(again.batch(step).images, wanted[step].images)
+
+
+def test_dropped_words_do_not_pool_across_the_parts_of_a_mixture(tmp_path):
+    texts, counts = ["red shoe", "red bag", "red hat"], np.array([2, 2, 2])
+    sets = make_positive_sets(
+        texts, counts, at_least=2, drop_words=("shoe", "bag", "hat"), parts=np.array([0, 0, 1])
+    )
+    assert sets.labels.tolist() == [0, 0]
+    assert sets.counts.tolist() == [4, 2]
+    assert sets.first_groups.tolist() == [0, 2]
+
+
+def test_a_weight_too_small_for_the_batch_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="dataset 2"):
+        mixture(tmp_path, weights=(0.9, 0.1))
 
 
 def test_a_batch_larger_than_the_dataset_is_refused(dataset):
