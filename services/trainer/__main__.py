@@ -23,14 +23,14 @@ from services.trainer.metrics import training_probes
 from services.trainer.stopping import AGENT_VARIABLE, Stopping
 from services.trainer.unexpected import keep_tracebacks
 from stablerep.config.settings import load_settings
-from stablerep.config.training import (
+from stablerep.errors import InvalidInput, StableRepError
+from stablerep.local.children import COMMAND_VARIABLE, end_with_parent
+from stablerep.runs.config import (
     TrainConfig,
     load_train_config,
     parse_train_config,
     what_is_trained,
 )
-from stablerep.errors import InvalidInput, StableRepError
-from stablerep.local.children import COMMAND_VARIABLE, end_with_parent
 
 if TYPE_CHECKING:
     from stablerep.training.distributed import Ranks

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from services.trainer.exits import CANNOT, FINISHED, STOPPED
 from stablerep.config.settings import Settings
-from stablerep.config.training import TrainConfig
 from stablerep.errors import InvalidInput, StableRepError
+from stablerep.runs.config import TrainConfig
 from stablerep.runs.records import RunEnd, end_run, read_end, read_spec
 from stablerep.runs.spec import RunSpec
 from stablerep.storage.interface import Store

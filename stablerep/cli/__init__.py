@@ -9,7 +9,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from stablerep import __version__
-from stablerep.cli import control, estimate, importing, jobs, local, models, preview, reconcile, runs, token
+from stablerep.cli import (
+    control,
+    estimate,
+    importing,
+    jobs,
+    local,
+    models,
+    preview,
+    probing,
+    reconcile,
+    runs,
+    token,
+)
 from stablerep.cli.connection import connected
 from stablerep.doctor import extra_of
 from stablerep.errors import StableRepError
@@ -36,7 +48,8 @@ app.command("estimate")(estimate.estimate)
 app.command("gallery")(jobs.gallery)
 app.command("import")(importing.import_)
 app.command("train")(models.train)
-app.command("probe")(models.probe)
+app.command("probe")(probing.probe)
+app.command("compare")(probing.compare)
 app.command("export")(models.export)
 
 

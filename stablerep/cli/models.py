@@ -10,33 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stablerep.cli.connection import Connection, connected
-from stablerep.cli.show import Json, print_json
+from stablerep.cli.elsewhere import (
+    Deadline,
+    Gpus,
+    On,
+    Queue,
+    Ttl,
+    Watch,
+    created,
+    is_elsewhere,
+    name_of,
+)
+from stablerep.cli.show import Json
 from stablerep.errors import InvalidInput
 from stablerep.local.children import COMMAND_VARIABLE, start_process
-from stablerep.progress import console, step
+from stablerep.progress import console
 
 if TYPE_CHECKING:
-    from stablerep.client import Client, Run
-
-
-On = Annotated[
-    str,
-    typer.Option(
-        "--on",
-        help="here: in this terminal; gateway: as a run of the gateway at --address, wherever that starts "
-        "runs; local or kubernetes: the same, refused by a gateway that does otherwise.",
-    ),
-]
-Deadline = Annotated[
-    int, typer.Option("--deadline", min=0, help="Seconds of running after which a run fails; 0: none.")
-]
-Ttl = Annotated[
-    int,
-    typer.Option("--ttl", min=0, help="Seconds that its job is kept on the cluster after its end; 0: a day."),
-]
-Queue = Annotated[str, typer.Option("--queue", help="Kueue's LocalQueue that admits the run.")]
-Gpus = Annotated[int, typer.Option("--gpus", min=0, help="GPUs of each machine of the run; 0: CPU.")]
-Watch = Annotated[bool, typer.Option("--watch", help="Stay and show progress until the run ends.")]
+    pass
 
 
 @connected
@@ -109,10 +100,10 @@ def train(
     for option, given in (("--dataset", names), ("--run", run)):
         if not given:
             raise InvalidInput("is missing", field=option)
-    if _is_elsewhere(on):
+    if is_elsewhere(on):
         with connection.client() as client:
-            created = client.runs.train(
-                _name_of(run),
+            run_created = client.runs.train(
+                name_of(run),
                 names,
                 preset=preset,
                 config={"threads": threads, **changes},
@@ -124,7 +115,7 @@ def train(
                 deadline_seconds=deadline,
                 queue=queue,
             )
-            _created(client, created, watch=watch, as_json=as_json)
+            created(client, run_created, watch=watch, as_json=as_json)
         return
     if nodes > 1 or queue or deadline or ttl or gpus:
         raise InvalidInput("--nodes, --gpus, --queue, --deadline and --ttl go with --on", field="--on")
@@ -151,7 +142,7 @@ def _show(preset: str, changes: dict[str, Any], datasets: list[str], run: str) -
     """Prints the configuration as YAML that --preset takes."""
     import yaml
 
-    from stablerep.config.training import load_train_config, what_is_trained
+    from stablerep.runs.config import load_train_config, what_is_trained
 
     given = {"datasets": datasets or ["STORE/datasets/name"], "run": run or "STORE/runs/name"}
     config = load_train_config(preset, {**changes, **given})
@@ -160,7 +151,7 @@ def _show(preset: str, changes: dict[str, Any], datasets: list[str], run: str) -
 
 
 def _train_here(preset: str, changes: dict[str, Any], processes: int, threads: int) -> None:
-    from stablerep.config.training import load_train_config
+    from stablerep.runs.config import load_train_config
 
     config = load_train_config(preset, changes)
     launcher = [sys.executable, "-m"]
@@ -178,28 +169,6 @@ def typed_command() -> str:
     return shlex.join(["stablerep", *sys.argv[1:]])
 
 
-def _is_elsewhere(on: str) -> bool:
-    """Whether a gateway is to start it. Raises InvalidInput for a place that is none."""
-    if on not in ("here", "gateway", "local", "kubernetes"):
-        raise InvalidInput(f"{on!r} is none of here, gateway, local, kubernetes", field="--on")
-    return on != "here"
-
-
-def _name_of(run: str) -> str:
-    """The name of a run that may be given by its URL."""
-    return f"/{run}".rstrip("/").rpartition("/runs/")[2] if "/" in run else run
-
-
-def _created(client: Client, run: Run, *, watch: bool, as_json: bool) -> None:
-    from stablerep.cli.runs import follow, one_line
-
-    if watch:
-        follow(client, run.name, as_json=as_json)
-    if as_json:
-        print_json(run)
-    console.print(f"{one_line(run)}\nfollow it: stablerep runs watch {run.run}")
-
-
 def _run_to_end(command: list[str], environment: dict[str, str]) -> int:
     """Runs a child in this terminal; on Ctrl-C, which reaches both, waits for its checkpoint."""
     process = start_process(command, environment, own_session=False)
@@ -208,88 +177,6 @@ def _run_to_end(command: list[str], environment: dict[str, str]) -> int:
             return process.wait()
         except KeyboardInterrupt:
             console.print("stopping: the trainer writes a checkpoint first")
-
-
-@connected
-def probe(
-    model: Annotated[str, typer.Argument(help="A run's URL, an export folder, a timm name, or `pixels`.")],
-    data: Annotated[
-        str, typer.Option("--data", help="Photographs: fashion, fashion-full, digits; several with commas.")
-    ] = "fashion",
-    paper: Annotated[
-        bool,
-        typer.Option("--paper", help="The paper's probe too: SGD, rates and batch norm chosen, 90 epochs."),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Decides the split and the draws.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Compute threads.")] = 1,
-    on: On = "here",
-    run: Annotated[str, typer.Option("--run", help="Name of the run that measures, with --on.")] = "",
-    gpus: Gpus = 0,
-    queue: Queue = "",
-    deadline: Deadline = 0,
-    ttl: Ttl = 0,
-    watch: Watch = False,
-    as_json: Json = False,
-    *,
-    connection: Connection,
-) -> None:
-    """Measures frozen features: linear probe, 10 labels a class, nearest neighbours; the paper's probe.
-
-    Examples:
-
-        stablerep probe demo/export
-
-        stablerep probe demo/export --paper
-
-        stablerep probe pixels --data fashion,digits
-
-        stablerep probe runs/first --on kubernetes --run probe-first --watch
-    """
-    names = [name.strip() for name in data.split(",")]
-    if _is_elsewhere(on):
-        with connection.client() as client:
-            created = client.runs.probe(
-                _name_of(run or f"probe-{_name_of(model)}"),
-                model,
-                names,
-                seed=seed,
-                paper=paper,
-                gpus_per_node=gpus,
-                launcher="" if on == "gateway" else on,
-                ttl_seconds=ttl,
-                deadline_seconds=deadline,
-                queue=queue,
-            )
-            _created(client, created, watch=watch, as_json=as_json)
-        return
-    if run or gpus or queue or deadline or ttl:
-        raise InvalidInput("--run, --gpus, --queue, --deadline and --ttl go with --on", field="--on")
-    _probe_here(model, names, paper=paper, seed=seed, threads=threads, as_json=as_json)
-
-
-def _probe_here(model: str, names: list[str], *, paper: bool, seed: int, threads: int, as_json: bool) -> None:
-    import torch
-
-    from stablerep.evaluation import format_table, paper_probe, probe_model
-    from stablerep.evaluation.datasets.photographs import load_photographs
-    from stablerep.models.load import load_encoder
-
-    torch.set_num_threads(threads)
-    encoder = None if model == "pixels" else load_encoder(model)
-    results, papers = {}, {}
-    for name in names:
-        photographs = load_photographs(name)
-        with step(f"probe on {photographs.name}"):
-            results[photographs.name] = probe_model(encoder or "pixels", photographs, seed=seed)
-        if paper:
-            with step(f"the paper's probe on {photographs.name}"):
-                found = paper_probe(encoder or "pixels", photographs, seed=seed)
-            papers[photographs.name] = found
-            norm = "with" if found.batch_norm else "without"
-            console.print(f"  {found.accuracy * 100:.1f} % at rate {found.rate:g} {norm} batch norm")
-    if as_json:
-        print_json({"model": model, "seed": seed, "probes": results, "paper": papers})
-    console.print(format_table(results))
 
 
 def export(

@@ -10,8 +10,8 @@ from typing import Any
 from uuid import uuid4
 
 from stablerep.config.loading import read_mapping
-from stablerep.config.training import presets
 from stablerep.errors import InvalidInput
+from stablerep.runs.config import presets
 from stablerep.runs.view import RunState
 from stablerep.v1 import training_pb2 as pb
 

@@ -50,13 +50,13 @@ def measure() -> Pace:
     import torch
 
     from stablerep.config.recipe import load_recipe
-    from stablerep.config.training import load_train_config
     from stablerep.data.augment.apply import augment
     from stablerep.data.augment.parameters import UNIFORMS_PER_VIEW, draw_parameters
     from stablerep.evaluation.probes.linear import linear_probe
     from stablerep.generation import Generator
     from stablerep.methods.interface import Batch
-    from stablerep.methods.learner import build_learner
+    from stablerep.runs.config import load_train_config
+    from stablerep.training.learner import build_learner
 
     torch.set_num_threads(1)
     generator = Generator(load_recipe("tiny", {"steps": "1"}))

@@ -79,10 +79,10 @@ def probe_results(out: Path, settings: DemoSettings) -> dict[str, list[dict[str,
 def _probe(task: ProbeTask) -> None:
     import torch
 
-    from stablerep.config.training import load_train_config
     from stablerep.evaluation import probe_model
     from stablerep.evaluation.datasets.photographs import load_photographs
     from stablerep.models.load import load_encoder, random_encoder
+    from stablerep.runs.config import load_train_config
 
     torch.set_num_threads(1)
     data = load_photographs(_PHOTOGRAPHS).subset(task.settings.probe_train, task.settings.probe_test)

@@ -98,7 +98,7 @@ def _method(settings: DemoSettings, run: DemoRun) -> dict[str, Any]:
 
 def training_facts(settings: DemoSettings) -> dict[str, Any]:
     """What the report says of training."""
-    from stablerep.config.training import load_train_config
+    from stablerep.runs.config import load_train_config
 
     config = load_train_config("demo", {"run": "file:///x/runs/x", "datasets": ["file:///x/datasets/x"]})
     return {

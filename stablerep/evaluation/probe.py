@@ -44,11 +44,21 @@ class ProbeResult:
 
 
 def probe_model(
-    encoder: Encoder, data: Photographs, *, seed: int = 0, few_labels: int = 10, draws: int = 20
+    encoder: Encoder,
+    data: Photographs,
+    *,
+    seed: int = 0,
+    few_labels: int = 10,
+    draws: int = 20,
+    neighbours: int = 20,
+    batch: int = 250,
 ) -> ProbeResult:
-    """Probes an encoder, or "pixels". The seed decides split and draws, never which encoder it is."""
+    """Probes an encoder, or "pixels". The seed decides split and draws, never which encoder it is.
+
+    `few_labels` a class in each of `draws`; `neighbours` vote; `batch` photographs are encoded at once.
+    """
     started = time.perf_counter()
-    train, test = _features(encoder, data)
+    train, test = _features(encoder, data, batch)
     labels, test_labels = torch.from_numpy(data.train_labels), torch.from_numpy(data.test_labels)
     split = split_validation(data.train_labels, seed=seed)
     few_rows = draw_few(data.train_labels, split.train, each=few_labels, draws=draws, seed=seed)
@@ -68,7 +78,7 @@ def probe_model(
     )
     # Cosines between features that are all positive say little; centred, raw pixels gain 3 points.
     centre = train.mean(dim=0)
-    knn = knn_accuracy(train - centre, labels, test - centre, test_labels)
+    knn = knn_accuracy(train - centre, labels, test - centre, test_labels, neighbours=neighbours)
     return ProbeResult(
         linear=linear.accuracy,
         few=few.accuracy,
@@ -140,6 +150,9 @@ def format_table(results: Mapping[str, ProbeResult]) -> str:
     return "\n".join(lines)
 
 
-def _features(encoder: Encoder, data: Photographs) -> tuple[Tensor, Tensor]:
+def _features(encoder: Encoder, data: Photographs, batch: int = 250) -> tuple[Tensor, Tensor]:
     seen = data if isinstance(encoder, str) else data.framed()
-    return extract_features(encoder, seen.train_images), extract_features(encoder, seen.test_images)
+    train, test = (
+        extract_features(encoder, images, batch=batch) for images in (seen.train_images, seen.test_images)
+    )
+    return train, test

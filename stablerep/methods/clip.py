@@ -25,6 +25,14 @@ class TextConfig(BaseModel):
     heads: int = Field(default=8, ge=1)
     out: int = Field(default=512, ge=1)
 
+    def tower(self, image_width: int) -> nn.Module:
+        """The tower for images with features of this width."""
+        from stablerep.models.image_text import ImageTextTower
+
+        return ImageTextTower(
+            image_width, layers=self.layers, text_width=self.width, heads=self.heads, out=self.out
+        )
+
 
 class Clip(MethodConfig):
     """One view of one image of a caption, drawn anew at every step, and the caption's text.
@@ -40,9 +48,7 @@ class Clip(MethodConfig):
         return Needs(texts=True)
 
     def build(self, parts: Parts) -> dict[str, nn.Module]:
-        from stablerep.models.image_text import ImageTextTower
-
-        return {"encoder": parts.encoder, "image_text": ImageTextTower(parts.encoder.num_features, self.text)}
+        return {"encoder": parts.encoder, "image_text": self.text.tower(parts.encoder.num_features)}
 
     def encode(self, modules: Any, batch: Batch) -> dict[str, Tensor]:
         features = modules.encoder(batch.views)

@@ -41,7 +41,8 @@ class Mae(MethodConfig):
         from stablerep.models.masked_autoencoder import MaskedDecoder, check_vit
 
         check_vit(parts.encoder, parts.spec)
-        return {"encoder": parts.encoder, "decoder": MaskedDecoder(parts.encoder, self.decoder)}
+        decoder = MaskedDecoder(parts.encoder, **self.decoder.model_dump())
+        return {"encoder": parts.encoder, "decoder": decoder}
 
     def encode(self, modules: Any, batch: Batch) -> dict[str, Tensor]:
         from stablerep.models.masked_autoencoder import draw_mask, encode_visible

@@ -31,10 +31,7 @@ class StableRepPlus(StableRep):
         return Needs(images=self.images_per_caption, crops=self.crops, texts=True)
 
     def build(self, parts: Parts) -> dict[str, nn.Module]:
-        from stablerep.models.image_text import ImageTextTower
-
-        tower = ImageTextTower(parts.encoder.num_features, self.text)
-        return {**super().build(parts), "image_text": tower}
+        return {**super().build(parts), "image_text": self.text.tower(parts.encoder.num_features)}
 
     def encode(self, modules: Any, batch: Batch) -> dict[str, Tensor]:
         features = modules.encoder(batch.views)

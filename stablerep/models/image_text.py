@@ -8,16 +8,13 @@ Tower and tokenizer are those of the `open_clip_torch` package (MIT), which ship
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stablerep.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from stablerep.methods.clip import TextConfig
 
 CONTEXT = 77
 VOCABULARY = 49_408
@@ -31,25 +28,23 @@ class ImageTextTower(nn.Module):
     Both projections are linear without bias; the scale is learned, from 1/0.07, at most 100 (CLIP).
     """
 
-    def __init__(self, width: int, text: "TextConfig") -> None:
+    def __init__(self, width: int, *, layers: int, text_width: int, heads: int, out: int) -> None:
         super().__init__()
         from open_clip.transformer import QuickGELU, TextTransformer
 
-        if text.width % text.heads:
-            raise InvalidInput(
-                f"{text.width} is no multiple of {text.heads} heads", field="method.text.width"
-            )
+        if text_width % heads:
+            raise InvalidInput(f"{text_width} is no multiple of {heads} heads", field="method.text.width")
         self.tower = TextTransformer(
             context_length=CONTEXT,
             vocab_size=VOCABULARY,
-            width=text.width,
-            heads=text.heads,
-            layers=text.layers,
-            output_dim=text.out,
+            width=text_width,
+            heads=heads,
+            layers=layers,
+            output_dim=out,
             pool_type="argmax",  # the end token has the largest number
             act_layer=QuickGELU,
         )
-        self.projection = nn.Linear(width, text.out, bias=False)
+        self.projection = nn.Linear(width, out, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 

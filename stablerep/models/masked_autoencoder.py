@@ -2,7 +2,7 @@
 
 # ruff: noqa: F722 (the strings are shapes, for jaxtyping)
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from stablerep.config.encoder import EncoderSpec
 from stablerep.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from stablerep.methods.mae import DecoderConfig
 
 
 def check_vit(encoder: Any, spec: EncoderSpec) -> None:
@@ -50,23 +47,23 @@ class MaskedDecoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, encoder: Any, config: "DecoderConfig") -> None:
+    def __init__(self, encoder: Any, *, layers: int, width: int, heads: int) -> None:
         super().__init__()
-        if config.width % config.heads or config.width % 4:
-            message = f"{config.width} is no multiple of 4 and of {config.heads} heads"
+        if width % heads or width % 4:
+            message = f"{width} is no multiple of 4 and of {heads} heads"
             raise InvalidInput(message, field="method.decoder.width")
         grid, patch = encoder.patch_embed.grid_size, encoder.patch_embed.patch_size
         self.prefix = encoder.num_prefix_tokens
-        self.embed = nn.Linear(encoder.num_features, config.width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.embed = nn.Linear(encoder.num_features, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         nn.init.normal_(self.mask_token, std=0.02)
-        positions = build_sincos2d_pos_embed(list(grid), config.width)
+        positions = build_sincos2d_pos_embed(list(grid), width)
         self.register_buffer("positions", positions[None], persistent=False)
         self.blocks = nn.Sequential(
-            *(Block(config.width, config.heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(config.layers))
+            *(Block(width, heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(layers))
         )
-        self.norm = nn.LayerNorm(config.width)
-        self.paint = nn.Linear(config.width, patch[0] * patch[1] * 3)
+        self.norm = nn.LayerNorm(width)
+        self.paint = nn.Linear(width, patch[0] * patch[1] * 3)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

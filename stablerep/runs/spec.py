@@ -4,7 +4,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stablerep.config.training import TrainConfig
+from stablerep.runs.config import TrainConfig
 
 Launcher = Literal["local", "kubernetes"]
 DAY = 86_400

@@ -1,5 +1,5 @@
 """Training an encoder: configuration, loop, optimiser, checkpoints, distributed set-up, logs."""
 
-from stablerep.config.training import TrainConfig, load_train_config
+from stablerep.runs.config import TrainConfig, load_train_config
 
 __all__ = ["TrainConfig", "load_train_config"]

@@ -5,8 +5,8 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from stablerep.config.training import TrainConfig
 from stablerep.models.export import export_encoder
+from stablerep.runs.config import TrainConfig
 from stablerep.shards.layout import run_key
 from stablerep.training.run import Run
 

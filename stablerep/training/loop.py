@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stablerep.config.training import TrainConfig
 from stablerep.data.batches.loader import RankBatch, RankLoader, Texts
 from stablerep.data.batches.order import BatchOrder, MixtureOrder
 from stablerep.data.corpus.positive_sets import (
@@ -25,11 +24,12 @@ from stablerep.data.corpus.positive_sets import (
 from stablerep.data.images import ImageSource
 from stablerep.errors import AlreadyExists, Diverged, InvalidInput, TornObject
 from stablerep.evaluation.effective_rank import effective_rank
-from stablerep.methods.learner import Learner, build_learner
+from stablerep.runs.config import TrainConfig
 from stablerep.training.callbacks import NoCallback, TrainingCallback
 from stablerep.training.checkpoint import checkpoint_steps, read_checkpoint, restore_state
 from stablerep.training.distributed import Ranks
 from stablerep.training.export import export_run
+from stablerep.training.learner import Learner, build_learner
 from stablerep.training.optimizer import build_optimizer, schedule
 from stablerep.training.reporter import Progress, Reports
 from stablerep.training.run import Run, open_run

@@ -10,8 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from stablerep.config.training import TrainConfig
 from stablerep.progress import Bars, console
+from stablerep.runs.config import TrainConfig
 from stablerep.runs.records import Progress as RunProgress
 from stablerep.runs.records import now, write_progress
 from stablerep.training.callbacks import TrainingCallback

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from stablerep.config.loading import dotted
-from stablerep.config.training import TrainConfig, parse_train_config
 from stablerep.data import GroupDataset
 from stablerep.data.corpus.groups import committed_shards, identify
 from stablerep.data.corpus.positive_sets import Corpus
 from stablerep.errors import AlreadyExists, NotFound
 from stablerep.progress import console
+from stablerep.runs.config import TrainConfig, parse_train_config
 from stablerep.shards.layout import run_key
 from stablerep.storage import Store, open_store
 from stablerep.training.distributed import Ranks

@@ -9,13 +9,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stablerep.config.training import TrainConfig
 from stablerep.data.augment.apply import augment
 from stablerep.data.batches.loader import RankBatch
 from stablerep.errors import InvalidInput
 from stablerep.methods.interface import Batch
-from stablerep.methods.learner import Learner
+from stablerep.runs.config import TrainConfig
 from stablerep.training.distributed import Ranks
+from stablerep.training.learner import Learner
 
 Backward = Callable[[Batch], tuple[dict[str, Tensor], Tensor]]
 """Leaves gradients, averaged over ranks; gives this rank's losses by name and its features [V n d]."""

@@ -5,8 +5,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from stablerep.config.names import DATASET_NAME, check_dataset, check_run
-from stablerep.config.training import TrainConfig, load_train_config, override, parse_train_config, presets
 from stablerep.errors import InvalidInput
+from stablerep.runs.config import TrainConfig, load_train_config, override, parse_train_config, presets
 from stablerep.runs.records import run_names
 from stablerep.runs.spec import DAY, PHOTOGRAPHS, Launcher, ProbeTask, Resources, RunSpec
 from stablerep.shards.layout import dataset_key, run_key, run_prefix

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stablerep.config.names import DATASET_NAME, REQUEST_ID
-from stablerep.config.training import presets
+from stablerep.runs.config import presets
 from stablerep.testing.gateway import GatewayProcess
 from stablerep.testing.servers import RedisServer
 from stablerep.v1 import training_pb2 as pb

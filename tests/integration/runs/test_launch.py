@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from services.trainer.exits import CANNOT, FINISHED, STOPPED
-from stablerep.config.training import load_train_config
+from stablerep.runs.config import load_train_config
 from stablerep.runs.records import create_run, end_run, read_end, read_progress
 from stablerep.runs.spec import Resources, RunSpec
 from stablerep.shards.layout import run_key

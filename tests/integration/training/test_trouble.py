@@ -82,14 +82,15 @@ def test_more_damage_than_allowed_ends_the_run_and_names_the_images(local_url):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "rate", "word"), [(VIT, 1.0, "collapsed"), (None, 90.0, "vanished"), (VIT, 0.001, "")]
+    ("encoder", "rate", "steps", "word"),
+    [(VIT, 1.0, 30, "collapsed"), (None, 90.0, 16, "vanished"), (VIT, 0.001, 16, "")],
 )
-def test_a_run_that_learns_nothing_is_warned_of(local_url, capsys, encoder, rate, word):
+def test_a_run_that_learns_nothing_is_warned_of(local_url, capsys, encoder, rate, steps, word):
     config = configuration(
         local_url,
         "hot",
         optimizer={"lr": rate, "warmup_steps": 0},
-        steps=30,
+        steps=steps,
         log_every=1,
         **({"encoder": encoder} if encoder else {}),
     )

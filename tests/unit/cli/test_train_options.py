@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from stablerep.cli import app
 from stablerep.cli.models import _weighted
-from stablerep.config.training import parse_train_config
 from stablerep.errors import InvalidInput
+from stablerep.runs.config import parse_train_config
 
 
 def test_show_prints_a_configuration_that_is_a_preset(tmp_path):

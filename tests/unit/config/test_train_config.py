@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from stablerep.config.training import load_train_config, parse_train_config, presets
 from stablerep.errors import InvalidInput
 from stablerep.methods.clip import Clip
 from stablerep.methods.interface import Needs
 from stablerep.methods.simclr import SimCLR
 from stablerep.methods.stablerep import StableRep
+from stablerep.runs.config import load_train_config, parse_train_config, presets
 from stablerep.training.optimizer import build_optimizer, learning_rate
 
 WHERE = {"run": "file:///data/runs/r", "datasets": ["file:///data/datasets/d"]}

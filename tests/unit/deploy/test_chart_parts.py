@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from scripts import chart_readme
-from stablerep.config.training import load_train_config
+from stablerep.runs.config import load_train_config
 from stablerep.runs.launchers.kubernetes.manifests import ClusterTemplate, job
 from stablerep.runs.spec import Resources, RunSpec
 from tests.deployment import CHART, rendered

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from stablerep.config.encoder import EncoderSpec
-from stablerep.config.training import TrainConfig, load_train_config
 from stablerep.errors import InvalidInput
 from stablerep.methods import Batch, MethodConfig, Needs, Parts
-from stablerep.methods.learner import Learner, build_learner
 from stablerep.methods.table import METHODS
 from stablerep.models.image_text import tokenize
+from stablerep.runs.config import TrainConfig, load_train_config
 from stablerep.training.distributed import Ranks
+from stablerep.training.learner import Learner, build_learner
 from stablerep.training.step import make_backward
 
 WHERE = {"run": "file:///data/runs/r", "datasets": ["file:///data/datasets/d"]}
@@ -225,7 +225,7 @@ def test_methods_are_known_without_torch():
     import subprocess
     import sys
 
-    program = "import stablerep.config.training, sys; sys.exit('torch' in sys.modules)"
+    program = "import stablerep.runs.config, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from services.trainer.exits import CANNOT, STOPPED
 from stablerep.config.names import DATASET_NAME
-from stablerep.config.training import load_train_config
 from stablerep.errors import InvalidInput
+from stablerep.runs.config import load_train_config
 from stablerep.runs.launchers.kubernetes import manifests
 from stablerep.runs.launchers.kubernetes.manifests import ClusterTemplate, job, job_name, jobset, service
 from stablerep.runs.spec import Resources, RunSpec

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stablerep.config.training import load_train_config
+from stablerep.runs.config import load_train_config
 from stablerep.runs.spec import ProbeTask, Resources, RunSpec
 
 TRAIN = load_train_config(

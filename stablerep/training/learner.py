@@ -6,11 +6,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stablerep.config.training import TrainConfig
 from stablerep.errors import InvalidInput
 from stablerep.methods.interface import Batch, MethodConfig, Parts
 from stablerep.models import build_encoder, convert
 from stablerep.models.load import load_encoder
+from stablerep.runs.config import TrainConfig
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -1,0 +1,258 @@
+"""Verbs of evaluation: probe, compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stablerep.cli.connection import Connection, connected
+from stablerep.cli.elsewhere import Deadline, Gpus, On, Queue, Ttl, Watch, created, is_elsewhere, name_of
+from stablerep.cli.show import Json, print_json
+from stablerep.errors import InvalidInput
+from stablerep.progress import console, step
+
+if TYPE_CHECKING:
+    from stablerep.evaluation.datasets.photographs import Photographs
+    from stablerep.evaluation.features import Encoder
+    from stablerep.evaluation.records import ProbeRecord
+
+_MOST_FEW = 10
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """How to measure; `few_labels` None: 10 a class, or as many as the smallest class has."""
+
+    seed: int
+    few_labels: int | None
+    draws: int
+    neighbours: int
+    batch: int
+
+
+@connected
+def probe(
+    model: Annotated[str, typer.Argument(help="A run's URL, an export folder, a timm name, or `pixels`.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            help="fashion, fashion-full, digits, or a folder of class folders; several with commas.",
+        ),
+    ] = "fashion",
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="The paper's probe too: SGD, rates and batch norm chosen, 90 epochs."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Decides the split and the draws.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads.")] = 1,
+    few: Annotated[
+        int | None,
+        typer.Option("--few", min=1, help="Labels a class in the second figure; default: 10, or all."),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of these few labels.")] = 20,
+    neighbours: Annotated[int, typer.Option("--neighbours", "-k", min=1, help="Neighbours that vote.")] = 20,
+    batch: Annotated[int, typer.Option("--batch-size", min=1, help="Photographs encoded at once.")] = 250,
+    device: Annotated[
+        str, typer.Option(help="auto: the GPU where there is one; or cpu, cuda, cuda:1.")
+    ] = "auto",
+    at_step: Annotated[
+        int | None,
+        typer.Option(
+            "--step", min=0, help="A checkpoint of the run, finished or not; 0: its last checkpoint."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the records; those of a run are kept with it.")
+    ] = None,
+    on: On = "here",
+    run: Annotated[str, typer.Option("--run", help="Name of the run that measures, with --on.")] = "",
+    gpus: Gpus = 0,
+    queue: Queue = "",
+    deadline: Deadline = 0,
+    ttl: Ttl = 0,
+    watch: Watch = False,
+    as_json: Json = False,
+    *,
+    connection: Connection,
+) -> None:
+    """Measures frozen features: linear probe, few labels a class, nearest neighbours; the paper's probe.
+
+    Examples:
+
+        stablerep probe demo/export
+
+        stablerep probe demo/export --paper
+
+        stablerep probe pixels --data fashion,digits
+
+        stablerep probe file:///data/runs/first --step 0 --data photographs
+
+        stablerep probe runs/first --on kubernetes --run probe-first --watch
+    """
+    names = [name.strip() for name in data.split(",")]
+    if is_elsewhere(on):
+        with connection.client() as client:
+            measured = client.runs.probe(
+                name_of(run or f"probe-{name_of(model)}"),
+                model,
+                names,
+                seed=seed,
+                paper=paper,
+                gpus_per_node=gpus,
+                launcher="" if on == "gateway" else on,
+                ttl_seconds=ttl,
+                deadline_seconds=deadline,
+                queue=queue,
+            )
+            created(client, measured, watch=watch, as_json=as_json)
+        return
+    if run or gpus or queue or deadline or ttl:
+        raise InvalidInput("--run, --gpus, --queue, --deadline and --ttl go with --on", field="--on")
+
+    import torch
+
+    torch.set_num_threads(threads)
+    encoder, shown = _encoder(model, at_step, device)
+    settings = _Settings(seed, few, draws, neighbours, batch)
+    records = [record for name in names for record in _measure(encoder, shown, name, settings, paper=paper)]
+    kept = [_keep(record, model, out) for record in records]
+    if as_json:
+        print_json([record.model_dump(mode="json") for record in records])
+    for place in filter(None, kept):
+        console.print(f"record: {place}")
+
+
+def _encoder(model: str, at_step: int | None, device: str) -> tuple[Encoder, str]:
+    """What to measure, on its device, and how it is called in the record."""
+    if model == "pixels":
+        return "pixels", model
+    if at_step is None:
+        from stablerep.models.load import load_encoder
+
+        encoder, shown = load_encoder(model), model
+    else:
+        from stablerep.training.encoders import load_checkpoint_encoder
+
+        encoder, found = load_checkpoint_encoder(model, at_step or None)
+        shown = f"{model}@{found}"
+    encoder.model.to(_device(device))
+    return encoder, shown
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(f"{name} cannot be used: {reason}", field="--device") from None
+    return name
+
+
+def _measure(
+    encoder: Encoder, model: str, name: str, settings: _Settings, *, paper: bool
+) -> list[ProbeRecord]:
+    from stablerep.evaluation import format_table, paper_probe, probe_model
+    from stablerep.evaluation.records import frozen_record, paper_record
+
+    photographs = _photographs(name, encoder)
+    few = settings.few_labels or _few_labels(photographs, settings.seed)
+    options = {
+        "seed": settings.seed,
+        "few_labels": few,
+        "draws": settings.draws,
+        "neighbours": settings.neighbours,
+    }
+    with step(f"probe on {photographs.name}"):
+        found = probe_model(encoder, photographs, batch=settings.batch, **options)
+    console.print(format_table({photographs.name: found}))
+    records = [frozen_record(model, photographs, found, options)]
+    if paper:
+        with step(f"the paper's probe on {photographs.name}"):
+            result = paper_probe(encoder, photographs, seed=settings.seed)
+        norm = "with" if result.batch_norm else "without"
+        console.print(f"  {result.accuracy * 100:.1f} % at rate {result.rate:g} {norm} batch norm")
+        records.append(paper_record(model, photographs, result, {"seed": settings.seed, "epochs": 90}))
+    return records
+
+
+def _photographs(name: str, encoder: Encoder) -> Photographs:
+    from stablerep.evaluation.datasets.folder import load_folder
+    from stablerep.evaluation.datasets.photographs import load_photographs
+
+    if not Path(name).is_dir():
+        return load_photographs(name)
+    size = 64 if isinstance(encoder, str) else round(encoder.image_size / encoder.crop_ratio)
+    return load_folder(Path(name), size=size)
+
+
+def _few_labels(photographs: Photographs, seed: int) -> int:
+    import numpy as np
+
+    from stablerep.evaluation.split import split_validation
+
+    kept = split_validation(photographs.train_labels, seed=seed).train
+    return min(_MOST_FEW, int(np.bincount(photographs.train_labels[kept]).min()))
+
+
+def _keep(record: ProbeRecord, model: str, out: Path | None) -> str | None:
+    """Writes a record to `out`, and to the store of a run that was measured; says where, or None."""
+    content = (record.model_dump_json(indent=1) + "\n").encode()
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / record.name).write_bytes(content)
+        return str(out / record.name)
+    root, separator, run = model.rstrip("/").rpartition("/runs/")
+    if not separator or "/" in run:
+        return None
+    from stablerep.shards.layout import run_key
+    from stablerep.storage import open_store
+
+    key = run_key(run, f"probes/{record.name}")
+    open_store(root).put(key, content)
+    return f"{root}/{key}"
+
+
+def compare(
+    records: Annotated[
+        list[str], typer.Argument(metavar="RECORD|RUN...", help="Files of records, or URLs of runs.")
+    ],
+    data: Annotated[str, typer.Option("--data", help="Only records on these photographs.")] = "",
+    protocol: Annotated[str, typer.Option("--protocol", help="frozen or stablerep.")] = "frozen",
+    as_json: Json = False,
+) -> None:
+    """Shows what probes measured side by side, the best first; refuses to rank unlike measurements.
+
+    Examples:
+
+        stablerep compare file:///data/runs/first file:///data/runs/second
+
+        stablerep compare probes/*.json --data fashion
+    """
+    from stablerep.evaluation import records as evaluation
+
+    found = [record for name in records for record in _read_records(name)]
+    chosen = [one for one in found if one.protocol == protocol and (not data or one.data == data)]
+    if not chosen:
+        there = ", ".join(sorted({f"{one.data} ({one.protocol})" for one in found})) or "none at all"
+        raise InvalidInput(f"no such record; there are {there}", field="records")
+    if as_json:
+        print_json([record.model_dump(mode="json") for record in chosen])
+    console.print(evaluation.compare(chosen))
+
+
+def _read_records(name: str) -> list[ProbeRecord]:
+    from stablerep.evaluation.records import parse_record
+    from stablerep.storage import open_store
+
+    if Path(name).is_file():
+        return [parse_record(Path(name).read_bytes(), name)]
+    store = open_store(name)
+    return [parse_record(store.get(o.key), f"{name}/{o.key}") for o in store.list("probes/")]
