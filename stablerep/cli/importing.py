@@ -86,5 +86,23 @@ def import_(
 
 
 def _advice(result: Imported) -> str:
-    """Settings that fit what was imported: single images have no positives but their own views."""
-    return " --set method=simclr" if result.smallest_group < 2 else ""
+    """Settings over the preset `demo` that fit what was imported.
+
+    Single images have no positives but their own views; a batch holds no more captions than there are.
+    """
+    from stablerep.runs.config import load_train_config
+
+    where = {"run": "x/runs/x", "datasets": ["x/datasets/x"]}
+    method = {"method": "simclr"} if result.smallest_group < 2 else {}
+    config = load_train_config("demo", where | method)
+    needs = config.method.needs()
+    images = min(needs.images, max(1, result.smallest_group))
+    captions = min(
+        config.views_per_batch // (needs.crops * images), result.images if method else result.groups
+    )
+    changes = ["method=simclr"] if method else []
+    if images != needs.images:
+        changes.append(f"method.images_per_caption={images}")
+    if captions * needs.crops * images != config.views_per_batch:
+        changes.append(f"views_per_batch={captions * needs.crops * images}")
+    return "".join(f" --set {change}" for change in changes)

@@ -105,6 +105,8 @@ def over_draws(accuracies: Sequence[float]) -> Score:
 
 def digest_of(data: Photographs) -> str:
     """SHA-256 of the photographs, their labels and their split."""
+    if data.digest:
+        return data.digest
     digest = hashlib.sha256()
     for array in (data.train_images, data.train_labels, data.test_images, data.test_labels):
         digest.update(f"{array.shape}{array.dtype}".encode())
@@ -144,7 +146,11 @@ def compare(records: Sequence[ProbeRecord]) -> str:
 def _difference(first: ProbeRecord, other: ProbeRecord, field: str) -> str:
     if field == "data_digest":
         return f"other photographs ({first.data}, {other.data})"
-    return f"{field} is {getattr(first, field)} and {getattr(other, field)}"
+    one, two = getattr(first, field), getattr(other, field)
+    if isinstance(one, dict):
+        key = next(key for key in {**one, **two} if one.get(key) != two.get(key))
+        field, one, two = f"{field}.{key}", one.get(key), two.get(key)
+    return f"{field} is {one} and {two}"
 
 
 def _record(

@@ -17,7 +17,14 @@ from pydantic import (
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.config.encoder import EncoderSpec
-from stablerep.config.loading import parse_value, preset_names, put, read_mapping, read_preset
+from stablerep.config.loading import (
+    dotted,
+    parse_value,
+    preset_names,
+    put,
+    read_mapping,
+    read_preset,
+)
 from stablerep.config.names import check_run
 from stablerep.errors import InvalidInput
 from stablerep.methods.interface import HeadConfig, MethodConfig
@@ -152,7 +159,7 @@ class TrainConfig(_Frozen):
 
 def what_is_trained(config: TrainConfig) -> str:
     """A line for the user before anything starts."""
-    arguments = "".join(f", {name} {value}" for name, value in config.encoder.kwargs.items())
+    arguments = "".join(f", {name} {value}" for name, value in config.encoder.kwargs.items() if value != "")
     return (
         f"{config.method.name} with {config.encoder.name} at {config.encoder.image_size} px{arguments}; "
         f"{config.steps:,} steps of {config.views_per_batch:,} views ({config.captions_per_batch:,} "
@@ -219,11 +226,23 @@ def _problems(error: ValidationError, within: str = "") -> Iterator[str]:
 
 def _read(preset: str) -> dict[str, Any]:
     if "/" not in preset and preset in presets():
-        return read_preset("training", preset)
+        return _extended(read_preset("training", preset))
     if Path(preset).is_file():
-        return read_mapping(Path(preset), "preset")
+        return _extended(read_mapping(Path(preset), "preset"))
     message = f"{preset!r} is neither a file nor one of the presets {', '.join(presets())}"
     raise InvalidInput(message, field="preset")
+
+
+def _extended(content: dict[str, Any]) -> dict[str, Any]:
+    """The preset with those values of the one it `extends` that it does not give itself."""
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if base not in presets():
+        raise InvalidInput(f"no preset {base!r}; there are {', '.join(presets())}", field="extends")
+    whole = _extended(read_preset("training", base))
+    override(whole, dotted(content))
+    return whole
 
 
 def _run_parts(url: str) -> tuple[str, str]:

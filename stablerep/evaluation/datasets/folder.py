@@ -1,5 +1,6 @@
 """Labelled photographs in folders: a folder of class folders, or `train` and `test` (or `val`) with those."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def load_folder(folder: Path, *, size: int = 256) -> Photographs:
         read[1],
         np.array([label for _, label in test_files], dtype=np.int64),
         tuple(names),
+        digest=_digest(train_files, test_files),
     )
 
 
@@ -60,6 +62,15 @@ def _files(folder: Path) -> tuple[list[tuple[Path, int]], list[str]]:
             f"{folder} holds no two folders with images; want FOLDER/CLASS/photograph.jpg", field="data"
         )
     return found, [path.name for path in classes]
+
+
+def _digest(*parts: list[tuple[Path, int]]) -> str:
+    digest = hashlib.sha256()
+    for files in parts:
+        for file, label in files:
+            digest.update(f"{label}:{hashlib.sha256(file.read_bytes()).hexdigest()} ".encode())
+        digest.update(b"/")
+    return digest.hexdigest()
 
 
 def _split(files: list[tuple[Path, int]]) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:

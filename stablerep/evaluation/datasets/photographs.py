@@ -24,7 +24,8 @@ class Photographs:
 
     `margin`: the black pixels that an encoder is shown around them. Things that fill their photograph would
     lose their edges to the evaluation's centre crop; 2 pixels around 28 are just what a crop of 7/8 takes
-    off, and what the shipped pipeline draws around them.
+    off, and what the shipped pipeline draws around them. `digest`: SHA-256 of what the images were read from,
+    where they were shrunk on the way.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Photographs:
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     margin: int = 0
+    digest: str = ""
 
     def subset(self, train: int, test: int) -> "Photographs":
         """The first photographs of each class, `train` and `test` in all. Raises InvalidInput if too few."""
@@ -41,6 +43,7 @@ class Photographs:
         kept_test = _first_of_each(self.test_labels, test, len(self.class_names), "test")
         return replace(
             self,
+            digest="",
             train_images=self.train_images[kept_train],
             train_labels=self.train_labels[kept_train],
             test_images=self.test_images[kept_test],

@@ -33,6 +33,42 @@ def test_the_papers_preset_has_the_papers_numbers():
     assert config.method == StableRep(images_per_caption=6, temperature=0.1)
 
 
+def test_a_preset_may_extend_another(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: paper_vit_b16_cc12m_1x\nsteps: 7\noptimizer: {lr: 0.5}\nmethod: {name: clip}\n")
+    mine, paper = load_train_config(file, WHERE), load_train_config("paper_vit_b16_cc12m_1x", WHERE)
+    changed = paper.model_dump() | {
+        "steps": 7,
+        "method": Clip().model_dump(),
+        "optimizer": paper.optimizer.model_dump() | {"lr": 0.5},
+    }
+    assert mine.model_dump() == changed
+    file.write_text("extends: nothing\n")
+    with pytest.raises(InvalidInput, match="extends: no preset 'nothing'"):
+        load_train_config(file, WHERE)
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name != "demo"])
+def test_presets_see_as_many_views_as_their_schedule(name):
+    """REFERENCE 2.1: 0.90, 1.87 and 2.77 billion images for 1x, 2x and 3x."""
+    config = load_train_config(name, WHERE)
+    billions = {"1x": 0.90, "2x": 1.87, "3x": 2.77}[name.rpartition("_")[2]]
+    assert config.steps * config.views_per_batch / 1e9 == pytest.approx(billions, abs=0.02)
+    epochs = {"cc12m": 10.0e6, "redcaps": 11.6e6}
+    wanted = {
+        "cc12m_1x": 15,
+        "cc12m_2x": 31,
+        "cc12m_3x": 46,
+        "redcaps_1x": 13,
+        "redcaps_2x": 27,
+        "redcaps_3x": 40,
+    }
+    for schedule, passes in wanted.items():
+        if name.endswith(schedule) and name.startswith("paper"):
+            captions = epochs[schedule.partition("_")[0]]
+            assert config.steps * config.captions_per_batch / captions == pytest.approx(passes, abs=0.4)
+
+
 def test_simclr_has_equal_views_and_the_same_rate():
     stablerep, simclr = (
         load_train_config("paper_vit_b16_cc12m_1x", WHERE | {"method": o}) for o in ("stablerep", "simclr")

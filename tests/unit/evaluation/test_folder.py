@@ -10,6 +10,7 @@ from PIL import Image
 from stablerep.errors import InvalidInput
 from stablerep.evaluation.datasets.folder import load_folder
 from stablerep.evaluation.features import prepare
+from stablerep.evaluation.records import digest_of
 from stablerep.models.frozen import FrozenEncoder
 
 
@@ -62,6 +63,14 @@ def test_what_cannot_be_probed_says_why(tmp_path, classes, named):
     (tmp_path / "own").mkdir()
     with pytest.raises(InvalidInput, match=named):
         load_folder(write(tmp_path / "own", classes))
+
+
+def test_photographs_are_the_same_at_any_size(tmp_path):
+    folder = write(tmp_path / "own", {"bag": 3, "boot": 4})
+    digests = {digest_of(load_folder(folder, size=size)) for size in (16, 32)}
+    assert len(digests) == 1
+    Image.new("RGB", (40, 24), (255, 0, 0)).save(folder / "bag" / "0.png")
+    assert digest_of(load_folder(folder, size=16)) not in digests
 
 
 def test_other_classes_in_the_test_part_are_refused(tmp_path):

@@ -70,7 +70,7 @@ def test_records_are_compared_the_best_first(record):
     [
         ({"data_digest": "other"}, "other photographs"),
         ({"protocol": "stablerep"}, "protocol is frozen and stablerep"),
-        ({"settings": {**SETTINGS, "few_labels": 6}}, "settings is"),
+        ({"settings": {**SETTINGS, "few_labels": 6}}, r"settings\.few_labels is 5 and 6"),
     ],
 )
 def test_unlike_records_are_not_ranked(record, change, named):
