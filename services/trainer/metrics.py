@@ -1,6 +1,6 @@
 """A training run's Prometheus metrics, exported by the first rank; docs/operations.md lists every metric."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram, Info
@@ -20,6 +20,11 @@ _images = Counter(
 _loss = Gauge("stablerep_training_loss", "Loss over all ranks, when it was last looked at.")
 _waited = Counter(
     "stablerep_training_data_wait_seconds_total", "Time in which the first rank waited for its images."
+)
+_measure = Gauge(
+    "stablerep_training_measure",
+    "What the run logged last, by its name in metrics.jsonl: learning rate, gradient norm, probes, ...",
+    ["name"],
 )
 _checkpoint = Histogram(
     "stablerep_training_checkpoint_seconds",
@@ -53,6 +58,11 @@ class PrometheusCallback:
     def on_loss(self, loss: float) -> None:
         """The last loss."""
         _loss.set(loss)
+
+    def on_metrics(self, metrics: Mapping[str, float]) -> None:
+        """What was logged."""
+        for name, value in metrics.items():
+            _measure.labels(name).set(value)
 
     def on_checkpoint(self, seconds: float) -> None:
         """One more checkpoint."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,20 +16,8 @@ from stablerep.progress import console, step
 if TYPE_CHECKING:
     from stablerep.evaluation.datasets.photographs import Photographs
     from stablerep.evaluation.features import Encoder
+    from stablerep.evaluation.protocols import ProbeSettings
     from stablerep.evaluation.records import ProbeRecord
-
-_MOST_FEW = 10
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """How to measure; `few_labels` None: 10 a class, or as many as the smallest class has."""
-
-    seed: int
-    few_labels: int | None
-    draws: int
-    neighbours: int
-    batch: int
 
 
 @connected
@@ -56,6 +43,12 @@ def probe(
     draws: Annotated[int, typer.Option(min=1, help="Draws of these few labels.")] = 20,
     neighbours: Annotated[int, typer.Option("--neighbours", "-k", min=1, help="Neighbours that vote.")] = 20,
     batch: Annotated[int, typer.Option("--batch-size", min=1, help="Photographs encoded at once.")] = 250,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="frozen, stablerep, logreg, fewshot; several with commas.")
+    ] = "frozen",
+    ways: Annotated[int, typer.Option(min=2, help="Classes of an episode (fewshot).")] = 5,
+    shots: Annotated[int, typer.Option(min=1, help="Labels a class in an episode (fewshot).")] = 5,
+    episodes: Annotated[int, typer.Option(min=2, help="Number of episodes (fewshot).")] = 600,
     device: Annotated[
         str, typer.Option(help="auto: the GPU where there is one; or cpu, cuda, cuda:1.")
     ] = "auto",
@@ -113,17 +106,34 @@ def probe(
     if run or gpus or queue or deadline or ttl:
         raise InvalidInput("--run, --gpus, --queue, --deadline and --ttl go with --on", field="--on")
 
+    chosen = _protocols(protocol, paper=paper)
     import torch
+
+    from stablerep.evaluation.protocols import ProbeSettings
+    from stablerep.evaluation.records import compare as table
 
     torch.set_num_threads(threads)
     encoder, shown = _encoder(model, at_step, device)
-    settings = _Settings(seed, few, draws, neighbours, batch)
-    records = [record for name in names for record in _measure(encoder, shown, name, settings, paper=paper)]
+    settings = ProbeSettings(seed, few, draws, neighbours, batch, ways, shots, episodes)
+    records = [record for name in names for record in _measure(encoder, shown, name, chosen, settings)]
     kept = [_keep(record, model, out) for record in records]
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
+    for record in records:
+        console.print(f"{record.data}, {record.protocol}; % with 95 % intervals\n{table([record])}")
     for place in filter(None, kept):
         console.print(f"record: {place}")
+
+
+def _protocols(names: str, *, paper: bool) -> list[str]:
+    """The protocols to measure by. Raises InvalidInput for another name."""
+    from stablerep.evaluation.protocols import PROTOCOLS
+
+    found = [name.strip() for name in names.split(",")] + (["stablerep"] if paper else [])
+    for name in found:
+        if name not in PROTOCOLS:
+            raise InvalidInput(f"{name!r} is none of {', '.join(PROTOCOLS)}", field="--protocol")
+    return list(dict.fromkeys(found))
 
 
 def _encoder(model: str, at_step: int | None, device: str) -> tuple[Encoder, str]:
@@ -157,29 +167,15 @@ def _device(name: str) -> str:
 
 
 def _measure(
-    encoder: Encoder, model: str, name: str, settings: _Settings, *, paper: bool
+    encoder: Encoder, model: str, name: str, protocols: list[str], settings: ProbeSettings
 ) -> list[ProbeRecord]:
-    from stablerep.evaluation import format_table, paper_probe, probe_model
-    from stablerep.evaluation.records import frozen_record, paper_record
+    from stablerep.evaluation.protocols import measure
 
     photographs = _photographs(name, encoder)
-    few = settings.few_labels or _few_labels(photographs, settings.seed)
-    options = {
-        "seed": settings.seed,
-        "few_labels": few,
-        "draws": settings.draws,
-        "neighbours": settings.neighbours,
-    }
-    with step(f"probe on {photographs.name}"):
-        found = probe_model(encoder, photographs, batch=settings.batch, **options)
-    console.print(format_table({photographs.name: found}))
-    records = [frozen_record(model, photographs, found, options)]
-    if paper:
-        with step(f"the paper's probe on {photographs.name}"):
-            result = paper_probe(encoder, photographs, seed=settings.seed)
-        norm = "with" if result.batch_norm else "without"
-        console.print(f"  {result.accuracy * 100:.1f} % at rate {result.rate:g} {norm} batch norm")
-        records.append(paper_record(model, photographs, result, {"seed": settings.seed, "epochs": 90}))
+    records = []
+    for protocol in protocols:
+        with step(f"{protocol} on {photographs.name}"):
+            records.append(measure(protocol, encoder, model, photographs, settings))
     return records
 
 
@@ -191,15 +187,6 @@ def _photographs(name: str, encoder: Encoder) -> Photographs:
         return load_photographs(name)
     size = 64 if isinstance(encoder, str) else round(encoder.image_size / encoder.crop_ratio)
     return load_folder(Path(name), size=size)
-
-
-def _few_labels(photographs: Photographs, seed: int) -> int:
-    import numpy as np
-
-    from stablerep.evaluation.split import split_validation
-
-    kept = split_validation(photographs.train_labels, seed=seed).train
-    return min(_MOST_FEW, int(np.bincount(photographs.train_labels[kept]).min()))
 
 
 def _keep(record: ProbeRecord, model: str, out: Path | None) -> str | None:
@@ -225,7 +212,9 @@ def compare(
         list[str], typer.Argument(metavar="RECORD|RUN...", help="Files of records, or URLs of runs.")
     ],
     data: Annotated[str, typer.Option("--data", help="Only records on these photographs.")] = "",
-    protocol: Annotated[str, typer.Option("--protocol", help="frozen or stablerep.")] = "frozen",
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="frozen, stablerep, logreg or fewshot.")
+    ] = "frozen",
     as_json: Json = False,
 ) -> None:
     """Shows what probes measured side by side, the best first; refuses to rank unlike measurements.

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -17,15 +16,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stablerep.errors import InvalidInput, TornObject
 from stablerep.evaluation.datasets.photographs import Photographs
-from stablerep.evaluation.probe import ProbeResult
-from stablerep.evaluation.probes.linear_sgd import PaperLinearResult
 from stablerep.runs.records import now
 
 _Z = 1.959963984540054  # of the normal distribution, for 95 %
 _PACKAGES = ("stablerep", "torch", "timm", "numpy")
 
-Protocol = Literal["frozen", "stablerep"]
-"""frozen: logistic regression, few labels, neighbours. stablerep: the paper's linear probe, by SGD."""
+Protocol = Literal["frozen", "stablerep", "logreg", "fewshot"]
+"""See stablerep/evaluation/protocols.py."""
 
 
 class Score(BaseModel):
@@ -60,33 +57,6 @@ class ProbeRecord(BaseModel):
         """A name that other measurements do not have."""
         identity = json.dumps([self.model, self.data_digest, self.settings], sort_keys=True)
         return f"{self.data}-{self.protocol}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}.json"
-
-
-def frozen_record(
-    model: str, data: Photographs, result: ProbeResult, settings: Mapping[str, Any]
-) -> ProbeRecord:
-    """The record of `probe_model`."""
-    tests = result.test_photographs
-    return _record(
-        model,
-        data,
-        "frozen",
-        settings,
-        {
-            "linear": wilson(result.linear, tests),
-            "few": over_draws(result.few_draws),
-            "knn": wilson(result.knn, tests),
-        },
-        asdict(result),
-    )
-
-
-def paper_record(
-    model: str, data: Photographs, result: PaperLinearResult, settings: Mapping[str, Any]
-) -> ProbeRecord:
-    """The record of `paper_probe`."""
-    score = wilson(result.accuracy, len(data.test_labels))
-    return _record(model, data, "stablerep", settings, {"linear": score}, asdict(result))
 
 
 def wilson(accuracy: float, count: int) -> Score:
@@ -153,7 +123,7 @@ def _difference(first: ProbeRecord, other: ProbeRecord, field: str) -> str:
     return f"{field} is {one} and {two}"
 
 
-def _record(
+def make_record(
     model: str,
     data: Photographs,
     protocol: Protocol,
@@ -161,6 +131,7 @@ def _record(
     scores: dict[str, Score],
     details: dict[str, Any],
 ) -> ProbeRecord:
+    """A record of now; `details` is all that was found beside the scores."""
     return ProbeRecord(
         model=model,
         data=data.name,

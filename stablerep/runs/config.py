@@ -56,6 +56,17 @@ class OptimizerConfig(_Frozen):
     warmup_steps: int = Field(default=0, ge=0)
 
 
+class OnlineProbeConfig(_Frozen):
+    """Probes during training: every `every` steps (0: none), on photographs that `stablerep probe` takes.
+
+    At most `photographs` of the training and of the test part are used.
+    """
+
+    every: int = Field(default=0, ge=0)
+    data: str = "fashion"
+    photographs: int = Field(default=1000, ge=2)
+
+
 class TrainConfig(_Frozen):
     """A run. A step sees `views_per_batch` views over all ranks, whatever the method.
 
@@ -75,8 +86,9 @@ class TrainConfig(_Frozen):
     head: HeadConfig = HeadConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     augment: AugmentConfig = AugmentConfig()
+    online_probe: OnlineProbeConfig = OnlineProbeConfig()
     drop_words: tuple[str, ...] = ()  # taken out of captions; groups whose texts are then equal are pooled
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=1, ge=1)
     encode_parts: int = Field(default=1, ge=1)  # a process encodes its share in so many parts: less memory

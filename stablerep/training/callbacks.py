@@ -1,5 +1,6 @@
 """What a training run reports to those who watch it, such as the service's Prometheus metrics."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -15,6 +16,9 @@ class TrainingCallback(Protocol):
     def on_loss(self, loss: float) -> None:
         """The loss over all ranks, as often as it is looked at."""
 
+    def on_metrics(self, metrics: Mapping[str, float]) -> None:
+        """What was logged, by name; the accuracies of a probe come by themselves."""
+
     def on_checkpoint(self, seconds: float) -> None:
         """A checkpoint is in the store, `seconds` after its writing began."""
 
@@ -29,6 +33,9 @@ class NoCallback:
         """Nothing."""
 
     def on_loss(self, loss: float) -> None:
+        """Nothing."""
+
+    def on_metrics(self, metrics: Mapping[str, float]) -> None:
         """Nothing."""
 
     def on_checkpoint(self, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,6 +39,14 @@ class RunLog:
             self._events.add_scalar(name, value, progress.step)
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
+
+    def add_to(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records more metrics after `step` steps, in its line if it has one."""
+        if not self._lines or self._lines[-1]["step"] != step:
+            self._lines.append({"step": step})
+        self._lines[-1].update(metrics)
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Writes everything so far to the store."""

@@ -30,6 +30,7 @@ from stablerep.training.checkpoint import checkpoint_steps, read_checkpoint, res
 from stablerep.training.distributed import Ranks
 from stablerep.training.export import export_run
 from stablerep.training.learner import Learner, build_learner
+from stablerep.training.online_probe import make_online_probe
 from stablerep.training.optimizer import build_optimizer, schedule
 from stablerep.training.reporter import Progress, Reports
 from stablerep.training.run import Run, open_run
@@ -201,17 +202,19 @@ def _train_steps(
 ) -> Progress:
     """Steps start.step .. config.steps - 1, or fewer if `stop` is set on any rank."""
     backward = make_backward(learner, config, ranks)
+    dtype = next(learner.parameters()).dtype
     began, progress, cut = time.monotonic(), start, 0
     callback.on_start(run.name, start.step, config.steps)
     with ExitStack() as reporting:
         reports = reporting.enter_context(Reports(config, run, start, callback)) if ranks.first else None
+        probe = make_online_probe(config) if ranks.first else None
         for share, waited in _timed(loader.shares(start.step, config.steps, config.prefetch)):
             step = share.step + 1
             rates = schedule(config, share.step)
             rates.apply(optimizer)
             # What a model draws at random, such as dropout, is then the same however the run got here.
             torch.manual_seed((config.seed + share.step * ranks.size + ranks.rank) % 2**63)
-            losses, features = backward(to_batch(share, config, ranks.device))
+            losses, features = backward(to_batch(share, config, ranks.device, dtype))
             cut += share.cut
             seen.add(share.groups, share.numbers)
             norm = _clip(learner, config)
@@ -246,6 +249,8 @@ def _train_steps(
             optimizer.zero_grad()
             config.method.after_step(learner, step / config.steps)
             callback.on_step(step, config.views_per_batch, waited)
+            if probe and reports and probe.is_due(step):
+                reports.log_probe(step, probe.measure(learner.encoder))
             if reports and (checkpointed or stopping):
                 reports.checkpoint(progress, learner, optimizer, seen.state())
             if stopping:

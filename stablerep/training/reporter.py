@@ -38,7 +38,7 @@ class Reports:
     """The reports of the first rank; a context, which completes what was begun whichever way it is left."""
 
     def __init__(self, config: TrainConfig, run: Run, start: Progress, callback: TrainingCallback) -> None:
-        self._config, self._last = config, start
+        self._config, self._last, self._callback = config, start, callback
         self._log = RunLog(run.store, run.name, start.step)
         self._checkpoints = CheckpointWriter(run.store, run.name, callback.on_checkpoint)
         self._bars = Bars()
@@ -101,8 +101,16 @@ class Reports:
             expected_end_time=moment + timedelta(seconds=round(left)),
         )
         self._log.add(shown, metrics)
+        self._callback.on_metrics(metrics)
         self._bars.update(self._bar, progress.step, f"loss {progress.loss:.3f}")
         self._last = progress
+
+    def log_probe(self, step: int, accuracies: Mapping[str, float]) -> None:
+        """Records what a probe measured after `step` steps, beside the metrics of the same step."""
+        self._log.add_to(step, accuracies)
+        self._callback.on_metrics(accuracies)
+        shown = ", ".join(f"{name.removeprefix('probe_')} {value:.1%}" for name, value in accuracies.items())
+        console.print(f"  step {step:,}: probe {shown}")
 
     def checkpoint(
         self,

@@ -21,13 +21,15 @@ Backward = Callable[[Batch], tuple[dict[str, Tensor], Tensor]]
 """Leaves gradients, averaged over ranks; gives this rank's losses by name and its features [V n d]."""
 
 
-def to_batch(share: RankBatch, config: TrainConfig, device: torch.device) -> Batch:
-    """The share on the device, augmented."""
+def to_batch(
+    share: RankBatch, config: TrainConfig, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Batch:
+    """The share on the device, augmented, in the type of the weights."""
     images = share.images.to(device, non_blocking=True)
     views = augment(images, share.parameters, config.augment, config.encoder.image_size)
     return Batch(
         number=share.views,
-        views=views.contiguous(memory_format=torch.channels_last),
+        views=views.to(dtype).contiguous(memory_format=torch.channels_last),
         labels=share.labels.to(device),
         tokens=None if share.tokens is None else share.tokens.to(device),
         noise=None if share.noise is None else share.noise.to(device),

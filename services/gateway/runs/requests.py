@@ -78,6 +78,8 @@ def _training(store: Store, run: str, asked: pb.Training) -> TrainConfig:
     except InvalidInput as error:
         text = str(error).removeprefix(f"{error.field}: ")
         raise InvalidInput(text, field=f"training.{error.field}") from error
+    if config.online_probe.every and config.online_probe.data not in PHOTOGRAPHS:
+        raise InvalidInput(f"is none of {', '.join(PHOTOGRAPHS)}", field="training.config.online_probe.data")
     if not config.init:
         return config
     return config.model_copy(update={"init": _model(store, config.init, "training.config.init")})

@@ -1,6 +1,7 @@
 """Every method as a run: it learns from a dataset, is stopped, goes on with the same data, and exports."""
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -33,6 +34,8 @@ class StopAt:
             self.stop.set()
 
     def on_loss(self, loss: float) -> None: ...
+
+    def on_metrics(self, metrics: Mapping[str, float]) -> None: ...
 
     def on_checkpoint(self, seconds: float) -> None: ...
 

@@ -5,12 +5,11 @@ import pytest
 from scipy.stats import binomtest
 
 from stablerep.errors import InvalidInput, TornObject
-from stablerep.evaluation import probe_model
 from stablerep.evaluation.datasets.photographs import load_photographs
+from stablerep.evaluation.protocols import ProbeSettings, measure
 from stablerep.evaluation.records import (
     compare,
     digest_of,
-    frozen_record,
     over_draws,
     parse_record,
     wilson,
@@ -26,7 +25,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def record(digits):
-    return frozen_record("pixels", digits, probe_model("pixels", digits, **SETTINGS), SETTINGS)
+    return measure("frozen", "pixels", "pixels", digits, ProbeSettings(**SETTINGS))
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 10), (37, 50), (50, 50), (7261, 10_000)])

@@ -1,0 +1,92 @@
+"""Every method on 1, 2 and 4 gloo processes: the losses and gradients of the whole batch, also in parts."""
+
+import itertools
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from stablerep.methods import Batch
+from stablerep.methods.table import METHODS
+from stablerep.models.image_text import tokenize
+from stablerep.runs.config import TrainConfig
+from stablerep.training.distributed import Ranks
+from stablerep.training.learner import build_learner
+from stablerep.training.step import make_backward
+from tests.unit.methods.test_methods import configuration
+
+CAPTIONS, PATCHES = 8, 16
+CASES = list(itertools.product(METHODS, (1, 2)))
+
+
+def settings_of(method: str, parts: int) -> TrainConfig:
+    config = configuration(method)
+    views = config.method.needs().views * CAPTIONS
+    return configuration(method, views_per_batch=views, encode_parts=parts, precision="float64")
+
+
+def whole_batch(config: TrainConfig) -> Batch:
+    """Labels with duplicates, some of them on different ranks."""
+    generator = torch.Generator().manual_seed(3)
+    needs = config.method.needs()
+    tokens, _ = tokenize([f"a red shoe number {n}" for n in range(CAPTIONS)])
+    number = needs.views
+    return Batch(
+        number=number,
+        views=torch.randn(number * CAPTIONS, 3, 16, 16, dtype=torch.float64, generator=generator),
+        labels=torch.tensor([0, 1, 0, 3, 4, 1, 6, 0]),
+        tokens=tokens if needs.texts else None,
+        noise=torch.rand(number * CAPTIONS, PATCHES, generator=generator) if needs.noise else None,
+    )
+
+
+def one_step(method: str, parts: int, ranks: Ranks) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """The mean losses over ranks, and the gradients that an optimiser would be given."""
+    config = settings_of(method, parts)
+    learner = build_learner(config, ranks.device, ranks.size)
+    share = CAPTIONS // ranks.size
+    mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
+    losses, _ = make_backward(learner, config, ranks)(whole_batch(config).captions(mine))
+    names = list(losses)
+    mean = [total / ranks.size for total in ranks.sum([float(losses[name].detach()) for name in names])]
+    gradients = {n: p.grad for n, p in learner.named_parameters() if p.grad is not None}
+    return dict(zip(names, mean, strict=True)), gradients
+
+
+def run_one_rank(rank: int, size: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=size, rank=rank)
+    ranks = Ranks(rank, size, torch.device("cpu"), dist.group.WORLD)
+    outcomes = {case: one_step(*case, ranks) for case in CASES}
+    if rank == 0:
+        torch.save(outcomes, Path(folder) / "outcomes.pt")
+    dist.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def outcomes(request, tmp_path_factory) -> dict[Any, Any]:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(run_one_rank, (request.param, free_port(), str(folder)), nprocs=request.param)
+    return torch.load(folder / "outcomes.pt", weights_only=False)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]} in {case[1]}")
+def test_ranks_have_the_losses_and_gradients_of_one_process(outcomes, case):
+    method, _ = case
+    wanted_losses, wanted = one_step(method, 1, Ranks(0, 1, torch.device("cpu")))
+    losses, gradients = outcomes[case]
+    assert losses == pytest.approx(wanted_losses, rel=1e-9)
+    assert gradients.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(gradients[name], value, rtol=1e-7, atol=1e-9, msg=f"{name}")

@@ -1,0 +1,83 @@
+"""Protocols on features whose accuracy is known, and against scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
+from sklearn.preprocessing import StandardScaler
+
+from stablerep.errors import InvalidInput
+from stablerep.evaluation.datasets.photographs import load_photographs
+from stablerep.evaluation.probes.episodes import few_shot_episodes
+from stablerep.evaluation.protocols import PROTOCOLS, ProbeSettings, measure
+
+
+def gaussians(distance: float, each: int = 60, classes: int = 8, width: int = 6) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    means = torch.randn(classes, width, generator=generator) * distance
+    labels = torch.arange(classes).repeat_interleave(each)
+    return means[labels] + torch.randn(len(labels), width, generator=generator), labels
+
+
+def test_episodes_of_classes_far_apart_are_all_right_and_of_equal_ones_by_chance():
+    right = few_shot_episodes(*gaussians(100.0), episodes=50)
+    assert right.accuracy == 1.0
+    chance = few_shot_episodes(*gaussians(0.0), episodes=300)
+    assert chance.accuracy == pytest.approx(0.2, abs=0.01)
+    assert len(set(chance.accuracies)) > 20
+
+
+def test_an_episode_is_scikit_learns_nearest_centroid():
+    features, labels = gaussians(0.8)
+    found = few_shot_episodes(features, labels, ways=3, shots=4, queries=7, episodes=20, seed=5)
+    random = np.random.default_rng([5, 2])
+    for accuracy in found.accuracies:
+        chosen = random.choice(8, 3, replace=False)
+        rows = np.stack([random.choice(np.flatnonzero(labels == one), 11, replace=False) for one in chosen])
+        model = NearestCentroid().fit(features[rows[:, :4].ravel()].numpy(), np.repeat([0, 1, 2], 4))
+        score = model.score(features[rows[:, 4:].ravel()].numpy(), np.repeat([0, 1, 2], 7))
+        assert accuracy == pytest.approx(score, abs=1e-9)
+
+
+def test_too_few_photographs_for_an_episode_are_named():
+    with pytest.raises(InvalidInput, match="5 classes of 20 photographs; 0 have"):
+        few_shot_episodes(*gaussians(1.0, each=19))
+
+
+def test_the_interval_of_episodes_covers_the_long_runs_mean():
+    features, labels = gaussians(0.7, each=100)
+    truth = few_shot_episodes(features, labels, episodes=6000, seed=99).accuracy
+    data = load_photographs("digits")
+    covered = 0
+    for seed in range(20):
+        accuracies = few_shot_episodes(features, labels, episodes=200, seed=seed).accuracies
+        half = 1.96 * np.std(accuracies, ddof=1) / np.sqrt(200)
+        covered += abs(np.mean(accuracies) - truth) <= half
+    assert covered >= 16
+    assert data.name == "digits"
+
+
+def test_logreg_is_scikit_learns_on_the_same_features():
+    data = load_photographs("digits").subset(train=500, test=300)
+    record = measure("logreg", "pixels", "pixels", data, ProbeSettings())
+    strength = record.details["strength"]
+    train, test = (x.reshape(len(x), -1) / 255 for x in (data.train_images, data.test_images))
+    scaler = StandardScaler().fit(train)
+    model = LogisticRegression(C=strength, max_iter=5000, tol=1e-8).fit(
+        scaler.transform(train), data.train_labels
+    )
+    expected = model.score(scaler.transform(test), data.test_labels)
+    assert record.scores["linear"].value == pytest.approx(expected, abs=0.001)
+    assert record.settings["strengths"] == 45
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_makes_a_record(protocol):
+    data = load_photographs("digits").subset(train=300, test=300)
+    settings = ProbeSettings(few_labels=3, draws=2, ways=3, shots=2, episodes=5)
+    record = measure(protocol, "pixels", "pixels", data, settings)
+    assert record.protocol == protocol
+    for score in record.scores.values():
+        assert 0.5 < score.value <= 1
+        assert score.low <= score.value <= score.high
