@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,16 @@ class HeadConfig(BaseModel):
 
     hidden: int = Field(default=4096, ge=1)
     out: int = Field(default=256, ge=1)
+    norm: Literal["batch", "layer"] = "batch"  # batch: of each view by itself, over all processes (the paper)
+
+
+@dataclass(frozen=True)
+class LocalCrops:
+    """Small views beside the full ones: `number` of each image, `size` pixels, of this share of its area."""
+
+    number: int
+    size: int
+    scale: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,7 @@ class Needs:
         by_image: every image is drawn as if it were a caption of its own; captions are not known.
         texts: the caption's tokens.
         noise: one number in [0, 1) for every patch of every view, to choose masks by.
+        local: small crops of every image drawn, if any.
     """
 
     images: int = 1
@@ -44,6 +55,7 @@ class Needs:
     by_image: bool = False
     texts: bool = False
     noise: bool = False
+    local: LocalCrops | None = None
 
     @property
     def views(self) -> int:
@@ -69,6 +81,8 @@ class Batch:
         labels: int64 [n]; captions with equal texts have one label, on whichever rank they are.
         tokens: int64 [n 77], if the method needs texts.
         noise: float [number*n patches], if the method needs it.
+        local: float [local_number*n 3 s s], view-major as well, if the method needs it; the local crops of
+            image i of a caption are i*L .. i*L + L - 1 of its local_number.
     """
 
     number: int
@@ -76,6 +90,8 @@ class Batch:
     labels: Tensor
     tokens: Any = None
     noise: Any = None
+    local: Any = None
+    local_number: int = 0
 
     @property
     def view_labels(self) -> Tensor:
@@ -85,8 +101,8 @@ class Batch:
     def captions(self, chosen: slice) -> Batch:
         """The part of the batch that belongs to these captions."""
 
-        def of_views(rows: Tensor) -> Tensor:
-            return rows.unflatten(0, (self.number, -1))[:, chosen].flatten(0, 1)
+        def of_views(rows: Tensor, number: int = self.number) -> Tensor:
+            return rows.unflatten(0, (number, -1))[:, chosen].flatten(0, 1)
 
         return Batch(
             number=self.number,
@@ -94,6 +110,8 @@ class Batch:
             labels=self.labels[chosen],
             tokens=None if self.tokens is None else self.tokens[chosen],
             noise=None if self.noise is None else of_views(self.noise),
+            local=None if self.local is None else of_views(self.local, self.local_number),
+            local_number=self.local_number,
         )
 
 

@@ -33,7 +33,7 @@ class StableRep(MethodConfig):
     def build(self, parts: Parts) -> dict[str, nn.Module]:
         from stablerep.models.heads import ProjectionHead
 
-        head = ProjectionHead(parts.encoder.num_features, parts.head.hidden, parts.head.out)
+        head = ProjectionHead(parts.encoder.num_features, **parts.head.model_dump())
         return {"encoder": parts.encoder, "head": head}
 
     def encode(self, modules: Any, batch: Batch) -> dict[str, Tensor]:

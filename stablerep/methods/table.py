@@ -9,6 +9,7 @@ from stablerep.methods.mae import Mae
 from stablerep.methods.simclr import SimCLR
 from stablerep.methods.stablerep import StableRep
 from stablerep.methods.stablerep_plus import StableRepPlus
+from stablerep.methods.synclr import SynClr
 
 METHODS: dict[str, type[MethodConfig]] = {
     "stablerep": StableRep,
@@ -16,6 +17,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "simclr": SimCLR,
     "clip": Clip,
     "mae": Mae,
+    "synclr": SynClr,
 }
 
 

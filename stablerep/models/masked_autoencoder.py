@@ -14,10 +14,10 @@ from stablerep.config.encoder import EncoderSpec
 from stablerep.errors import InvalidInput
 
 
-def check_vit(encoder: Any, spec: EncoderSpec) -> None:
-    """Raises InvalidInput for an encoder that cannot leave patches out."""
+def check_vit(encoder: Any, spec: EncoderSpec, method: str = "mae") -> None:
+    """Raises InvalidInput for an encoder whose patches cannot be left out or masked."""
     if not isinstance(encoder, VisionTransformer) or encoder.num_prefix_tokens < 1:
-        message = f"mae wants a ViT with a class token, such as vit_base_patch16_224, not {spec.name}"
+        message = f"{method} wants a ViT with a class token, such as vit_base_patch16_224, not {spec.name}"
         raise InvalidInput(message, field="encoder.name")
 
 
@@ -40,6 +40,22 @@ def encode_visible(
     prefix, patches = tokens[:, : encoder.num_prefix_tokens], tokens[:, encoder.num_prefix_tokens :]
     visible = patches.gather(1, kept[:, :, None].expand(-1, -1, patches.shape[2]))
     return encoder.norm(encoder.blocks(torch.cat([prefix, visible], dim=1)))
+
+
+def encode_all(
+    encoder: Any,
+    images: Float[Tensor, "n 3 size size"],
+    masked: Bool[Tensor, "n patches"] | None = None,
+    token: Float[Tensor, " width"] | None = None,
+) -> tuple[Float[Tensor, "n width"], Float[Tensor, "n patches width"]]:
+    """The class token and the patches' tokens, normalised; masked patches go in as `token`."""
+    patches = encoder.patch_embed(images)
+    if masked is not None and token is not None:
+        flat = patches.flatten(1, -2)
+        flat = torch.where(masked[:, :, None], token.to(flat.dtype), flat)
+        patches = flat.view_as(patches)
+    tokens = encoder.norm(encoder.blocks(encoder.norm_pre(encoder._pos_embed(patches))))
+    return tokens[:, 0], tokens[:, encoder.num_prefix_tokens :]
 
 
 class MaskedDecoder(nn.Module):

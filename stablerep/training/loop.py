@@ -166,6 +166,7 @@ def _loader(
         ranks=ranks.size,
         patches=learner.encoder.patch_embed.num_patches if needs.noise else 0,
         texts=read,
+        local=needs.local,
     )
 
 

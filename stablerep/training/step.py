@@ -27,12 +27,20 @@ def to_batch(
     """The share on the device, augmented, in the type of the weights."""
     images = share.images.to(device, non_blocking=True)
     views = augment(images, share.parameters, config.augment, config.encoder.image_size)
+    local, local_number = None, 0
+    crops = config.method.needs().local
+    if crops is not None and share.local_parameters is not None:
+        repeated = images.unflatten(0, (share.views, -1)).repeat_interleave(crops.number, dim=0).flatten(0, 1)
+        local = augment(repeated, share.local_parameters, config.augment, crops.size).to(dtype)
+        local_number = share.views * crops.number
     return Batch(
         number=share.views,
         views=views.to(dtype).contiguous(memory_format=torch.channels_last),
         labels=share.labels.to(device),
         tokens=None if share.tokens is None else share.tokens.to(device),
         noise=None if share.noise is None else share.noise.to(device),
+        local=local,
+        local_number=local_number,
     )
 
 

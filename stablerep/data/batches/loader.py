@@ -11,8 +11,9 @@ from torch import Tensor
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.data.augment.parameters import UNIFORMS_PER_VIEW, ViewParameters, draw_parameters
-from stablerep.data.batches.order import AUGMENTATION, MASKS, BatchOrder, MixtureOrder, uniforms
+from stablerep.data.batches.order import AUGMENTATION, LOCAL, MASKS, BatchOrder, MixtureOrder, uniforms
 from stablerep.data.images import ImageSource
+from stablerep.methods.interface import LocalCrops
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, int]]
 
@@ -35,6 +36,8 @@ class RankBatch:
         groups, numbers: int64 [C m], which images the whole batch drew, on all ranks.
         tokens: int64 [n 77], or None; `cut` texts were too long.
         noise: float32 [V*n patches], or None.
+        local_parameters: how local crops of the images are augmented, L*V rows a caption, or None; those of
+            view v are rows (v*L .. v*L + L - 1)*n.
     """
 
     step: int
@@ -48,6 +51,7 @@ class RankBatch:
     tokens: Tensor | None = None
     cut: int = 0
     noise: Tensor | None = None
+    local_parameters: ViewParameters | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class RankLoader:
     ranks: int
     patches: int = 0
     texts: Texts | None = field(default=None, repr=False)
+    local: LocalCrops | None = None
 
     def share(self, step: int) -> RankBatch:
         """This rank's part of step `step`."""
@@ -78,8 +83,8 @@ class RankLoader:
         )
         views = images * self.crops
 
-        def drawn(stream: int, width: int) -> np.ndarray:
-            uniform = uniforms(self.order.seed, stream, step, (views, captions, width))
+        def drawn(stream: int, width: int, number: int = views) -> np.ndarray:
+            uniform = uniforms(self.order.seed, stream, step, (number, captions, width))
             return uniform[:, mine].reshape(-1, width)
 
         pixels = self.source.images(groups, numbers)
@@ -99,6 +104,7 @@ class RankLoader:
             tokens=tokens,
             cut=cut,
             noise=noise,
+            local_parameters=self._local(drawn, views, pixels.sizes),
         )
 
     def shares(self, first: int, end: int, ahead: int) -> Iterator[RankBatch]:
@@ -106,6 +112,16 @@ class RankLoader:
         if ahead == 0:
             return (self.share(step) for step in range(first, end))
         return _ahead(self, first, end, ahead)
+
+    def _local(
+        self, drawn: Callable[[int, int, int], np.ndarray], views: int, sizes: np.ndarray
+    ) -> ViewParameters | None:
+        if self.local is None:
+            return None
+        config = self.augment.model_copy(update={"crop_scale": self.local.scale})
+        uniform = drawn(LOCAL, UNIFORMS_PER_VIEW, views * self.local.number)
+        repeated = sizes.reshape(views, -1, 2).repeat(self.local.number, axis=0).reshape(-1, 2)
+        return draw_parameters(config, uniform, repeated)
 
     def _tokens(self, texts: Texts, labels: np.ndarray) -> tuple[Tensor, int]:
         return texts.tokenize([texts.texts[label] for label in labels.tolist()])

@@ -16,7 +16,7 @@ import numpy as np
 from stablerep.data.corpus.positive_sets import PositiveSets
 from stablerep.errors import InvalidInput
 
-ORDER, IMAGES, AUGMENTATION, MASKS, PLACES = range(5)  # independent streams of random numbers
+ORDER, IMAGES, AUGMENTATION, MASKS, PLACES, LOCAL = range(6)  # independent streams of random numbers
 
 
 @dataclass(frozen=True)

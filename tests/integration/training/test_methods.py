@@ -18,7 +18,7 @@ from tests.training import write_stripes
 from tests.unit.methods.test_methods import OPTIONS, VIT
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
-METHODS = ["stablerep_plus", "clip", "mae", "simclr"]
+METHODS = ["stablerep_plus", "clip", "mae", "simclr", "synclr"]
 
 
 class StopAt:

@@ -18,7 +18,7 @@ from stablerep.runs.config import TrainConfig
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import build_learner
 from stablerep.training.step import make_backward
-from tests.unit.methods.test_methods import configuration
+from tests.unit.methods.test_methods import configuration, local_crops
 
 CAPTIONS, PATCHES = 8, 16
 CASES = list(itertools.product(METHODS, (1, 2)))
@@ -42,6 +42,7 @@ def whole_batch(config: TrainConfig) -> Batch:
         labels=torch.tensor([0, 1, 0, 3, 4, 1, 6, 0]),
         tokens=tokens if needs.texts else None,
         noise=torch.rand(number * CAPTIONS, PATCHES, generator=generator) if needs.noise else None,
+        **local_crops(needs, CAPTIONS, torch.float64, generator),
     )
 
 

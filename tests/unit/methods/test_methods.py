@@ -21,7 +21,13 @@ WHERE = {"run": "file:///data/runs/r", "datasets": ["file:///data/datasets/d"]}
 ALONE = Ranks(0, 1, torch.device("cpu"))
 VIT = {
     "name": "vit_tiny_patch16_224",
-    "kwargs": {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2},
+    "kwargs": {
+        "patch_size": 4,
+        "embed_dim": 24,
+        "depth": 2,
+        "num_heads": 2,
+        "dynamic_img_size": True,
+    },
     "image_size": 16,
 }
 SMALL_TEXT = {"layers": 1, "width": 16, "heads": 2, "out": 12}
@@ -30,6 +36,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "stablerep_plus": {"images_per_caption": 3, "text": SMALL_TEXT},
     "simclr": {},
     "clip": {"text": SMALL_TEXT},
+    "synclr": {
+        "images_per_caption": 2,
+        "local": {"number": 2, "size": 8},
+        "patches": {"prototypes": 12, "hidden": 16, "bottleneck": 8},
+    },
     "mae": {"decoder": {"layers": 1, "width": 16, "heads": 2}},
 }
 CAPTIONS = 6
@@ -59,7 +70,18 @@ def batch_of(config: TrainConfig, dtype: torch.dtype = torch.float32, seed: int 
         labels=torch.tensor([0, 1, 2, 0, 4, 5]),
         tokens=tokens if needs.texts else None,
         noise=torch.rand(number * CAPTIONS, patches, generator=generator) if needs.noise else None,
+        **local_crops(needs, CAPTIONS, dtype, generator),
     )
+
+
+def local_crops(
+    needs: Needs, captions: int, dtype: torch.dtype, generator: torch.Generator
+) -> dict[str, Any]:
+    if needs.local is None:
+        return {}
+    number, size = needs.views * needs.local.number, needs.local.size
+    local = torch.randn(number * captions, 3, size, size, dtype=dtype, generator=generator)
+    return {"local": local, "local_number": number}
 
 
 def gradients(learner: Learner) -> dict[str, Tensor]:
@@ -75,13 +97,14 @@ def test_every_part_is_trained_and_the_loss_falls(name):
     config = configuration(name)
     learner = build_learner(config, torch.device("cpu"), 1)
     backward = make_backward(learner, config, ALONE)
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=2e-3)
     batch = batch_of(config)
     losses = []
     for step in range(30):
         found, features = backward(batch)
         if step == 0:
-            never = {n for n, p in learner.named_parameters() if p.grad is None or not p.grad.any()}
+            trained = [(n, p) for n, p in learner.named_parameters() if p.requires_grad]
+            never = {n for n, p in trained if p.grad is None or not p.grad.any()}
             # Softmax and what follows it do not feel these: attention's key bias, a bias before a norm.
             assert {n for n in never if not n.endswith(("bias", "in_proj_bias"))} == set()
             assert features.shape == (batch.number, CAPTIONS, 24)

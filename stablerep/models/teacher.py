@@ -1,0 +1,82 @@
+"""A teacher: the exponential moving average of modules that are trained (He et al. 2020)."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Teacher(nn.Module):
+    """Copies of modules under their names, which follow them and have no gradient."""
+
+    def __init__(self, followed: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, module in followed.items():
+            self.add_module(name, copy.deepcopy(module))
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self, source: Any, momentum: float) -> None:
+        """Parameters become momentum x themselves + (1 - momentum) x those of `source`; buffers are copied."""
+        for name, module in self.named_children():
+            followed = getattr(source, name)
+            for own, theirs in zip(module.parameters(), followed.parameters(), strict=True):
+                own.lerp_(theirs.to(own.dtype), 1 - momentum)
+            for buffer, original in zip(module.buffers(), followed.buffers(), strict=True):
+                buffer.copy_(original)
+
+
+def momentum_at(start: float, end: float, done: float) -> float:
+    """Half a cosine from `start` to `end` as `done` goes from 0 to 1."""
+    return end - (end - start) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class PrototypeHead(nn.Module):
+    """Tokens to scores over prototypes: three layers, a unit sphere, unit-norm prototypes (DINO's head)."""
+
+    def __init__(self, width: int, *, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    def points(self, tokens: Tensor) -> Tensor:
+        """Points on the unit sphere [... bottleneck] of tokens [... width]."""
+        return nn.functional.normalize(self.mlp(tokens), dim=-1)
+
+    def scores(self, points: Tensor) -> Tensor:
+        """Cosines [n prototypes] of points [n bottleneck]."""
+        return points @ nn.functional.normalize(self.prototypes, dim=1).to(points.dtype).T
+
+
+class MaskToken(nn.Module):
+    """What a masked patch goes in as."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(width))
+
+
+def draw_patch_mask(noise: Tensor, images: float, masked: float) -> Tensor:
+    """Bool [n patches]: in a share `images` of the rows, the patches with the least noise, a share `masked`.
+
+    SynCLR masks blocks of patches; here each is drawn by itself.
+    """
+    patches = noise.shape[1]
+    count = max(1, round(patches * masked))
+    threshold = noise.kthvalue(count, dim=1, keepdim=True).values
+    # A number in [0, 1) that the places of the noise do not tell.
+    chosen = (noise.sum(1, dtype=torch.float64) * 9973).frac() < images
+    return (noise <= threshold) & chosen[:, None]
