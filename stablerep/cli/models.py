@@ -1,4 +1,4 @@
-"""Verbs around encoders: train, probe, export."""
+"""Verbs around encoders: train, export."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stablerep.local.children import COMMAND_VARIABLE, start_process
 from stablerep.progress import console
 
 if TYPE_CHECKING:
-    pass
+    from stablerep.storage import Store
 
 
 @connected
@@ -182,14 +182,30 @@ def _run_to_end(command: list[str], environment: dict[str, str]) -> int:
 def export(
     run: Annotated[str, typer.Argument(help="URL of a finished run.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("export"),
+    name: Annotated[str, typer.Option("--name", help="Name on the model card; default: the run's.")] = "",
+    license_name: Annotated[
+        str, typer.Option("--license", help="Licence on the model card, such as apache-2.0.")
+    ] = "",
+    embeddings: Annotated[
+        str,
+        typer.Option(
+            "--embeddings", metavar="DATASET", help="Write embeddings.parquet of this dataset's images, too."
+        ),
+    ] = "",
 ) -> None:
-    """Copies a run's encoder as a plain timm checkpoint (config.json, model.safetensors).
+    """Writes a run's encoder as timm and the Hugging Face hub load it: config, weights, model card.
+
+    embeddings.parquet has id, caption, vector, x and y of every image, for Embedding Atlas and the like.
 
     Examples:
 
         stablerep export demo/store/runs/stablerep-0 --out encoder
 
         python -c "import timm; timm.create_model('local-dir:encoder', pretrained=True)"
+
+        stablerep export s3://bucket/runs/first --out encoder --name my-encoder --license cc-by-4.0
+
+        stablerep export demo/store/runs/stablerep-0 --embeddings demo/store/datasets/demo
     """
     from stablerep.storage import open_store
 
@@ -200,4 +216,42 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     for key in names:
         (out / key.removeprefix("export/")).write_bytes(store.get(key))
-    console.print(f"{', '.join(k.removeprefix('export/') for k in names)} in {out}")
+    (out / "README.md").write_text(_card(store, name or run.rstrip("/").rpartition("/")[2], license_name))
+    console.print(f"{', '.join(k.removeprefix('export/') for k in names)}, README.md in {out}")
+    if embeddings:
+        _write_embeddings(out, embeddings)
+
+
+def _card(store: Store, name: str, license_name: str) -> str:
+    import json
+
+    from stablerep.evaluation.records import parse_record
+    from stablerep.report.model_card import model_card
+    from stablerep.runs.config import parse_train_config
+
+    return model_card(
+        name,
+        parse_train_config(store.get("config.json").decode()),
+        json.loads(store.get("data.json")),
+        json.loads(store.get("result.json")),
+        [parse_record(store.get(entry.key), entry.key) for entry in store.list("probes/")],
+        license_name,
+    )
+
+
+def _write_embeddings(out: Path, dataset: str) -> None:
+    from stablerep.data import GroupDataset
+    from stablerep.evaluation.embeddings import write_embeddings
+    from stablerep.models.load import load_encoder
+    from stablerep.progress import Bars
+
+    groups = GroupDataset(dataset)
+    with Bars() as bars:
+        bar = bars.add("embeddings", int(groups.image_counts.sum()))
+        count = write_embeddings(
+            load_encoder(str(out)),
+            groups,
+            out / "embeddings.parquet",
+            progress=lambda images: bars.update(bar, images, "images"),
+        )
+    console.print(f"embeddings.parquet in {out}: {count:,} images")

@@ -19,7 +19,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, source: Any, momentum: float) -> None:
-        """Parameters become momentum x themselves + (1 - momentum) x those of `source`; buffers are copied."""
+        """Parameters become momentum x themselves + (1 - momentum) x the source's; buffers are copied."""
         for name, module in self.named_children():
             followed = getattr(source, name)
             for own, theirs in zip(module.parameters(), followed.parameters(), strict=True):

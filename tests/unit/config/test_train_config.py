@@ -48,7 +48,7 @@ def test_a_preset_may_extend_another(tmp_path):
         load_train_config(file, WHERE)
 
 
-@pytest.mark.parametrize("name", [name for name in presets() if name != "demo"])
+@pytest.mark.parametrize("name", [name for name in presets() if name.endswith("x")])
 def test_presets_see_as_many_views_as_their_schedule(name):
     """REFERENCE 2.1: 0.90, 1.87 and 2.77 billion images for 1x, 2x and 3x."""
     config = load_train_config(name, WHERE)
