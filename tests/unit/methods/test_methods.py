@@ -154,7 +154,7 @@ def test_dropout_in_parts_draws_the_same_numbers_twice():
         with torch.no_grad():
             for parameter, direction in zip(learner.parameters(), directions, strict=True):
                 parameter -= offset * direction
-        return float(losses["contrastive"])
+        return losses["contrastive"].item()
 
     directions = [torch.zeros_like(p) for p in learner.parameters()]
     at(0.0)
