@@ -241,7 +241,7 @@ def train(stack: Stack, dataset: str) -> None:
     config = {
         "steps": 60,
         "views_per_batch": 64,
-        "images_per_caption": 4,
+        "method.images_per_caption": 4,
         "checkpoint_every": 10,
         "log_every": 2,
     }
