@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -75,8 +75,9 @@ def owned(
     finally:
         stop.set()
         renewing.join()
-        if _highest(store, run) == number:
-            _write(store, run, number, start.model_copy(update={"ended": True, "renew_time": now()}))
+        with suppress(StableRepError):  # a lease that cannot be given back lapses
+            if _highest(store, run) == number:
+                _write(store, run, number, start.model_copy(update={"ended": True, "renew_time": now()}))
 
 
 def _acquire(store: Store, run: str, start: Start) -> tuple[int, Start]:
