@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from stablerep.evaluation.records import ProbeRecord
 
 
+_OF_TEXTS = ("zeroshot", "retrieval")
+"""Protocols of runs that know texts."""
+
+
 @connected
 def probe(
     model: Annotated[str, typer.Argument(help="A run's URL, an export folder, a timm name, or `pixels`.")],
@@ -44,7 +48,8 @@ def probe(
     neighbours: Annotated[int, typer.Option("--neighbours", "-k", min=1, help="Neighbours that vote.")] = 20,
     batch: Annotated[int, typer.Option("--batch-size", min=1, help="Photographs encoded at once.")] = 250,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="frozen, stablerep, logreg, fewshot; several with commas.")
+        str,
+        typer.Option("--protocol", help="frozen, stablerep, logreg, fewshot, zeroshot, retrieval; several."),
     ] = "frozen",
     ways: Annotated[int, typer.Option(min=2, help="Classes of an episode (fewshot).")] = 5,
     shots: Annotated[int, typer.Option(min=1, help="Labels a class in an episode (fewshot).")] = 5,
@@ -84,6 +89,8 @@ def probe(
 
         stablerep probe file:///data/runs/first --step 0 --data photographs
 
+        stablerep probe file:///data/runs/clip --protocol retrieval --data file:///data/datasets/shoes
+
         stablerep probe runs/first --on kubernetes --run probe-first --watch
     """
     names = [name.strip() for name in data.split(",")]
@@ -113,9 +120,14 @@ def probe(
     from stablerep.evaluation.records import compare as table
 
     torch.set_num_threads(threads)
-    encoder, shown = _encoder(model, at_step, device)
     settings = ProbeSettings(seed, few, draws, neighbours, batch, ways, shots, episodes)
-    records = [record for name in names for record in _measure(encoder, shown, name, chosen, settings)]
+    frozen = [name for name in chosen if name not in _OF_TEXTS]
+    records = []
+    if frozen:
+        encoder, shown = _encoder(model, at_step, device)
+        records = [record for name in names for record in _measure(encoder, shown, name, frozen, settings)]
+    if with_texts := [name for name in chosen if name in _OF_TEXTS]:
+        records += _measure_texts(model, at_step, names, with_texts)
     kept = [_keep(record, model, out) for record in records]
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
@@ -131,8 +143,9 @@ def _protocols(names: str, *, paper: bool) -> list[str]:
 
     found = [name.strip() for name in names.split(",")] + (["stablerep"] if paper else [])
     for name in found:
-        if name not in PROTOCOLS:
-            raise InvalidInput(f"{name!r} is none of {', '.join(PROTOCOLS)}", field="--protocol")
+        if name not in (*PROTOCOLS, *_OF_TEXTS):
+            known = ", ".join((*PROTOCOLS, *_OF_TEXTS))
+            raise InvalidInput(f"{name!r} is none of {known}", field="--protocol")
     return list(dict.fromkeys(found))
 
 
@@ -176,6 +189,27 @@ def _measure(
     for protocol in protocols:
         with step(f"{protocol} on {photographs.name}"):
             records.append(measure(protocol, encoder, model, photographs, settings))
+    return records
+
+
+def _measure_texts(
+    model: str, at_step: int | None, names: list[str], protocols: list[str]
+) -> list[ProbeRecord]:
+    """Zero-shot on photographs, retrieval on datasets, by both towers of a run."""
+    from stablerep.data import GroupDataset
+    from stablerep.training.image_text import load_towers
+    from stablerep.training.zero_shot import retrieval, zero_shot
+
+    towers, found = load_towers(model, at_step or None)
+    shown = model if at_step is None else f"{model}@{found}"
+    records = []
+    for name in names:
+        for protocol in protocols:
+            with step(f"{protocol} on {name}"):
+                if protocol == "zeroshot":
+                    records.append(zero_shot(towers, shown, _photographs(name, towers.encoder)))
+                else:
+                    records.append(retrieval(towers, shown, GroupDataset(name)))
     return records
 
 

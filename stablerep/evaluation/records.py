@@ -21,8 +21,8 @@ from stablerep.runs.records import now
 _Z = 1.959963984540054  # of the normal distribution, for 95 %
 _PACKAGES = ("stablerep", "torch", "timm", "numpy")
 
-Protocol = Literal["frozen", "stablerep", "logreg", "fewshot"]
-"""See stablerep/evaluation/protocols.py."""
+Protocol = Literal["frozen", "stablerep", "logreg", "fewshot", "zeroshot", "retrieval"]
+"""See stablerep/evaluation/protocols.py, and stablerep/training/zero_shot.py for the last two."""
 
 
 class Score(BaseModel):
@@ -131,11 +131,24 @@ def make_record(
     scores: dict[str, Score],
     details: dict[str, Any],
 ) -> ProbeRecord:
-    """A record of now; `details` is all that was found beside the scores."""
+    """A record of now, of photographs; `details` is all that was found beside the scores."""
+    return make_data_record(model, data.name, digest_of(data), protocol, settings, scores, details)
+
+
+def make_data_record(
+    model: str,
+    data: str,
+    data_digest: str,
+    protocol: Protocol,
+    settings: Mapping[str, Any],
+    scores: dict[str, Score],
+    details: dict[str, Any],
+) -> ProbeRecord:
+    """A record of now, of any data of this name and digest."""
     return ProbeRecord(
         model=model,
-        data=data.name,
-        data_digest=digest_of(data),
+        data=data,
+        data_digest=data_digest,
         protocol=protocol,
         settings=dict(settings),
         feature="pixels" if model == "pixels" else "pooled output of the encoder",

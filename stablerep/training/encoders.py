@@ -3,16 +3,29 @@
 from stablerep.errors import InvalidInput, NotFound
 from stablerep.models import build_encoder
 from stablerep.models.frozen import FrozenEncoder
-from stablerep.runs.config import parse_train_config
+from stablerep.runs.config import TrainConfig, parse_train_config
 from stablerep.shards.layout import run_key
 from stablerep.storage import open_store
-from stablerep.training.checkpoint import checkpoint_steps, read_checkpoint
+from stablerep.training.checkpoint import Checkpoint, checkpoint_steps, read_checkpoint
 
 _PART = "model.encoder."
 
 
 def load_checkpoint_encoder(run: str, step: int | None = None) -> tuple[FrozenEncoder, int]:
     """The encoder of the run at STORE/runs/NAME at a checkpoint (None: the last), and the checkpoint's step.
+
+    Raises what `open_checkpoint` raises.
+    """
+    config, checkpoint = open_checkpoint(run, step)
+    encoder = build_encoder(config.encoder)
+    tensors = checkpoint.tensors.items()
+    encoder.load_state_dict({key.removeprefix(_PART): t for key, t in tensors if key.startswith(_PART)})
+    frozen = FrozenEncoder(encoder.eval(), config.encoder.image_size, config.augment.mean, config.augment.std)
+    return frozen, checkpoint.info.step
+
+
+def open_checkpoint(run: str, step: int | None = None) -> tuple[TrainConfig, Checkpoint]:
+    """The configuration of the run at STORE/runs/NAME, and its checkpoint of `step` (None: the last).
 
     Raises NotFound if there is no such checkpoint, TornObject if it is damaged, InvalidInput for no run.
     """
@@ -25,9 +38,4 @@ def load_checkpoint_encoder(run: str, step: int | None = None) -> tuple[FrozenEn
         there = ", ".join(f"{one:,}" for one in steps) or "none"
         raise NotFound(f"run {run} has no checkpoint of that step; there is {there}")
     config = parse_train_config(store.get(run_key(name, "config.json")).decode())
-    checkpoint = read_checkpoint(store, name, steps[-1] if step is None else step)
-    encoder = build_encoder(config.encoder)
-    tensors = checkpoint.tensors.items()
-    encoder.load_state_dict({key.removeprefix(_PART): t for key, t in tensors if key.startswith(_PART)})
-    frozen = FrozenEncoder(encoder.eval(), config.encoder.image_size, config.augment.mean, config.augment.std)
-    return frozen, checkpoint.info.step
+    return config, read_checkpoint(store, name, steps[-1] if step is None else step)

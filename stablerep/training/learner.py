@@ -19,6 +19,7 @@ class Learner(nn.Module):
     """A batch to its losses. One module, so that DistributedDataParallel sees one forward pass."""
 
     encoder: Any
+    image_text: Any  # of methods that know texts
 
     def __init__(self, method: MethodConfig, modules: Mapping[str, nn.Module], precision: Precision) -> None:
         super().__init__()

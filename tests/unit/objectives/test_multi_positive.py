@@ -9,7 +9,7 @@ from beartype import beartype
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import jaxtyped
-from pytorch_metric_learning.losses import SupConLoss
+from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 
 from stablerep.errors import InvalidInput
@@ -68,6 +68,18 @@ def test_equals_supcon_of_pytorch_metric_learning(views):
     reference = SupConLoss(temperature=0.1)
     expected = value_and_gradient(lambda e: reference(e, labels), embeddings)
     actual = value_and_gradient(lambda e: multi_positive_loss(e, labels), embeddings)
+    torch.testing.assert_close(actual[0], expected[0])
+    torch.testing.assert_close(actual[1], expected[1])
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_simclr_is_nt_xent_of_pytorch_metric_learning(temperature):
+    """Two views of each of nine images, every image a label of its own."""
+    labels = torch.arange(9).repeat(2)
+    embeddings = random_embeddings(18, 8)
+    reference = NTXentLoss(temperature=temperature)
+    expected = value_and_gradient(lambda e: reference(e, labels), embeddings)
+    actual = value_and_gradient(lambda e: multi_positive_loss(e, labels, temperature=temperature), embeddings)
     torch.testing.assert_close(actual[0], expected[0])
     torch.testing.assert_close(actual[1], expected[1])
 

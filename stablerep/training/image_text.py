@@ -1,0 +1,58 @@
+"""The two towers of a run that compares images with texts (CLIP, StableRep+), from one of its checkpoints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stablerep.errors import InvalidInput
+from stablerep.evaluation.features import encode
+from stablerep.models.frozen import FrozenEncoder
+from stablerep.models.image_text import ImageTextTower, tokenize
+from stablerep.training.encoders import open_checkpoint
+from stablerep.training.learner import Learner, build_learner
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Towers:
+    """Images and texts to one space."""
+
+    encoder: FrozenEncoder
+    tower: ImageTextTower
+
+    def images(self, inputs: Tensor) -> Tensor:
+        """Embeddings [n d] of prepared images [n 3 size size]."""
+        with torch.inference_mode():
+            return self.tower.images(encode(self.encoder, inputs)).clone()
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings [n d] of texts."""
+        tokens, _ = tokenize(texts)
+        with torch.inference_mode():
+            return torch.cat([self.tower.texts(part) for part in tokens.split(_BATCH)]).clone()
+
+
+def load_towers(run: str, step: int | None = None) -> tuple[Towers, int]:
+    """The towers of STORE/runs/NAME after `step` steps (None: its last checkpoint), and that step.
+
+    Raises InvalidInput for a run whose method knows no texts, and what reading a checkpoint raises.
+    """
+    config, checkpoint = open_checkpoint(run, step)
+    if not config.method.needs().texts:
+        message = (
+            f"{run} was trained by {config.method.name}, which knows no texts; clip and stablerep_plus do"
+        )
+        raise InvalidInput(message, field="model")
+    learner: Learner = build_learner(config.model_copy(update={"init": ""}), torch.device("cpu"), 1)
+    part = "model."
+    learner.load_state_dict(
+        {key.removeprefix(part): t for key, t in checkpoint.tensors.items() if key.startswith(part)}
+    )
+    learner.eval().float()
+    encoder = FrozenEncoder(
+        learner.encoder, config.encoder.image_size, config.augment.mean, config.augment.std
+    )
+    return Towers(encoder, learner.image_text), checkpoint.info.step
