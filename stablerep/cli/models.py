@@ -216,7 +216,8 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     for key in names:
         (out / key.removeprefix("export/")).write_bytes(store.get(key))
-    (out / "README.md").write_text(_card(store, name or run.rstrip("/").rpartition("/")[2], license_name))
+    card = _card(store, name or run.rstrip("/").rpartition("/")[2], license_name)
+    (out / "README.md").write_text(card, encoding="utf-8")
     console.print(f"{', '.join(k.removeprefix('export/') for k in names)}, README.md in {out}")
     if embeddings:
         _write_embeddings(out, embeddings)

@@ -53,6 +53,9 @@ def probe(
     ] = "frozen",
     ways: Annotated[int, typer.Option(min=2, help="Classes of an episode (fewshot).")] = 5,
     shots: Annotated[int, typer.Option(min=1, help="Labels a class in an episode (fewshot).")] = 5,
+    queries: Annotated[
+        int, typer.Option(min=1, help="Test photographs a class in an episode (fewshot).")
+    ] = 15,
     episodes: Annotated[int, typer.Option(min=2, help="Number of episodes (fewshot).")] = 600,
     device: Annotated[
         str, typer.Option(help="auto: the GPU where there is one; or cpu, cuda, cuda:1.")
@@ -120,7 +123,7 @@ def probe(
     from stablerep.evaluation.records import compare as table
 
     torch.set_num_threads(threads)
-    settings = ProbeSettings(seed, few, draws, neighbours, batch, ways, shots, episodes)
+    settings = ProbeSettings(seed, few, draws, neighbours, batch, ways, shots, queries, episodes)
     frozen = [name for name in chosen if name not in _OF_TEXTS]
     records = []
     if frozen:

@@ -39,6 +39,7 @@ class ProbeSettings:
     batch: int = 250
     ways: int = 5
     shots: int = 5
+    queries: int = 15
     episodes: int = 600
 
 
@@ -98,6 +99,7 @@ def _fewshot(encoder: Encoder, model: str, data: Photographs, settings: ProbeSet
         "seed": settings.seed,
         "ways": settings.ways,
         "shots": settings.shots,
+        "queries": settings.queries,
         "episodes": settings.episodes,
     }
     _, test = _features(encoder, data, settings)

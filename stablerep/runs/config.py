@@ -1,5 +1,6 @@
 """The configuration of a run: one frozen tree, from a preset or a YAML file plus overrides."""
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -211,7 +212,7 @@ def override(content: dict[str, Any], overrides: Mapping[str, Any]) -> None:
         if isinstance(there, dict) and name is not None and there.get("name") != name:
             content[part] = {key: value for key, value in there.items() if key == "image_size"}
     for key in sorted(values, key=lambda key: key.count(".")):  # what is within another key comes after it
-        put(content, key, values[key])
+        put(content, key, copy.deepcopy(values[key]))  # else what is put within it would change the caller's
 
 
 def parse_train_config(content: Mapping[str, Any] | str) -> TrainConfig:

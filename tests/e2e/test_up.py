@@ -99,7 +99,7 @@ def test_settings_that_cannot_work_end_it_with_the_cause(
 def _train(client: Client) -> None:
     """A run on the job's dataset, by the trainer that `up` starts; another one is cancelled."""
     config = {
-        "images_per_caption": 2,
+        "method.images_per_caption": 2,
         "views_per_batch": 12,
         "steps": 20,
         "checkpoint_every": 5,

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from stablerep.storage import open_store
@@ -25,6 +26,7 @@ class Recorder:
         self.steps: list[tuple[int, int, float]] = []
         self.losses: list[float] = []
         self.checkpoints: list[float] = []
+        self.metrics: list[dict[str, float]] = []
 
     def on_start(self, run: str, step: int, steps: int) -> None:
         self.began.append((run, step, steps))
@@ -34,6 +36,9 @@ class Recorder:
 
     def on_loss(self, loss: float) -> None:
         self.losses.append(loss)
+
+    def on_metrics(self, metrics: Mapping[str, float]) -> None:
+        self.metrics.append(dict(metrics))
 
     def on_checkpoint(self, seconds: float) -> None:
         self.checkpoints.append(seconds)

@@ -33,6 +33,12 @@ def test_the_papers_preset_has_the_papers_numbers():
     assert config.method == StableRep(images_per_caption=6, temperature=0.1)
 
 
+def test_overrides_are_left_as_they_are():
+    overrides = {"method": {"name": "stablerep", "images_per_caption": 4}, "method.temperature": 0.2}
+    load_train_config("demo", WHERE | overrides)
+    assert overrides["method"] == {"name": "stablerep", "images_per_caption": 4}
+
+
 def test_a_preset_may_extend_another(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("extends: paper_vit_b16_cc12m_1x\nsteps: 7\noptimizer: {lr: 0.5}\nmethod: {name: clip}\n")

@@ -38,7 +38,9 @@ Series = dict[str, list[dict[str, str]]]
 def exported() -> Series:
     """Labels of every series of the three processes, by name, as a scrape reads them."""
     MetricsInterceptor(SERVICES)
-    services.trainer.metrics.PrometheusCallback().on_start("run", 0, 1)
+    callback = services.trainer.metrics.PrometheusCallback()
+    callback.on_start("run", 0, 1)
+    callback.on_metrics({"learning_rate": 0.1})
     services.gateway.runs.controller.measure_runs({"run": 1}, queued=1, running=1)
     stats = QueueStats(
         jobs=(JobBacklog("shoes", JobState.RUNNING, waiting=1, leased=1, done=1, dead=1),),

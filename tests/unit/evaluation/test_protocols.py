@@ -75,7 +75,7 @@ def test_logreg_is_scikit_learns_on_the_same_features():
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_protocol_makes_a_record(protocol):
     data = load_photographs("digits").subset(train=300, test=300)
-    settings = ProbeSettings(few_labels=3, draws=2, ways=3, shots=2, episodes=5)
+    settings = ProbeSettings(few_labels=3, draws=2, ways=3, shots=2, queries=5, episodes=5)
     record = measure(protocol, "pixels", "pixels", data, settings)
     assert record.protocol == protocol
     for score in record.scores.values():
