@@ -69,6 +69,7 @@ def test_a_run_tells_every_step_and_checkpoint_and_goes_on_counting_after_a_stop
     assert {views for _, views, _ in steps} == {24}
     assert all(0 <= waited < 60 for _, _, waited in steps)
     assert second.losses[-1] == result["loss"]
+    assert second.metrics[-1]["loss"] == result["loss"]
     on_checkpoint = len(first.checkpoints) + len(second.checkpoints)
     assert on_checkpoint == len({10, 20, 30} | {stopped})
     assert checkpoint_steps(open_store(url), "told") == [20, 30]

@@ -206,6 +206,33 @@ def test_a_start_says_who_where_and_with_what(local_url, monkeypatch):
     assert {"python", "torch", "timm"} <= set(found["versions"])
 
 
+def test_an_online_probe_is_logged_and_changes_nothing(local_url):
+    plain = configuration(local_url, "plain", steps=10, log_every=5)
+    probed = configuration(
+        local_url,
+        "probed",
+        steps=10,
+        log_every=5,
+        online_probe={"every": 4, "data": "digits", "photographs": 200},
+    )
+    for config in (plain, probed):
+        train(config, ALONE, threading.Event())
+    found = {line["step"]: line for line in metrics(probed)}
+    assert sorted(found) == [4, 5, 8, 10]
+    for step in (4, 8, 10):
+        assert 0.15 < found[step]["probe_knn"] <= 1
+        assert 0.15 < found[step]["probe_linear"] <= 1
+    assert "probe_knn" not in found[5]
+    for tensor, value in exported(plain).items():
+        assert torch.equal(exported(probed)[tensor], value), tensor
+    with pytest.raises(InvalidInput, match=r"online_probe\.data.*folder"):
+        train(
+            configuration(local_url, "bad", online_probe={"every": 1, "data": "nothing"}),
+            ALONE,
+            threading.Event(),
+        )
+
+
 def test_a_finished_run_can_be_lengthened_but_not_shortened(local_url):
     short = configuration(local_url, "mine", steps=20)
     first = train(short, ALONE, threading.Event())
