@@ -47,11 +47,12 @@ def test_the_commands_run(tmp_path):
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         printed[command] = done.stdout
-    first, *_, last = commands()
+    first, *_ = commands()
+    compared = next(command for command in commands() if command.startswith("stablerep compare"))
     assert "72 images in 9 groups of 3 captions; 0 skipped" in printed[first]
     assert "--set views_per_batch=36" in printed[first], "the advice fits nine groups"
     assert "192" in printed[commands()[4]]
-    assert {line.split()[0] for line in printed[last].splitlines()[1:]} == {
+    assert {line.split()[0] for line in printed[compared].splitlines()[1:]} == {
         "work/runs/first",
         "work/runs/first@40",
         "pixels",

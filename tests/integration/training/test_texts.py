@@ -37,7 +37,7 @@ def test_a_clip_run_finds_its_captions(url):
         app, ["probe", f"{url}/runs/clip", "--protocol", "retrieval", "--data", data, "--json"]
     )
     assert done.exit_code == 0, done.output
-    (record,) = json.loads(done.stdout)
+    (record,) = [json.loads(line) for line in done.stdout.splitlines()]
     chance = 1 / CAPTIONS
     assert record["scores"]["image_to_text@1"]["value"] > 4 * chance
     assert record["settings"] == {"captions": CAPTIONS}
