@@ -26,7 +26,9 @@ _OF_TEXTS = ("zeroshot", "retrieval")
 
 @connected
 def probe(
-    model: Annotated[str, typer.Argument(help="A run's URL, an export folder, a timm name, or `pixels`.")],
+    model: Annotated[
+        str, typer.Argument(help="A run's URL, an export, a timm or hf-hub: name, or `pixels`.")
+    ],
     data: Annotated[
         str,
         typer.Option(

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
@@ -18,16 +19,21 @@ from stablerep.models.export import CONFIG_FILE, WEIGHTS_FILE
 from stablerep.models.frozen import PAPER_CROP_RATIO, FrozenEncoder
 from stablerep.storage import Store, open_store
 
+_HUB = "hf-hub:"
+
 
 def load_encoder(model: str) -> FrozenEncoder:
     """The encoder that `model` names, with the preparation of images that goes with it.
 
-    `model` is an export (a folder or a URL), a run (a folder or a URL, such as s3://bucket/runs/first), or a
-    timm model with published weights, such as vit_small_patch14_dinov2.lvd142m.
+    `model` is an export (a folder or a URL), a run (a folder or a URL, such as s3://bucket/runs/first), a
+    timm model with published weights, such as vit_small_patch14_dinov2.lvd142m, or a model in timm's layout
+    on the Hugging Face hub, such as hf-hub:USER/NAME.
 
     Raises NotFound if there is nothing under that name, InvalidInput if what is there is no encoder, and
     Unavailable if published weights cannot be downloaded.
     """
+    if model.startswith(_HUB):
+        return _download(model)
     if "://" in model:
         return _load_from_store(open_store(model))
     # A run has a config.json of its own, so its export is looked for first.
@@ -91,9 +97,13 @@ def _load_published(name: str) -> FrozenEncoder:
         )
     if not timm.is_model_pretrained(name):
         raise InvalidInput(f"timm has no weights for {name}, only its architecture", field="model")
+    return _download(name)
+
+
+def _download(name: str) -> FrozenEncoder:
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HfHubHTTPError, ValueError) as error:
         raise Unavailable(f"cannot download the weights of {name}: {error}") from error
     return _frozen(model)
 
