@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
@@ -122,7 +122,7 @@ class ImageSource:
                 image = self._decode(encoded[tried])
             except _DAMAGED as error:
                 with self._lock:
-                    self.damaged.setdefault((group, tried), str(error) or type(error).__name__)
+                    self.damaged.setdefault((group, tried), _why(error))
                 continue
             with self._lock:
                 self._decoded += 1
@@ -142,6 +142,11 @@ class ImageSource:
 
 _DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for bytes that are no whole image."""
+
+
+def _why(error: Exception) -> str:
+    """Pillow's text for what is no image names an object in memory."""
+    return "no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
 
 
 class _Kept:

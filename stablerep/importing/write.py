@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stablerep.config.names import check_dataset
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound
@@ -158,7 +158,7 @@ def _prepare(number: int, members: Sequence[OwnImage], preparation: Preparation)
             encoded.append(_stored(image.read(), preparation))
             files.append(image.name)
         except _DAMAGED as error:
-            problems.append(f"{image.name}: {error or type(error).__name__}")
+            problems.append(f"{image.name}: {_why(error)}")
     caption = members[0].caption
     if not encoded:
         return skipped_group(number, caption, "; ".join(problems)[:500]), problems
@@ -166,6 +166,11 @@ def _prepare(number: int, members: Sequence[OwnImage], preparation: Preparation)
     if members[0].label is not None:
         info["label"] = members[0].label
     return Group(number, caption, tuple(encoded), info), problems
+
+
+def _why(error: Exception) -> str:
+    """Pillow's text for what is no image names an object in memory."""
+    return "no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
 
 
 def _stored(data: bytes, preparation: Preparation) -> bytes:

@@ -173,6 +173,7 @@ def test_damaged_images_are_skipped_and_named(class_folders, tmp_path):
     result = import_images(store, "own", find_images([str(class_folders)]))
     assert result.images == 11
     assert sorted(problem.split(":")[0] for problem in result.skipped) == ["bag/empty.png", "bag/torn.jpg"]
+    assert "bag/empty.png: no image" in result.skipped
 
 
 @pytest.mark.parametrize(
