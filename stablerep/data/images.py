@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from stablerep.data.corpus.positive_sets import Corpus
+from stablerep.data.files import DAMAGED, why_damaged
 from stablerep.errors import InvalidInput
 
 _READERS = 8  # groups read and decoded at once; decoding releases the interpreter lock
@@ -90,7 +91,7 @@ class ImageSource:
             for data in self._corpus.encoded(group):
                 try:
                     return float(self._decode(data).numel()) * total
-                except _DAMAGED:
+                except DAMAGED:
                     continue
         raise InvalidInput(
             "none of the first images can be decoded; is this a set of images?", field="datasets"
@@ -120,9 +121,9 @@ class ImageSource:
             tried = (number + place) % len(encoded)
             try:
                 image = self._decode(encoded[tried])
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 with self._lock:
-                    self.damaged.setdefault((group, tried), _why(error))
+                    self.damaged.setdefault((group, tried), why_damaged(error))
                 continue
             with self._lock:
                 self._decoded += 1
@@ -138,15 +139,6 @@ class ImageSource:
             return pixels
         height, width = (max(1, round(side * self._resolution / shorter)) for side in pixels.shape[-2:])
         return vision.resize(pixels, [height, width], antialias=True)
-
-
-_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for bytes that are no whole image."""
-
-
-def _why(error: Exception) -> str:
-    """Pillow's text for what is no image names an object in memory."""
-    return "no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
 
 
 class _Kept:

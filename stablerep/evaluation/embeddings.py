@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from stablerep.data.corpus.groups import GroupDataset
+from stablerep.data.files import DAMAGED
 from stablerep.errors import InvalidInput
 from stablerep.evaluation.features import encode, prepare
 from stablerep.models.frozen import FrozenEncoder
@@ -39,7 +40,7 @@ def write_embeddings(
         for number, data in enumerate(group.encoded):
             try:
                 waiting.append(_prepared(data, encoder))
-            except (OSError, SyntaxError, ValueError):
+            except DAMAGED:
                 continue
             ids.append(f"{group.caption_id}.{number:02d}")
             captions.append(group.caption)

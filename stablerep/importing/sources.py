@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from stablerep.captions.patterns import expand
+from stablerep.data.files import IMAGE_ENDINGS
 from stablerep.errors import InvalidInput
 
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 TORCHVISION = "torchvision:"
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _TEXTS = ("text", "caption")

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from stablerep.config.names import check_dataset
+from stablerep.data.files import DAMAGED, why_damaged
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound
 from stablerep.importing.sources import OwnImage
 from stablerep.runs.records import now
@@ -29,7 +30,6 @@ IMAGES_PER_GROUP = 10
 IMAGES_PER_SHARD = 1000
 _READERS = 8
 _ORIENTATION = 0x0112
-_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass
@@ -157,8 +157,8 @@ def _prepare(number: int, members: Sequence[OwnImage], preparation: Preparation)
         try:
             encoded.append(_stored(image.read(), preparation))
             files.append(image.name)
-        except _DAMAGED as error:
-            problems.append(f"{image.name}: {_why(error)}")
+        except DAMAGED as error:
+            problems.append(f"{image.name}: {why_damaged(error)}")
     caption = members[0].caption
     if not encoded:
         return skipped_group(number, caption, "; ".join(problems)[:500]), problems
@@ -166,11 +166,6 @@ def _prepare(number: int, members: Sequence[OwnImage], preparation: Preparation)
     if members[0].label is not None:
         info["label"] = members[0].label
     return Group(number, caption, tuple(encoded), info), problems
-
-
-def _why(error: Exception) -> str:
-    """Pillow's text for what is no image names an object in memory."""
-    return "no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
 
 
 def _stored(data: bytes, preparation: Preparation) -> bytes:

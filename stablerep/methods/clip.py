@@ -51,24 +51,35 @@ class Clip(MethodConfig):
         return {"encoder": parts.encoder, "image_text": self.text.tower(parts.encoder.num_features)}
 
     def encode(self, modules: Any, batch: Batch) -> dict[str, Tensor]:
-        features = modules.encoder(batch.views)
-        return {
-            "features": features.unflatten(0, (batch.number, -1)),
-            "images": modules.image_text.images(features).unflatten(0, (batch.number, -1)),
-            "texts": modules.image_text.texts(batch.tokens)[None],
-        }
+        return encode_both(modules, batch)
 
     def losses(self, modules: Any, encoded: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        from stablerep.objectives.image_text import image_text_loss
-
-        loss = image_text_loss(
-            encoded["images"].flatten(0, 1),
-            encoded["texts"][0],
-            batch.labels,
-            scale=modules.image_text.scale(),
-            equal_texts=self.equal_texts,
-        )
-        return {"image_text": loss}
+        return {"image_text": contrast_both(modules, encoded, batch, self.equal_texts)}
 
     def after_step(self, modules: Any, done: float) -> None:
         modules.image_text.clamp_scale()
+
+
+def encode_both(modules: Any, batch: Batch) -> dict[str, Tensor]:
+    """Features and embeddings of the views, and the embedding of each caption's text, once."""
+    features = modules.encoder(batch.views)
+    return {
+        "features": features.unflatten(0, (batch.number, -1)),
+        "images": modules.image_text.images(features).unflatten(0, (batch.number, -1)),
+        "texts": modules.image_text.texts(batch.tokens)[None],
+    }
+
+
+def contrast_both(
+    modules: Any, encoded: Mapping[str, Tensor], batch: Batch, equal_texts: EqualTexts
+) -> Tensor:
+    """Half the contrast of images to texts, and half that of texts to images."""
+    from stablerep.objectives.image_text import image_text_loss
+
+    return image_text_loss(
+        encoded["images"].flatten(0, 1),
+        encoded["texts"][0],
+        batch.labels,
+        scale=modules.image_text.scale(),
+        equal_texts=equal_texts,
+    )

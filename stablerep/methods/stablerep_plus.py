@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stablerep.methods.clip import EqualTexts, TextConfig
+from stablerep.methods.clip import EqualTexts, TextConfig, contrast_both, encode_both
 from stablerep.methods.interface import Batch, Needs, Parts
 from stablerep.methods.stablerep import StableRep
 
@@ -34,23 +34,10 @@ class StableRepPlus(StableRep):
         return {**super().build(parts), "image_text": self.text.tower(parts.encoder.num_features)}
 
     def encode(self, modules: Any, batch: Batch) -> dict[str, Tensor]:
-        features = modules.encoder(batch.views)
-        return {
-            "features": features.unflatten(0, (batch.number, -1)),
-            "images": modules.image_text.images(features).unflatten(0, (batch.number, -1)),
-            "texts": modules.image_text.texts(batch.tokens)[None],
-        }
+        return encode_both(modules, batch)
 
     def losses(self, modules: Any, encoded: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        from stablerep.objectives.image_text import image_text_loss
-
-        between = image_text_loss(
-            encoded["images"].flatten(0, 1),
-            encoded["texts"][0],
-            batch.labels,
-            scale=modules.image_text.scale(),
-            equal_texts=self.equal_texts,
-        )
+        between = contrast_both(modules, encoded, batch, self.equal_texts)
         contrastive = super().losses(modules, encoded, batch)["contrastive"]
         return {"contrastive": self.image_weight * contrastive, "image_text": self.text_weight * between}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from stablerep.data.files import DAMAGED, IMAGE_ENDINGS, why_damaged
 from stablerep.errors import InvalidInput
 from stablerep.evaluation.datasets.photographs import Photographs
 
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _TEST_NAMES = ("test", "val", "valid", "validation")
 _TEST_SHARE = 0.2
 _READERS = 8
@@ -99,6 +99,6 @@ def _read(file: Path, size: int) -> np.ndarray:
     try:
         with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InvalidInput(f"{file} cannot be read: {error}", field="data") from None
+    except DAMAGED as error:
+        raise InvalidInput(f"{file} cannot be read: {why_damaged(error)}", field="data") from None
     return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
