@@ -6,6 +6,7 @@ and has no torch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,7 +116,7 @@ class Batch:
         )
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(BaseModel, ABC):
     """A method and its options. A subclass in a file of its own, with a default `name`, is a method.
 
     `encode` treats every caption by itself, so that a large batch can be encoded part by part; what depends
@@ -127,21 +128,21 @@ class MethodConfig(BaseModel):
 
     name: str
 
+    @abstractmethod
     def needs(self) -> Needs:
         """What a batch must hold."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, parts: Parts) -> dict[str, nn.Module]:
         """The modules that are trained, by name; `encoder` is the one that is exported."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, modules: Any, batch: Batch) -> dict[str, Tensor]:
         """What every caption contributes, each [k n ...]; `features` are the encoder's for the views."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self, modules: Any, encoded: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Scalars whose sum is minimised, by name."""
-        raise NotImplementedError
 
     def after_step(self, modules: Any, done: float) -> None:
         """After an optimiser step; `done` is the share of all steps that are done, 0..1."""

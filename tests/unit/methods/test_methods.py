@@ -1,5 +1,7 @@
 """Every method: it trains, is exact in parts, and another one is a class and a line in the table."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -7,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stablerep.config.encoder import EncoderSpec
 from stablerep.errors import InvalidInput
 from stablerep.methods import Batch, MethodConfig, Needs, Parts
 from stablerep.methods.table import METHODS
@@ -245,15 +246,15 @@ def test_another_method_is_a_class_and_a_line_in_the_table(monkeypatch):
     assert float(losses["distance"]) == pytest.approx(2.5**2, rel=0.5)
 
 
-def test_methods_are_known_without_torch():
-    """The gateway checks configurations and has no torch: see also the test of its image's imports."""
-    import subprocess
-    import sys
+def test_a_method_that_lacks_a_part_cannot_be_made():
+    class Half(MethodConfig):
+        name: Literal["half"] = "half"
 
+    with pytest.raises(TypeError, match="abstract"):
+        Half()
+
+
+def test_methods_are_known_without_torch():
+    """The gateway checks configurations and has no torch."""
     program = "import stablerep.runs.config, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
-def test_the_spec_of_the_encoder_reaches_the_method():
-    config = configuration("mae")
-    assert isinstance(config.encoder, EncoderSpec)
