@@ -69,6 +69,10 @@ class Bars:
         if not self._live:
             self._print_line(task)
 
+    def remove(self, task: TaskID) -> None:
+        """Takes away the bar of what is over, where there are many; its last line stays in a log."""
+        self._progress.update(task, visible=False)
+
     def _follow_whole(self) -> None:
         """Moves the bar of all that these bars are a part of, in seconds; it is the last one."""
         if self._whole is None:

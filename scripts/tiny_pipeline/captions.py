@@ -5,6 +5,9 @@
 - `fashion_captions.txt`: the distinct captions that at least four photographs have, in a seeded order of
   which every beginning has the classes in equal parts as long as they last;
 - `fashion_captions_no_noun.txt`: line by line the same captions without the noun of the class;
+- `fashion_captions_8000.txt`: 8,000 captions that begin with those, then the rarer ones that photographs have,
+  then such captions in another tone of grey, which no photograph has;
+- `fashion_photograph_captions.txt`: line by line the captions of the probe's 5,000 training photographs;
 - `fashion_nouns.json`: the words whose removal (and single spaces after it) turns one into the other;
 - with `--shards`, WebDataset tars of all 55,000 photographs as 32x32 RGB PNG, for `train_pipeline.py`.
 """
@@ -20,12 +23,20 @@ import measures as measure
 import numpy as np
 from captioned_images import without_words
 from measures import Outline, choose, outline
-from photographs import ASSETS, CLASS_NAMES, Photographs, find_source, pipeline_photographs
+from photographs import (
+    ASSETS,
+    CLASS_NAMES,
+    Photographs,
+    find_source,
+    pipeline_photographs,
+    probe_photographs,
+)
 from PIL import Image
 
 NOUN_WORDS = tuple(word for name in CLASS_NAMES for word in name.split())
 LEAST_FACES = 4
 ORDER_SEED = 0
+MOST_CAPTIONS = 8000
 PADDING = 2
 SHARD_SIZE = 5000
 
@@ -143,8 +154,8 @@ def _bag(shape: Outline, _: str) -> tuple[list[str], list[str]]:
     return [_texture(shape, (9.5, 18)), form], [handle, shade]
 
 
-def list_captions(captions: list[str], labels: np.ndarray) -> list[str]:
-    """Distinct captions with at least four photographs each: classes in turn, drawn without replacement.
+def list_captions(captions: list[str], labels: np.ndarray, least_faces: int = LEAST_FACES) -> list[str]:
+    """Distinct captions with so many photographs each or more: classes in turn, drawn without replacement.
 
     Inside a class the draw is seeded and prefers, by the square root, captions of many photographs: what
     is common in the photographs is common at the beginning of the list, and rare things are not absent.
@@ -153,7 +164,7 @@ def list_captions(captions: list[str], labels: np.ndarray) -> list[str]:
     faces = Counter(captions)
     by_class: list[list[str]] = [[] for _ in CLASS_NAMES]
     for caption, label in sorted(set(zip(captions, labels.tolist(), strict=True))):
-        if faces[caption] >= LEAST_FACES:
+        if faces[caption] >= least_faces:
             by_class[label].append(caption)
     ordered = []
     for part in by_class:
@@ -162,6 +173,23 @@ def list_captions(captions: list[str], labels: np.ndarray) -> list[str]:
         ordered.append([part[i] for i in np.argsort(waits)])
     rounds = max(len(part) for part in ordered)
     return [part[turn] for turn in range(rounds) for part in ordered if turn < len(part)]
+
+
+def lengthen(ordered: list[str], seen: list[str], count: int) -> list[str]:
+    """`count` distinct captions: `ordered`, then the others of `seen`, then those in other tones, in turn."""
+    random = np.random.default_rng(ORDER_SEED)
+    longer = list(dict.fromkeys([*ordered, *seen]))
+    bare = {_without_tone(caption) for caption in longer}
+    others = sorted({f"{tone} {rest}" for rest in bare for tone in measure.TONES} - set(longer))
+    longer += random.permutation(others).tolist()
+    if len(longer) < count:
+        raise ValueError(f"there are only {len(longer)} captions")
+    return longer[:count]
+
+
+def _without_tone(caption: str) -> str:
+    longest_first = sorted(measure.TONES, key=len, reverse=True)
+    return next(caption[len(word) + 1 :] for word in longest_first if caption.startswith(f"{word} "))
 
 
 def write_lists(ordered: list[str], folder: Path) -> None:
@@ -199,6 +227,12 @@ def main() -> None:
     captions = [caption_of(i, int(k)) for i, k in zip(photographs.images, photographs.labels, strict=True)]
     ordered = list_captions(captions, photographs.labels)
     write_lists(ordered, arguments.assets)
+    longer = lengthen(ordered, list_captions(captions, photographs.labels, 1), MOST_CAPTIONS)
+    (arguments.assets / "fashion_captions_8000.txt").write_text("\n".join(longer) + "\n", encoding="utf-8")
+    held_out = probe_photographs(find_source(arguments.source))
+    of_them = [caption_of(i, int(k)) for i, k in zip(held_out.images, held_out.labels, strict=True)]
+    names = arguments.assets / "fashion_photograph_captions.txt"
+    names.write_text("\n".join(of_them) + "\n", encoding="utf-8")
     covered = sum(Counter(captions)[caption] for caption in ordered)
     print(f"{len(ordered)} captions with {LEAST_FACES}+ photographs; they cover {covered} of {len(captions)}")
     if arguments.shards:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 BACKGROUND_BELOW = 14
+TONES = ("black", "dark", "dark grey", "grey", "pale grey", "pale", "white")
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ def choose(value: float, limits: tuple[float, ...], words: tuple[str, ...]) -> s
 def tone(shape: Outline) -> str:
     """How light the product is on the whole."""
     mean = float(shape.image[shape.mask].mean())
-    words = ("black", "dark", "dark grey", "grey", "pale grey", "pale", "white")
-    return choose(mean, (60, 90, 120, 150, 180, 205), words)
+    return choose(mean, (60, 90, 120, 150, 180, 205), TONES)
 
 
 def roughness(shape: Outline) -> float:

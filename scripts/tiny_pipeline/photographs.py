@@ -100,6 +100,13 @@ def pipeline_photographs(source: Path) -> Photographs:
     return Photographs(images=train.images[kept], labels=train.labels[kept])
 
 
+def probe_photographs(source: Path) -> Photographs:
+    """The 5,000 photographs that the probe trains on."""
+    train = load(source, "train")
+    held_out, _ = split_indices(train.labels)
+    return Photographs(images=train.images[held_out], labels=train.labels[held_out])
+
+
 def write_probe_photographs(source: Path, out: Path) -> str:
     """Writes the probe's npz (held-out training photographs and all test ones); returns its SHA-256."""
     train, test = load(source, "train"), load(source, "t10k")

@@ -20,6 +20,7 @@ from stablerep.cli import (
     probing,
     reconcile,
     runs,
+    sweep,
     token,
 )
 from stablerep.cli.connection import connected
@@ -50,6 +51,7 @@ app.command("import")(importing.import_)
 app.command("train")(models.train)
 app.command("probe")(probing.probe)
 app.command("compare")(probing.compare)
+app.command("sweep")(sweep.sweep)
 app.command("export")(models.export)
 
 

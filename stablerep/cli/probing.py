@@ -26,8 +26,11 @@ _OF_TEXTS = ("zeroshot", "retrieval")
 
 @connected
 def probe(
-    model: Annotated[
-        str, typer.Argument(help="A run's URL, an export, a timm or hf-hub: name, or `pixels`.")
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="A run's URL, an export, a timm or hf-hub: name, or `pixels`; several."
+        ),
     ],
     data: Annotated[
         str,
@@ -100,6 +103,9 @@ def probe(
     """
     names = [name.strip() for name in data.split(",")]
     if is_elsewhere(on):
+        if len(models) > 1:
+            raise InvalidInput("takes one model with --on", field="models")
+        model = models[0]
         with connection.client() as client:
             measured = client.runs.probe(
                 name_of(run or f"probe-{name_of(model)}"),
@@ -126,20 +132,35 @@ def probe(
 
     torch.set_num_threads(threads)
     settings = ProbeSettings(seed, few, draws, neighbours, batch, ways, shots, queries, episodes)
-    frozen = [name for name in chosen if name not in _OF_TEXTS]
-    records = []
-    if frozen:
-        encoder, shown = _encoder(model, at_step, device)
-        records = [record for name in names for record in _measure(encoder, shown, name, frozen, settings)]
-    if with_texts := [name for name in chosen if name in _OF_TEXTS]:
-        records += _measure_texts(model, at_step, names, with_texts)
-    kept = [_keep(record, model, out) for record in records]
+    found = []
+    for model in models:
+        records = _records(model, at_step, names, chosen, device, settings)
+        kept = [_keep(record, model, out) for record in records]
+        found += records
+        for record in records:
+            console.print(f"{record.data}, {record.protocol}; % with 95 % intervals\n{table([record])}")
+        for place in filter(None, kept):
+            console.print(f"record: {place}")
     if as_json:
-        print_json([record.model_dump(mode="json") for record in records])
-    for record in records:
-        console.print(f"{record.data}, {record.protocol}; % with 95 % intervals\n{table([record])}")
-    for place in filter(None, kept):
-        console.print(f"record: {place}")
+        print_json([record.model_dump(mode="json") for record in found])
+
+
+def _records(
+    model: str,
+    at_step: int | None,
+    data: list[str],
+    protocols: list[str],
+    device: str,
+    settings: ProbeSettings,
+) -> list[ProbeRecord]:
+    """What one model measures up to, on all data by all protocols."""
+    records = []
+    if frozen := [name for name in protocols if name not in _OF_TEXTS]:
+        encoder, shown = _encoder(model, at_step, device)
+        records = [record for name in data for record in _measure(encoder, shown, name, frozen, settings)]
+    if with_texts := [name for name in protocols if name in _OF_TEXTS]:
+        records += _measure_texts(model, at_step, data, with_texts)
+    return records
 
 
 def _protocols(names: str, *, paper: bool) -> list[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from stablerep.client.environment import client_from_environment
 from stablerep.client.progress import show_job
 from stablerep.demo.settings import DemoSettings, Images
-from stablerep.demo.side_by_side import Whole
 from stablerep.errors import StableRepError
 from stablerep.local.services import LocalServices, local_services
+from stablerep.local.tasks import Whole
 from stablerep.progress import Bars
 
 _WORKERS = 2

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stablerep.demo.settings import DemoSettings
-from stablerep.demo.side_by_side import Task, Whole, run_side_by_side
 from stablerep.demo.train import demo_runs
+from stablerep.local.tasks import Task, Whole, run_tasks
 
 _PROCESSES = 2
 _PHOTOGRAPHS = "fashion"
@@ -46,7 +46,7 @@ def probe_all(out: Path, settings: DemoSettings, whole: Whole = None) -> None:
                     progress=partial(_progress, share),
                 )
             )
-    run_side_by_side(processes, out / "logs", whole)
+    run_tasks(processes, out / "logs", whole=whole)
 
 
 def _progress(tasks: list[ProbeTask]) -> tuple[int, str]:

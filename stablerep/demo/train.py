@@ -11,7 +11,7 @@ from typing import Any
 
 from stablerep.demo.generate import dataset_url
 from stablerep.demo.settings import DemoSettings, Method
-from stablerep.demo.side_by_side import Task, Whole, run_side_by_side
+from stablerep.local.tasks import Task, Whole, run_tasks
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def train_all(out: Path, settings: DemoSettings, whole: Whole = None) -> None:
         for run in demo_runs(out, settings)
         if not run.finished
     ]
-    run_side_by_side(tasks, out / "logs", whole)
+    run_tasks(tasks, out / "logs", whole=whole)
 
 
 def _arguments(out: Path, settings: DemoSettings, run: DemoRun) -> list[str]:

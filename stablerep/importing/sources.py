@@ -6,6 +6,7 @@ FOLDER of images                     no caption is known: each image is called b
 TAR, also {00000..00099}.tar         samples of WebDataset, as img2dataset writes: key.jpg and key.txt, or a
                                      caption in key.json
 torchvision:NAME                     a data set of torchvision in the folder `root`; classes are captions
+builtin:fashion                      the 5,000 training photographs that this package ships, with captions
 """
 
 import csv
@@ -23,6 +24,7 @@ from stablerep.data.files import IMAGE_ENDINGS
 from stablerep.errors import InvalidInput
 
 TORCHVISION = "torchvision:"
+BUILTIN = "builtin:fashion"
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _TEXTS = ("text", "caption")
 
@@ -41,7 +43,9 @@ def find_images(sources: Sequence[str], root: Path | None = None) -> list[OwnIma
     """All images of the sources, in a fixed order. Raises InvalidInput naming what is wrong."""
     found: list[OwnImage] = []
     for source in (one for given in sources for one in expand(given)):
-        if source.startswith(TORCHVISION):
+        if source == BUILTIN:
+            found += _shipped_photographs()
+        elif source.startswith(TORCHVISION):
             found += _of_torchvision(source.removeprefix(TORCHVISION), root)
         elif Path(source).is_dir():
             found += _of_folder(Path(source))
@@ -49,7 +53,8 @@ def find_images(sources: Sequence[str], root: Path | None = None) -> list[OwnIma
             found += _of_tar(Path(source))
         else:
             raise InvalidInput(
-                f"{source!r} is neither a folder, nor a .tar, nor torchvision:NAME", field="sources"
+                f"{source!r} is neither a folder, nor a .tar, nor torchvision:NAME, nor {BUILTIN}",
+                field="sources",
             )
     if not found:
         raise InvalidInput(
@@ -153,6 +158,30 @@ def _read(file: Path, offset: int, length: int) -> bytes:
     with file.open("rb") as opened:
         opened.seek(offset)
         return opened.read(length)
+
+
+def _shipped_photographs() -> list[OwnImage]:
+    """With the margin that encoders see them in, which is the shipped pipeline's, too."""
+    from importlib.resources import files
+
+    from stablerep.evaluation.datasets.photographs import load_photographs
+
+    photographs = load_photographs("fashion").framed()
+    text = (files("stablerep") / "assets" / "fashion_photograph_captions.txt").read_text(encoding="utf-8")
+    return [
+        OwnImage(f"fashion/{number}", caption, partial(_png, image), photographs.class_names[label])
+        for number, (caption, image, label) in enumerate(
+            zip(text.splitlines(), photographs.train_images, photographs.train_labels, strict=True)
+        )
+    ]
+
+
+def _png(pixels: Any) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _of_torchvision(name: str, root: Path | None) -> list[OwnImage]:

@@ -79,7 +79,7 @@ class Processes:
         deadline = time.monotonic() + seconds
         while "address" not in child.announced():
             if child.process.poll() is not None:
-                raise _died(child)
+                raise died(child)
             if time.monotonic() > deadline:
                 raise ChildDied(f"{child.name} did not serve within {seconds:.0f} s:\n{child.log_tail()}")
             time.sleep(0.05)
@@ -93,7 +93,7 @@ class Processes:
         for child in self.children:
             child.keep_running(console.print)
             if child.status:
-                raise _died(child)
+                raise died(child)
 
     def stop(self, *names: str) -> None:
         """Stops the named children (all without names): SIGTERM, then SIGKILL for one that takes too long."""
@@ -107,7 +107,8 @@ class Processes:
         self.children = [child for child in self.children if child not in chosen]
 
 
-def _died(child: Child) -> ChildDied:
+def died(child: Child) -> ChildDied:
+    """The error that a child's end is."""
     return ChildDied(f"{child.name} {how_it_ended(child.process.returncode)}:\n{child.log_tail()}")
 
 

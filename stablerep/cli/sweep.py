@@ -1,0 +1,104 @@
+"""The verb `sweep`: datasets, runs and probes over a grid of settings, drawn as a figure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stablerep.cli.models import typed_command
+from stablerep.errors import InvalidInput, StableRepError
+from stablerep.progress import console
+
+if TYPE_CHECKING:
+    from stablerep.sweeps.plan import Plan
+
+
+def sweep(
+    file: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE.yaml|NAME]...", help="Sweeps, or presets of them.")
+    ] = None,
+    figure: Annotated[
+        list[str] | None, typer.Option("--figure", help="A figure of the paper: 2, 3 or 5; several.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the store and the figures.")] = Path("sweep"),
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override of a setting, such as seeds=1."),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Trainings, probes or workers at a time; 0: one a core.")
+    ] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads of each.")] = 1,
+    show: Annotated[bool, typer.Option("--show", help="Print what would be made, and make nothing.")] = False,
+) -> None:
+    """Makes every dataset, run and probe of a grid of settings, and draws the figure as it fills.
+
+    FOLDER/NAME.html, .svg and .json are renewed after every probe. Ctrl-C stops it, the same command resumes
+    it; sweeps in one folder share the datasets and runs that they have in common.
+
+    Examples:
+
+        stablerep sweep --figure 2 --out study --show
+
+        stablerep sweep --figure 2 --figure 3 --figure 5 --out study
+
+        stablerep sweep guidance --set seeds=1 --set train.steps=100
+
+        stablerep sweep my-sweep.yaml --processes 8
+    """
+    from stablerep.cli.jobs import split_overrides
+    from stablerep.config.loading import parse_value
+    from stablerep.sweeps.plan import make_plan
+    from stablerep.sweeps.spec import load_sweep, sweep_presets
+
+    names = [*(file or []), *(figure or [])]
+    if not names:
+        raise InvalidInput(f"name a file, or one of {', '.join(sweep_presets())}", field="sweep")
+    changes = {key: parse_value(value, value, key) for key, value in split_overrides(overrides).items()}
+    store = (out / "store").resolve().as_uri()
+    plans = [make_plan(*load_sweep(name, changes), store) for name in names]
+    console.print("\n".join(_told(plans)))
+    if show:
+        return
+    from stablerep.sweeps.execute import Execution
+
+    at_once = processes or max(1, (os.cpu_count() or 1) // threads)
+    out.mkdir(parents=True, exist_ok=True)
+    execution = Execution(plans, out, at_once, threads, typed_command())
+    try:
+        execution.run()
+    except KeyboardInterrupt:
+        console.print(f"\nstopped; everything finished so far is kept. Go on with: {typed_command()}")
+        raise
+    for plan in plans:
+        console.print(f"\n{plan.spec.title}")
+        console.print(execution.text(plan))
+        console.print(f"figure: {out / plan.name}.html")
+    if execution.failures:
+        lines = "\n".join(f"  {name}: {why}" for name, why in execution.failures.items())
+        raise StableRepError(
+            f"{len(execution.failures)} runs have no scores; run it again to retry:\n{lines}"
+        )
+
+
+def _told(plans: list[Plan]) -> list[str]:
+    """What the sweeps come to, in lines."""
+    datasets = {name: made for plan in plans for name, made in plan.datasets.items()}
+    trainings = {name: one for plan in plans for name, one in plan.trainings.items()}
+    views = sum(one.config.steps * one.config.views_per_batch for one in trainings.values())
+    lines = [f"{plan.name}: {plan.spec.title}; {len(plan.points)} points" for plan in plans]
+    for name, made in datasets.items():
+        source = made.source
+        if source.captions:
+            recipe = made.recipe
+            captions = f"{source.limit:,} of " if source.limit else ""
+            lines.append(
+                f"  dataset {name}: {captions}{source.captions}, {recipe.images_per_caption} images "
+                f"a caption, {recipe.steps} steps, guidance {recipe.guidance_scale:g}"
+            )
+        else:
+            lines.append(f"  dataset {name}: {source.images or source.url}")
+    return [*lines, f"{len(trainings)} runs of {views:,} views together, each probed"]

@@ -1,0 +1,119 @@
+"""What a sweep has measured so far: the scores of every point, from the records beside the runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from stablerep.evaluation.records import ProbeRecord, parse_record
+from stablerep.shards.layout import run_key
+from stablerep.storage import Store
+from stablerep.sweeps.plan import Plan
+from stablerep.sweeps.spec import ProbeSpec
+
+_PACKAGES = ("stablerep", "torch", "diffusers", "timm", "numpy")
+
+Scores = Mapping[str, float]
+"""Accuracies, 0 to 1, by name."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The seeds of one combination of labels: each seed's score, and what failed."""
+
+    labels: dict[str, str]
+    scores: dict[str, list[float]]
+    failed: list[str]
+
+
+def read_scores(store: Store, run: str, probe: ProbeSpec) -> Scores | None:
+    """What the probe of this run gave; None if there is no such record."""
+    for entry in store.list(run_key(run, "probes/")):
+        record = parse_record(store.get(entry.key), entry.key)
+        if is_of(record, probe):
+            return {name: score.value for name, score in record.scores.items()}
+    return None
+
+
+def is_of(record: ProbeRecord, probe: ProbeSpec) -> bool:
+    """Whether a record is what this probe measures."""
+    return (record.protocol, record.data, record.settings.get("seed")) == (
+        probe.protocol,
+        Path(probe.data).name,
+        probe.seed,
+    )
+
+
+def summarise(
+    plan: Plan, scores: Callable[[str], Scores | None], failures: Mapping[str, str]
+) -> list[Summary]:
+    """The points of the plan by their labels, over seeds."""
+    found: dict[tuple[str, ...], Summary] = {}
+    for point in plan.points:
+        summary = found.setdefault(tuple(point.labels.values()), Summary(point.labels, {}, []))
+        measured = scores(point.run)
+        if measured is not None:
+            for name, value in measured.items():
+                summary.scores.setdefault(name, []).append(value)
+        elif point.run in failures:
+            summary.failed.append(f"{point.run}: {failures[point.run]}")
+    return list(found.values())
+
+
+def table(plan: Plan, summaries: list[Summary]) -> list[list[str]]:
+    """Rows of text, the first is the heading: labels, then mean ± standard deviation over seeds in %."""
+    scores = plan.spec.probe.scores
+    head = [axis.title or name for name, axis in plan.spec.axes.items()] + list(scores.values())
+    return [head] + [
+        [*summary.labels.values(), *(_cell(summary.scores.get(name, [])) for name in scores)]
+        for summary in summaries
+    ]
+
+
+def write_json(
+    plan: Plan,
+    summaries: list[Summary],
+    scores: Callable[[str], Scores | None],
+    failures: Mapping[str, str],
+    file: Path,
+    *,
+    facts: Mapping[str, Any],
+) -> None:
+    """Everything that the figure is drawn from, and what made it; replaces the file at once."""
+    content = {
+        "schema": 1,
+        "sweep": plan.name,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "spec": plan.spec.model_dump(mode="json"),
+        "datasets": {name: made.source.model_dump(mode="json") for name, made in plan.datasets.items()},
+        "points": [
+            {
+                "labels": point.labels,
+                "seed": point.seed,
+                "run": point.run,
+                "datasets": list(plan.trainings[point.run].datasets),
+                "scores": scores(point.run),
+                "failed": failures.get(point.run),
+            }
+            for point in plan.points
+        ],
+        "summary": [{"labels": one.labels, "scores": one.scores} for one in summaries],
+        "versions": {package: version(package) for package in _PACKAGES},
+        **facts,
+    }
+    scratch = file.with_suffix(".json.new")
+    scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(file)
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {stdev(values) * 100:.1f}" if len(values) > 1 else ""
+    return f"{fmean(values) * 100:.1f}{spread}"
