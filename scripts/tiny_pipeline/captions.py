@@ -5,8 +5,8 @@
 - `fashion_captions.txt`: the distinct captions that at least four photographs have, in a seeded order of
   which every beginning has the classes in equal parts as long as they last;
 - `fashion_captions_no_noun.txt`: line by line the same captions without the noun of the class;
-- `fashion_captions_8000.txt`: 8,000 captions that begin with those, then the rarer ones that photographs have,
-  then such captions in another tone of grey, which no photograph has;
+- `fashion_captions_8000.txt`: 8,000 captions: the same, then the rarer ones that photographs have, then such
+  captions in another tone of grey, which no photograph has;
 - `fashion_photograph_captions.txt`: line by line the captions of the probe's 5,000 training photographs;
 - `fashion_nouns.json`: the words whose removal (and single spaces after it) turns one into the other;
 - with `--shards`, WebDataset tars of all 55,000 photographs as 32x32 RGB PNG, for `train_pipeline.py`.

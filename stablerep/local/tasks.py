@@ -54,8 +54,8 @@ def run_tasks(
     """Runs the tasks in their order; one that is killed is restarted and resumes.
 
     `failed` is told of a task that fails, or is killed repeatedly without progress, with the end of its log;
-    what it returns is done next, and the others go on. Without it ChildDied is raised. `overall` gives what is
-    done of how much, for a bar above those of the tasks, which then go when their tasks end.
+    what it returns is done next, and the others go on. Without it ChildDied is raised. `overall` gives what
+    is done of how much, for a bar above those of the tasks, which then go when their tasks end.
     """
     waiting = list(tasks)
     running: list[tuple[Task, Child, TaskID]] = []

@@ -156,6 +156,8 @@ def _cell(spec: SweepSpec, labels: dict[str, str], seed: int, settings: Mapping[
     for key in sorted(settings, key=lambda key: key.count(".")):
         first, _, rest = key.partition(".")
         if first == "train" and rest:
+            # Another encoder or method, given whole, takes nothing of what the sweep says within the old one.
+            train = {name: value for name, value in train.items() if not name.startswith(f"{rest}.")}
             train[rest] = settings[key]
         elif key == "use" or (first == "data" and rest):
             put(content, key, settings[key])
