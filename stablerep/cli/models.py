@@ -63,6 +63,10 @@ def train(
     from_: Annotated[
         str, typer.Option("--from", help="Begin with the weights of this run's, export's or timm's encoder.")
     ] = "",
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Begin while a dataset is being generated, and wait for its shards."),
+    ] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Print the configuration with all defaults, and train nothing.")
     ] = False,
@@ -84,6 +88,8 @@ def train(
 
         stablerep train --preset paper_vit_b16_cc12m_1x --set method=mae --show
 
+        stablerep train --follow --dataset s3://bucket/datasets/shoes --run s3://bucket/runs/shoes
+
         stablerep train --on kubernetes --preset demo --dataset shoes --run shoes-1 --nodes 2 --gpus 8 --watch
     """
     from stablerep.cli.jobs import split_overrides
@@ -94,6 +100,8 @@ def train(
         changes["dataset_weights"] = weights
     if from_:
         changes["init"] = from_
+    if follow:
+        changes["follow"] = True
     if show:
         _show(preset, {**changes, "threads": threads}, names, run)
         return

@@ -33,20 +33,23 @@ class ImageSource:
     """Images by (group, number), each at its own aspect; shrunk where its shorter side is over `resolution`.
 
     With at most `memory` bytes of pixels in the corpus everything is decoded once, on opening: a batch of 256
-    small images then costs under a millisecond, where decoding it again takes tens of them.
+    small images then costs under a millisecond, where decoding it again takes tens of them. None: nothing is
+    read before it is asked for, since not all images are there yet.
 
     A damaged image is replaced by the next sound one of its group, always by the same one, and by a grey one
     where there is none; `damaged` keeps which and why. Whether there are too many, the caller judges.
     """
 
-    def __init__(self, corpus: Corpus, *, memory: int = 10**9, resolution: int | None = None) -> None:
+    def __init__(self, corpus: Corpus, *, memory: int | None = 10**9, resolution: int | None = None) -> None:
         self._corpus, self._resolution = corpus, resolution
         self.damaged: dict[tuple[int, int], str] = {}
         self._decoded = 0
         self._lock = threading.Lock()
         counts = corpus.image_counts
         self._first = np.concatenate([[0], np.cumsum(counts)])
-        self._kept = self._decode_all(memory) if self._estimate(counts) <= memory else None
+        self._kept: _Kept | None = None
+        if memory is not None and self._estimate(counts) <= memory:
+            self._kept = self._decode_all(memory)
 
     @property
     def kept(self) -> bool:

@@ -79,6 +79,7 @@ class TrainConfig(_Frozen):
     run: str  # URL: STORE/runs/NAME
     datasets: tuple[str, ...] = Field(min_length=1)  # URLs: STORE/datasets/NAME
     dataset_weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()  # () pools them all
+    follow: bool = False  # the first epoch is in the order of the plan, whose shards are waited for
     method: SerializeAsAny[MethodConfig] = StableRep()
     init: str = ""  # a run, an export or a model of timm's whose weights the encoder begins with
     views_per_batch: int = Field(default=8256, ge=2)

@@ -25,10 +25,12 @@ from stablerep.data.images import ImageSource
 from stablerep.errors import AlreadyExists, Diverged, InvalidInput, TornObject
 from stablerep.evaluation.effective_rank import effective_rank
 from stablerep.runs.config import TrainConfig
+from stablerep.shards.layout import run_key
 from stablerep.training.callbacks import NoCallback, TrainingCallback
 from stablerep.training.checkpoint import checkpoint_steps, read_checkpoint, restore_state
 from stablerep.training.distributed import Ranks
 from stablerep.training.export import export_run
+from stablerep.training.following import when_all_are_ready
 from stablerep.training.learner import Learner, build_learner
 from stablerep.training.online_probe import make_online_probe
 from stablerep.training.optimizer import build_optimizer, schedule
@@ -57,7 +59,7 @@ def train(
             f"{config.captions_per_batch} captions a batch cannot be shared by {ranks.size} ranks equally"
         )
         raise InvalidInput(message, field="views_per_batch")
-    run = open_run(config, ranks)
+    run = open_run(config, ranks, stop)
     finished = run.result()
     if finished is not None and finished["steps"] >= config.steps:
         return finished
@@ -82,14 +84,20 @@ def _train(
 ) -> dict[str, Any] | None:
     texts, sets = _positive_sets(config, run.corpus)
     order = _order(config, run.corpus, sets)
-    source = ImageSource(run.corpus, memory=config.decoded_bytes, resolution=config.decoded_resolution)
+    # Images that are not there yet cannot be decoded on opening.
+    memory = config.decoded_bytes if all(one.is_whole() for one in run.corpus.growing) else None
+    source = ImageSource(run.corpus, memory=memory, resolution=config.decoded_resolution)
     learner = build_learner(config, ranks.device, ranks.size)
-    loader = _loader(config, ranks, order, source, learner, texts)
+    loader = _loader(config, ranks, run.corpus, order, source, learner, texts)
     optimizer = build_optimizer(learner, config)
     seen = SeenImages(run.corpus.image_counts)
     start = _resume(run, ranks, learner, optimizer, seen)
     callback = callback if callback is not None and ranks.first else NoCallback()
-    end = _train_steps(config, ranks, run, loader, learner, optimizer, start, signals, callback, seen)
+    try:
+        end = _train_steps(config, ranks, run, loader, learner, optimizer, start, signals, callback, seen)
+    finally:
+        for dataset in run.corpus.growing:
+            dataset.cancelled.set()
     if end.step < config.steps:
         return None
     damaged, cut = ranks.sum([float(source.counts()[0]), float(end.texts_cut)])
@@ -109,6 +117,9 @@ def _train(
         "precision": learner.precision,
         "parameters": sum(p.numel() for p in learner.encoder.parameters()),
     }
+    if run.corpus.growing:
+        passed = run.store.list(run_key(run.name, "passed_over/"))
+        result["shards_passed_over"] = sum(1 for _ in passed)
     if config.method.needs().texts:
         result["texts_cut"] = int(cut)
     if ranks.first:
@@ -138,14 +149,15 @@ def _positive_sets(config: TrainConfig, corpus: Corpus) -> tuple[list[str], Posi
 def _order(config: TrainConfig, corpus: Corpus, sets: PositiveSets) -> BatchOrder | MixtureOrder:
     captions, images = config.captions_per_batch, config.method.needs().images
     if not config.dataset_weights:
-        return BatchOrder(sets, config.seed, captions, images)
+        return BatchOrder(sets, config.seed, captions, images, config.follow)
     parts = corpus.parts[sets.first_groups]
-    return MixtureOrder(sets, config.seed, captions, images, parts, config.dataset_weights)
+    return MixtureOrder(sets, config.seed, captions, images, parts, config.dataset_weights, config.follow)
 
 
 def _loader(
     config: TrainConfig,
     ranks: Ranks,
+    corpus: Corpus,
     order: BatchOrder | MixtureOrder,
     source: ImageSource,
     learner: Learner,
@@ -167,6 +179,7 @@ def _loader(
         patches=learner.encoder.patch_embed.num_patches if needs.noise else 0,
         texts=read,
         local=needs.local,
+        counts_there=corpus.counts_there if corpus.growing else None,
     )
 
 
@@ -204,12 +217,15 @@ def _train_steps(
     """Steps start.step .. config.steps - 1, or fewer if `stop` is set on any rank."""
     backward = make_backward(learner, config, ranks)
     dtype = next(learner.parameters()).dtype
-    began, progress, cut = time.monotonic(), start, 0
+    began, progress, cut, step = time.monotonic(), start, 0, start.step
     callback.on_start(run.name, start.step, config.steps)
     with ExitStack() as reporting:
         reports = reporting.enter_context(Reports(config, run, start, callback)) if ranks.first else None
         probe = make_online_probe(config) if ranks.first else None
-        for share, waited in _timed(loader.shares(start.step, config.steps, config.prefetch)):
+        ahead, go_on, left = config.prefetch, None, threading.Event()
+        if run.corpus.growing:
+            ahead, go_on = max(1, ahead), when_all_are_ready(ranks, signals.stop.is_set, left.set)
+        for share, waited in _timed(loader.shares(start.step, config.steps, ahead, go_on=go_on)):
             step = share.step + 1
             rates = schedule(config, share.step)
             rates.apply(optimizer)
@@ -256,6 +272,10 @@ def _train_steps(
                 reports.checkpoint(progress, learner, optimizer, seen.state())
             if stopping:
                 break
+        if left.is_set():
+            progress = Progress(step, start.seconds + time.monotonic() - began, progress.loss, cut)
+            if reports and step > start.step:
+                reports.checkpoint(progress, learner, optimizer, seen.state())
     return progress
 
 

@@ -1,7 +1,9 @@
 """A run in the store: what it is, the shards it reads, and whether it is done or where it resumes."""
 
 import json
+import threading
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from stablerep.config.loading import dotted
@@ -14,6 +16,7 @@ from stablerep.runs.config import TrainConfig, parse_train_config
 from stablerep.shards.layout import run_key
 from stablerep.storage import Store, open_store
 from stablerep.training.distributed import Ranks
+from stablerep.training.following import follow_dataset, wait_for_plan
 
 # What may change between a start and its resumption: none of it decides what is learnt. Datasets may have
 # moved to another URL; that they are the same is known from data.json.
@@ -46,18 +49,20 @@ class Run:
         return _read_json(self.store, run_key(self.name, "result.json"))
 
 
-def open_run(config: TrainConfig, ranks: Ranks) -> Run:
+def open_run(config: TrainConfig, ranks: Ranks, stop: threading.Event) -> Run:
     """Opens a run, or starts it: config.json and data.json say what it is and which shards it reads.
 
-    A dataset may grow meanwhile; the run keeps to the shards there were at its start, on all ranks and when
-    resumed, or the order of its batches would change. Raises AlreadyExists if the run is there with another
-    configuration or other datasets, NotFound for a dataset that has no shard; on all ranks the same.
+    A dataset may grow meanwhile; the run keeps to the shards there were at its start, or were planned if it
+    follows its datasets, on all ranks and when resumed, or the order of its batches would change.
+
+    Raises AlreadyExists if the run is there with another configuration or other datasets, NotFound for a
+    dataset that has no shard, WaitCancelled if `stop` is set meanwhile; on all ranks the same.
     """
     store, name = open_store(config.store_url), config.run_name
     with ranks.together():
         if ranks.first:
             _claim(store, name, config)
-            _claim_data(store, name, config)
+            _claim_data(store, name, config, stop)
     with ranks.together():
         corpus = _open_corpus(store, name, config)
     return Run(store, name, corpus)
@@ -67,17 +72,26 @@ def _open_corpus(store: Store, name: str, config: TrainConfig) -> Corpus:
     data = _read_json(store, run_key(name, "data.json"))
     if data is None:
         raise NotFound(f"{config.run}/data.json is not there, which the first rank wrote; is it one store?")
-    datasets = zip(config.datasets, data["shards"], strict=True)
-    return Corpus(tuple(GroupDataset(url, shards=shards) for url, shards in datasets))
+    followed = data.get("followed") or [False] * len(config.datasets)
+    datasets = zip(config.datasets, data["shards"], followed, strict=True)
+    return Corpus(
+        tuple(
+            follow_dataset(store, name, number, url) if follows else GroupDataset(url, shards=shards)
+            for number, (url, shards, follows) in enumerate(datasets)
+        )
+    )
 
 
-def _claim_data(store: Store, name: str, config: TrainConfig) -> None:
+def _claim_data(store: Store, name: str, config: TrainConfig, stop: threading.Event) -> None:
     """Writes down which datasets the run reads and their shards; later, checks that they are these."""
     identities = [identify(url) for url in config.datasets]
     there = _read_json(store, run_key(name, "data.json"))
     if there is None:
-        shards = [committed_shards(url) for url in config.datasets]
-        data = {"datasets": identities, "shards": shards}
+        data: dict[str, Any] = {"datasets": identities, "shards": []}
+        if config.follow:
+            data["followed"] = [wait_for_plan(url, stop) for url in config.datasets]
+        for url, follows in zip(config.datasets, data.get("followed", repeat(False)), strict=False):
+            data["shards"].append([] if follows else committed_shards(url))
         store.put(run_key(name, "data.json"), json.dumps(data).encode())
         return
     if len(there["shards"]) != len(identities):

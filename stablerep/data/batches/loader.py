@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,10 +12,20 @@ from torch import Tensor
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.data.augment.parameters import UNIFORMS_PER_VIEW, ViewParameters, draw_parameters
-from stablerep.data.batches.order import AUGMENTATION, LOCAL, MASKS, BatchOrder, MixtureOrder, uniforms
+from stablerep.data.batches.order import (
+    AUGMENTATION,
+    LOCAL,
+    MASKS,
+    Batch,
+    BatchOrder,
+    MixtureOrder,
+    uniforms,
+)
 from stablerep.data.images import ImageSource
+from stablerep.errors import NotFound
 from stablerep.methods.interface import LocalCrops
 
+_ASK_SECONDS = 0.1
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, int]]
 
 
@@ -59,6 +70,7 @@ class RankLoader:
     """Shares of the global batches for one of `ranks`; which captions and views is independent of `ranks`.
 
     `patches`: how many numbers of noise each view gets; 0: none. `texts`: None where no text is needed.
+    `counts_there`: how many images groups have, where that may be fewer than planned; it may wait for them.
     """
 
     order: BatchOrder | MixtureOrder
@@ -70,10 +82,11 @@ class RankLoader:
     patches: int = 0
     texts: Texts | None = field(default=None, repr=False)
     local: LocalCrops | None = None
+    counts_there: Callable[[np.ndarray], np.ndarray] | None = None
 
     def share(self, step: int) -> RankBatch:
         """This rank's part of step `step`."""
-        batch = self.order.batch(step)
+        batch = self._complete(self.order.batch(step))
         captions, images = batch.groups.shape
         size = captions // self.ranks
         mine = slice(self.rank * size, (self.rank + 1) * size)
@@ -107,11 +120,37 @@ class RankLoader:
             local_parameters=self._local(drawn, views, pixels.sizes),
         )
 
-    def shares(self, first: int, end: int, ahead: int) -> Iterator[RankBatch]:
-        """The shares of steps first..end-1, made `ahead` of time by a thread; 0: when they are asked for."""
+    def shares(
+        self,
+        first: int,
+        end: int,
+        ahead: int,
+        *,
+        go_on: Callable[[bool], bool | None] | None = None,
+    ) -> Iterator[RankBatch]:
+        """The shares of steps first..end-1, made `ahead` of time by a thread; 0: when they are asked for.
+
+        `go_on` is asked before each one whether to take it, and told whether it is made: None asks again a
+        little later, False ends.
+        """
         if ahead == 0:
             return (self.share(step) for step in range(first, end))
-        return _ahead(self, first, end, ahead)
+        return _ahead(self, first, end, ahead, go_on)
+
+    def _complete(self, batch: Batch) -> Batch:
+        """The batch, with the next captions in the places of those whose images are not there for good."""
+        if self.counts_there is None:
+            return batch
+        for _ in range(len(self.order.sets)):
+            missing = (
+                batch.images >= self.counts_there(batch.groups.reshape(-1)).reshape(batch.groups.shape)
+            ).any(1)
+            if not missing.any():
+                return batch
+            pools = batch.pools.copy()
+            pools[missing] = self.order.after(pools[missing])
+            batch = self.order.drawn_from(batch.step, pools)
+        raise NotFound("no caption of the datasets has the images that a batch needs")
 
     def _local(
         self, drawn: Callable[[int, int, int], np.ndarray], views: int, sizes: np.ndarray
@@ -127,7 +166,9 @@ class RankLoader:
         return texts.tokenize([texts.texts[label] for label in labels.tolist()])
 
 
-def _ahead(feed: RankLoader, first: int, end: int, ahead: int) -> Iterator[RankBatch]:
+def _ahead(
+    feed: RankLoader, first: int, end: int, ahead: int, go_on: Callable[[bool], bool | None] | None
+) -> Iterator[RankBatch]:
     made: queue.Queue[RankBatch | BaseException] = queue.Queue(ahead)
     abandoned = threading.Event()
 
@@ -151,9 +192,19 @@ def _ahead(feed: RankLoader, first: int, end: int, ahead: int) -> Iterator[RankB
     threading.Thread(target=work, name="feed", daemon=True).start()
     try:
         for _ in range(first, end):
+            if go_on is not None and not _is_agreed(made, go_on):
+                return
             item = made.get()
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
         abandoned.set()
+
+
+def _is_agreed(made: "queue.Queue[RankBatch | BaseException]", go_on: Callable[[bool], bool | None]) -> bool:
+    while True:
+        answer = go_on(not made.empty())
+        if answer is not None:
+            return answer
+        time.sleep(_ASK_SECONDS)

@@ -19,24 +19,37 @@ from stablerep.errors import InvalidInput
 ORDER, IMAGES, AUGMENTATION, MASKS, PLACES, LOCAL = range(6)  # independent streams of random numbers
 
 
+_WINDOW_BATCHES = 4
+_WINDOWS = 64
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One step's C captions with m images each: labels [C], groups and images within them [C m]."""
+    """One step's C captions with m images each: labels [C], groups and images within them [C m].
+
+    `pools` [C] are the positive sets that they were drawn from.
+    """
 
     step: int
     labels: np.ndarray
     groups: np.ndarray
     images: np.ndarray
+    pools: np.ndarray
 
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """The batches of a run. An epoch sees every pool once, short of the last incomplete batch."""
+    """The batches of a run. An epoch sees every pool once, short of the last incomplete batch.
+
+    `follow`: the first epoch takes the pools in their own order, which is that of generation, shuffled within
+    windows: the first batches then need the first shards alone.
+    """
 
     sets: PositiveSets
     seed: int
     captions: int
     images_per_caption: int
+    follow: bool = False
 
     def __post_init__(self) -> None:
         if len(self.sets) < self.captions:
@@ -53,12 +66,18 @@ class BatchOrder:
     def batch(self, step: int) -> Batch:
         """The global batch of step `step`, counted from 0 over the whole run."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self.seed, epoch, len(self.sets))
+        window = _window(len(self.sets), self.captions) if self.follow and epoch == 0 else 0
+        order = _epoch_order(self.seed, epoch, len(self.sets), window=window)
         chosen = order[position * self.captions : (position + 1) * self.captions]
-        uniform = uniforms(self.seed, IMAGES, step, (self.captions, self.images_per_caption))
-        images = draw_without_replacement(self.sets.counts[chosen], uniform)
-        groups, within = self.sets.locate(np.broadcast_to(chosen[:, None], images.shape), images)
-        return Batch(step, self.sets.labels[chosen], groups, within)
+        return self.drawn_from(step, chosen)
+
+    def drawn_from(self, step: int, pools: np.ndarray) -> Batch:
+        """The batch of a step with these pools, [C], in the places of its own."""
+        return _draw(self.sets, self.seed, step, pools, self.images_per_caption)
+
+    def after(self, pools: np.ndarray) -> np.ndarray:
+        """What takes the place of pools that have no images, like `pools`."""
+        return (pools + 1) % len(self.sets)
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,7 @@ class MixtureOrder:
     images_per_caption: int
     parts: np.ndarray
     weights: tuple[float, ...]
+    follow: bool = False
 
     def __post_init__(self) -> None:
         for part, weight in enumerate(self._shares):
@@ -103,10 +123,19 @@ class MixtureOrder:
         )
         # Else the first ranks would read one dataset and the last another.
         chosen = chosen[np.argsort(_raw(self.seed, PLACES, step, self.captions), kind="stable")]
-        uniform = uniforms(self.seed, IMAGES, step, (self.captions, self.images_per_caption))
-        images = draw_without_replacement(self.sets.counts[chosen], uniform)
-        groups, within = self.sets.locate(np.broadcast_to(chosen[:, None], images.shape), images)
-        return Batch(step, self.sets.labels[chosen], groups, within)
+        return self.drawn_from(step, chosen)
+
+    def drawn_from(self, step: int, pools: np.ndarray) -> Batch:
+        """The batch of a step with these pools, [C], in the places of its own."""
+        return _draw(self.sets, self.seed, step, pools, self.images_per_caption)
+
+    def after(self, pools: np.ndarray) -> np.ndarray:
+        """What takes the place of pools that have no images: the next one of the same dataset."""
+        found = np.empty_like(pools)
+        for place, pool in enumerate(pools.tolist()):
+            own = np.flatnonzero(self.parts == self.parts[pool])
+            found[place] = own[(np.searchsorted(own, pool) + 1) % len(own)]
+        return found
 
     def _drawn(self, steps: int) -> list[int]:
         """How many captions of each dataset come in the first `steps` steps."""
@@ -120,9 +149,17 @@ class MixtureOrder:
         epochs, places = np.divmod(np.arange(first, end), len(own))
         found = np.empty(end - first, dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
-            order = _epoch_order(self.seed, epoch, len(own), part + 1)
+            window = _window(len(own), self.captions) if self.follow and epoch == 0 else 0
+            order = _epoch_order(self.seed, epoch, len(own), part + 1, window)
             found[epochs == epoch] = own[order[places[epochs == epoch]]]
         return found
+
+
+def _draw(sets: PositiveSets, seed: int, step: int, pools: np.ndarray, each: int) -> Batch:
+    uniform = uniforms(seed, IMAGES, step, (len(pools), each))
+    images = draw_without_replacement(sets.counts[pools], uniform)
+    groups, within = sets.locate(np.broadcast_to(pools[:, None], images.shape), images)
+    return Batch(step, sets.labels[pools], groups, within, pools)
 
 
 def uniforms(seed: int, stream: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -146,8 +183,17 @@ def draw_without_replacement(counts: np.ndarray, uniform: np.ndarray) -> np.ndar
 
 
 @lru_cache(maxsize=16)
-def _epoch_order(seed: int, epoch: int, length: int, part: int = 0) -> np.ndarray:
-    return np.argsort(_raw(seed, ORDER, epoch, length, part), kind="stable")
+def _epoch_order(seed: int, epoch: int, length: int, part: int = 0, window: int = 0) -> np.ndarray:
+    """A permutation; with a window, of each run of so many by itself."""
+    drawn = _raw(seed, ORDER, epoch, length, part)
+    if not window:
+        return np.argsort(drawn, kind="stable")
+    return np.lexsort((drawn, np.arange(length) // window))
+
+
+def _window(length: int, captions: int) -> int:
+    """Captions that are shuffled together while a dataset is followed."""
+    return max(_WINDOW_BATCHES * captions, length // _WINDOWS)
 
 
 def _raw(seed: int, stream: int, step: int, count: int, part: int = 0) -> np.ndarray:

@@ -46,6 +46,10 @@ class GroupDataset(Sequence[Group]):
         shard = int(self._shard_of_group[position])
         return read_group(self._store, self.name, shard, self._groups[position])
 
+    def counts_there(self, indices: np.ndarray) -> np.ndarray:
+        """How many images these groups have."""
+        return self.image_counts[indices]
+
     def where(self, index: int) -> str:
         """Group `index` by its caption, shard and dataset, for messages."""
         return (

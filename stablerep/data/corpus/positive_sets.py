@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stablerep.data.corpus.groups import GroupDataset, first_with_text
+from stablerep.data.corpus.growing import GrowingDataset
 from stablerep.errors import InvalidInput
 
 
@@ -109,6 +110,22 @@ class Corpus:
     """Several datasets as one sequence of groups."""
 
     datasets: tuple[GroupDataset, ...]
+
+    @property
+    def growing(self) -> tuple[GrowingDataset, ...]:
+        """Those that are still being generated, or were when the run began."""
+        return tuple(dataset for dataset in self.datasets if isinstance(dataset, GrowingDataset))
+
+    def counts_there(self, groups: np.ndarray) -> np.ndarray:
+        """How many images groups [n], counted through all datasets, have; waits for those that grow."""
+        counts = np.empty(len(groups), dtype=np.int64)
+        first = 0
+        for dataset in self.datasets:
+            own = (groups >= first) & (groups < first + len(dataset))
+            within = groups[own] - first
+            counts[own] = dataset.counts_there(within)
+            first += len(dataset)
+        return counts
 
     @property
     def captions(self) -> list[str]:

@@ -1,0 +1,156 @@
+"""A dataset that is still being generated: its captions are all planned, its images come shard by shard."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from stablerep.data.corpus.groups import GroupDataset, first_with_text, open_dataset
+from stablerep.errors import NotFound, StableRepError, TornObject
+from stablerep.shards import Group, ShardIndex, read_dataset, read_group, read_index
+from stablerep.shards.captions_file import read_captions
+from stablerep.shards.layout import dead_key, events_prefix, index_prefix, planned_key
+from stablerep.storage import Store
+
+POLL_SECONDS = 2.0
+_READERS = 8
+_ENDS = ("-cancel.json", "-fail.json", "-delete.json")
+
+
+class WaitCancelled(StableRepError):
+    """A wait for a shard that was given up."""
+
+
+class GrowingDataset(GroupDataset):
+    """The planned captions of a job's dataset, whether their images are there yet or not.
+
+    `captions` and `image_counts` are those of the plan, so that everything which depends on them is the same
+    however far the job is. `counts_there` waits for images; a shard that was given up, and a caption that was
+    skipped, have none for good.
+
+    Args:
+        passed_over: whether this shard is known to have been passed over; called before each shard is used.
+        pass_over: told of a shard that was given up, before anything depends on that.
+        waiting: told what is waited for, and for how many seconds so far.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        passed_over: Callable[[int], bool] = lambda shard: False,
+        pass_over: Callable[[int, str], None] = lambda shard, why: None,
+        waiting: Callable[[str, float], None] = lambda what, seconds: None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._store, self.name = open_dataset(self.url)
+        self._passed_over, self._pass_over, self._waiting = passed_over, pass_over, waiting
+        self.cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._indexes: dict[int, ShardIndex | None] = {}
+        self.shards = tuple(range(planned_shards(self._store, self.name)))
+        with ThreadPoolExecutor(_READERS) as readers:
+            planned = list(readers.map(lambda n: read_captions(self._store, self.name, n), self.shards))
+        self._ids = np.array([caption.id for shard in planned for caption in shard], dtype=np.int64)
+        self._shard_of_group = np.repeat(np.array(self.shards, dtype=np.int64), list(map(len, planned)))
+        self.captions = [caption.text for shard in planned for caption in shard]
+        images = int(read_dataset(self._store, self.name).recipe["images_per_caption"])
+        self.image_counts = np.full(len(self.captions), images, dtype=np.int64)
+        self.labels = first_with_text(self.captions)
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: int) -> Group:  # type: ignore[override]
+        """Group `index`, once it is there; without images if it never will be."""
+        position = range(len(self))[index]
+        shard, caption_id = int(self._shard_of_group[position]), int(self._ids[position])
+        found = self._index(shard)
+        groups = () if found is None else found.groups
+        for group in groups:
+            if group.caption_id == caption_id:
+                return read_group(self._store, self.name, shard, group)
+        return Group(caption_id, self.captions[position], ())
+
+    def where(self, index: int) -> str:
+        return f"caption {self._ids[index]} in shard {self._shard_of_group[index]} of {self.url}"
+
+    def counts_there(self, indices: np.ndarray) -> np.ndarray:
+        """How many images these groups have, int64 like `indices`; waits for their shards.
+
+        Raises WaitCancelled once `cancelled` is set, NotFound if the job ended without them.
+        """
+        counts = np.zeros(len(self._ids), dtype=np.int64)
+        for shard in np.unique(self._shard_of_group[indices]).tolist():
+            found = self._index(shard)
+            if found is None:
+                continue
+            there = {group.caption_id: len(group.image_spans) for group in found.groups}
+            own = np.flatnonzero(self._shard_of_group == shard)
+            counts[own] = [there.get(caption_id, 0) for caption_id in self._ids[own].tolist()]
+        return counts[indices]
+
+    def is_whole(self) -> bool:
+        """Whether every planned shard is there."""
+        return sum(1 for _ in self._store.list(index_prefix(self.name))) >= len(self.shards)
+
+    def _index(self, shard: int) -> ShardIndex | None:
+        """A shard's index, once it is there; None if it was given up."""
+        with self._lock:
+            if shard in self._indexes:
+                return self._indexes[shard]
+        found = self._wait_for(shard)
+        with self._lock:
+            return self._indexes.setdefault(shard, found)
+
+    def _wait_for(self, shard: int) -> ShardIndex | None:
+        began = time.monotonic()
+        while True:
+            if self._passed_over(shard):
+                return None
+            found = read_index(self._store, self.name, shard)
+            if found is not None:
+                return found
+            dead = self._why_dead(shard)
+            if dead is not None:
+                self._pass_over(shard, dead)
+                return None
+            if job_has_ended(self._store, self.name):
+                raise NotFound(
+                    f"shard {shard} of {self.url} is not there, and its job was cancelled or has failed; "
+                    "resume the job, or train on what there is without follow"
+                )
+            self._waiting(f"shard {shard} of {self.url}", time.monotonic() - began)
+            if self.cancelled.wait(POLL_SECONDS):
+                raise WaitCancelled(f"no longer waits for shard {shard} of {self.url}")
+
+    def _why_dead(self, shard: int) -> str | None:
+        """The error of the shard's dead letter; None if there is none."""
+        try:
+            content = json.loads(self._store.get(dead_key(self.name, shard)))
+        except NotFound:
+            return None
+        except ValueError:
+            return "it was given up"
+        return str(content.get("error", "it was given up"))
+
+
+def planned_shards(store: Store, dataset: str) -> int:
+    """How many shards the dataset's job will make. Raises NotFound while that is not known."""
+    key = planned_key(dataset)
+    try:
+        return int(json.loads(store.get(key))["shards"])
+    except NotFound:
+        raise NotFound(f"{key} is not in {store.url}: the job's captions are not all planned") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise TornObject(f"{key} in {store.url} cannot be read: {error}") from error
+
+
+def job_has_ended(store: Store, dataset: str) -> bool:
+    """Whether the job was cancelled, failed or is being deleted."""
+    return any(entry.key.endswith(_ENDS) for entry in store.list(events_prefix(dataset)))
