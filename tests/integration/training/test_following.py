@@ -199,7 +199,8 @@ def test_processes_wait_together_and_stop_together(tmp_path):
     growing.plan()
     growing.add(0)
     growing.add(1)
-    config = settings(growing.url, "several", follow=True, views_per_batch=12, steps=8, checkpoint_every=2)
+    small = {"views_per_batch": 12, "steps": 8, "precision": "float64"}
+    config = settings(growing.url, "several", follow=True, checkpoint_every=2, **small)
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     process = start(config, *launcher)
     wait_for_checkpoint(config, process, beyond=3)
@@ -210,6 +211,6 @@ def test_processes_wait_together_and_stop_together(tmp_path):
     growing.add(2)
     assert train(config, ALONE, threading.Event()) is not None
 
-    whole = settings(growing.url, "whole", follow=True, views_per_batch=12, steps=8)
+    whole = settings(growing.url, "whole", follow=True, **small)
     train(whole, ALONE, threading.Event())
     assert losses(config) == pytest.approx(losses(whole), abs=1e-4)
