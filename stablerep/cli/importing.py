@@ -20,8 +20,9 @@ def import_(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="FOLDER|TAR|torchvision:NAME...",
-            help="Folders (with metadata.jsonl, or of class folders), img2dataset's tars, a torchvision set.",
+            metavar="FOLDER|TAR|torchvision:NAME|builtin:fashion...",
+            help="Folders (with metadata.jsonl, or of class folders), img2dataset's tars, a torchvision set, "
+            "or 5,000 photographs that are shipped.",
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="Name of the dataset.")],
@@ -51,6 +52,8 @@ def import_(
         stablerep import 'cc3m/{00000..00331}.tar' --name cc3m --store s3://bucket
 
         stablerep import torchvision:CIFAR10 --root data --name cifar
+
+        stablerep import builtin:fashion --name photographs --store demo/store
     """
     from stablerep.config.settings import load_settings
     from stablerep.importing.sources import find_images

@@ -60,12 +60,14 @@ class OptimizerConfig(_Frozen):
 class OnlineProbeConfig(_Frozen):
     """Probes during training: every `every` steps (0: none), on photographs that `stablerep probe` takes.
 
-    At most `photographs` of the training and of the test part are used.
+    At most `photographs` of the training and of the test part are used. `keep_best` keeps the encoder with
+    the best linear accuracy so far as best/ beside the run's export/.
     """
 
     every: int = Field(default=0, ge=0)
     data: str = "fashion"
     photographs: int = Field(default=1000, ge=2)
+    keep_best: bool = False
 
 
 class TrainConfig(_Frozen):
@@ -90,10 +92,15 @@ class TrainConfig(_Frozen):
     augment: AugmentConfig = AugmentConfig()
     online_probe: OnlineProbeConfig = OnlineProbeConfig()
     drop_words: tuple[str, ...] = ()  # taken out of captions; groups whose texts are then equal are pooled
-    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=1, ge=1)
     encode_parts: int = Field(default=1, ge=1)  # a process encodes its share in so many parts: less memory
+    recompute: bool = False  # a ViT's activations are computed again for the gradient: less memory
+    compile: bool = False  # the encoder's blocks, by torch.compile
+    average: float = Field(default=0.0, ge=0, lt=1)  # momentum of a moving average, then what is exported
+    keep_checkpoints: int = Field(default=2, ge=1)
+    tracker: Literal["none", "trackio", "wandb"] = "none"  # another place for the metrics, if installed
     resolution: int | None = Field(default=None, ge=8)  # see decoded_resolution
     damaged_share: float = Field(default=0.01, ge=0, le=1)  # more damaged images than this end the run
     decoded_bytes: int = Field(default=10**9, ge=0)  # decode once and keep, if all pixels fit in this

@@ -1,15 +1,16 @@
 """Checkpoints in the store: weights and optimiser state as safetensors, committed by a JSON written last.
 
-runs/<run>/checkpoints/00000200/state.safetensors   model.<name>, optimizer.<parameter>.<field>, run.<what>
-runs/<run>/checkpoints/00000200/checkpoint.json     step, seconds, loss, SHA-256 of the state
+runs/<run>/checkpoints/00000200/state-000.safetensors  model.<name>, optimizer.<parameter>.<field>, run.<what>
+runs/<run>/checkpoints/00000200/checkpoint.json        step, seconds, loss, SHA-256 of every part
 
-A run killed at any moment finds its last complete checkpoint. The two newest are kept.
+A state of more than 2 GiB has several parts. A run killed at any moment finds its last complete checkpoint.
+The newest ones are kept, two unless the run says otherwise.
 """
 
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +23,13 @@ from stablerep.errors import TornObject
 from stablerep.shards.layout import run_key
 from stablerep.storage import Store
 
-_KEPT = 2
+_PART_BYTES = 2 << 30
+_FIRST_SCHEMA = "state.safetensors"
+"""The one file of runs that were trained before states had parts."""
 
 
 class CheckpointInfo(BaseModel):
-    """What a checkpoint is of: the run after `step` steps."""
+    """What a checkpoint is of: the run after `step` steps; `parts` are its files and the SHA-256 of each."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,6 +37,7 @@ class CheckpointInfo(BaseModel):
     seconds: float
     loss: float
     sha256: str = ""
+    parts: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,15 @@ class Checkpoint:
 class CheckpointWriter:
     """Writes checkpoints of one run in a background thread, from copies, while training continues."""
 
-    def __init__(self, store: Store, run: str, on_written: Callable[[float], None] = lambda _: None) -> None:
-        self._store, self._run, self._on_written = store, run, on_written
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        on_written: Callable[[float], None] = lambda _: None,
+        *,
+        keep: int = 2,
+    ) -> None:
+        self._store, self._run, self._on_written, self._keep = store, run, on_written, keep
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -78,15 +89,19 @@ class CheckpointWriter:
     def _write(self, tensors: dict[str, Tensor], info: CheckpointInfo) -> None:
         began = time.monotonic()
         try:
-            data = save(tensors)
-            complete = info.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
-            self._store.put(_key(self._run, info.step, "state.safetensors"), data)
+            digests = {}
+            for number, part in enumerate(_parts(tensors)):
+                data, name = save(part), f"state-{number:03d}.safetensors"
+                digests[name] = hashlib.sha256(data).hexdigest()
+                self._store.put(_key(self._run, info.step, name), data)
+            complete = info.model_copy(update={"parts": digests})
             self._store.put(
                 _key(self._run, info.step, "checkpoint.json"), complete.model_dump_json(indent=1).encode()
             )
-            for step in checkpoint_steps(self._store, self._run)[:-_KEPT]:
+            for step in checkpoint_steps(self._store, self._run)[: -self._keep]:
                 self._store.delete(_key(self._run, step, "checkpoint.json"))
-                self._store.delete(_key(self._run, step, "state.safetensors"))
+                left = [entry.key for entry in self._store.list(_key(self._run, step, ""))]
+                self._store.delete_many(left)
         except Exception as error:  # noqa: BLE001  raised again by `wait`, in the training thread
             self._error = error
         else:
@@ -103,13 +118,29 @@ def checkpoint_steps(store: Store, run: str) -> list[int]:
 def read_checkpoint(store: Store, run: str, step: int) -> Checkpoint:
     """The checkpoint after `step` steps. Raises TornObject if its state is not what was written."""
     info = CheckpointInfo.model_validate_json(store.get(_key(run, step, "checkpoint.json")))
-    key = _key(run, step, "state.safetensors")
-    data = store.get(key)
-    if hashlib.sha256(data).hexdigest() != info.sha256:
-        raise TornObject(
-            f"{key} is damaged; delete checkpoints/{step:08d} of run {run} to go on from the one before"
-        )
-    return Checkpoint(info, load(data))
+    tensors: dict[str, Tensor] = {}
+    for name, digest in (info.parts or {_FIRST_SCHEMA: info.sha256}).items():
+        key = _key(run, step, name)
+        data = store.get(key)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise TornObject(
+                f"{key} is damaged; delete checkpoints/{step:08d} of run {run} to go on from the one before"
+            )
+        tensors.update(load(data))
+    return Checkpoint(info, tensors)
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The tensors in groups of at most so many bytes, or of one tensor."""
+    part: dict[str, Tensor] = {}
+    room = _PART_BYTES
+    for name, tensor in tensors.items():
+        if part and room < tensor.nbytes:
+            yield part
+            part, room = {}, _PART_BYTES
+        part[name] = tensor
+        room -= tensor.nbytes
+    yield part
 
 
 def collect_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

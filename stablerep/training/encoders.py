@@ -9,6 +9,7 @@ from stablerep.storage import open_store
 from stablerep.training.checkpoint import Checkpoint, checkpoint_steps, read_checkpoint
 
 _PART = "model.encoder."
+_AVERAGE = "model.average.encoder."
 
 
 def load_checkpoint_encoder(run: str, step: int | None = None) -> tuple[FrozenEncoder, int]:
@@ -18,8 +19,8 @@ def load_checkpoint_encoder(run: str, step: int | None = None) -> tuple[FrozenEn
     """
     config, checkpoint = open_checkpoint(run, step)
     encoder = build_encoder(config.encoder)
-    tensors = checkpoint.tensors.items()
-    encoder.load_state_dict({key.removeprefix(_PART): t for key, t in tensors if key.startswith(_PART)})
+    tensors, part = checkpoint.tensors.items(), _AVERAGE if config.average else _PART
+    encoder.load_state_dict({key.removeprefix(part): t for key, t in tensors if key.startswith(part)})
     frozen = FrozenEncoder(encoder.eval(), config.encoder.image_size, config.augment.mean, config.augment.std)
     return frozen, checkpoint.info.step
 

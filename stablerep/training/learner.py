@@ -1,18 +1,22 @@
 """What is trained: a method's modules as one, at the precision that this machine is fast at."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stablerep.errors import InvalidInput
 from stablerep.methods.interface import Batch, MethodConfig, Parts
 from stablerep.models import build_encoder, convert
 from stablerep.models.load import load_encoder
+from stablerep.models.teacher import Teacher
 from stablerep.runs.config import TrainConfig
 
-Precision = Literal["float32", "bfloat16", "float64"]
+Precision = Literal["float32", "bfloat16", "float16", "float64"]
+_REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Learner(nn.Module):
@@ -20,10 +24,19 @@ class Learner(nn.Module):
 
     encoder: Any
     image_text: Any  # of methods that know texts
+    average: Any  # a Teacher of the encoder, if there is one
 
-    def __init__(self, method: MethodConfig, modules: Mapping[str, nn.Module], precision: Precision) -> None:
+    def __init__(
+        self,
+        method: MethodConfig,
+        modules: Mapping[str, nn.Module],
+        precision: Precision,
+        momentum: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.method, self.precision = method, precision
+        self.method, self.precision, self._momentum = method, precision, momentum
+        if momentum:
+            self.average = Teacher({"encoder": modules["encoder"]})
         for name, module in modules.items():
             self.add_module(name, module)
 
@@ -31,6 +44,16 @@ class Learner(nn.Module):
         """The losses by name, and the encoder's features [V n d] of the views, without gradient."""
         encoded = self.encode(batch)
         return self.losses(encoded, batch), encoded["features"].detach()
+
+    @property
+    def exported(self) -> Any:
+        """The encoder that is probed and exported: the average, if there is one."""
+        return self.average.encoder if self._momentum else self.encoder
+
+    def follow(self, step: int) -> None:
+        """After step `step`, counted from 1: the average follows the encoder, quickly in the beginning."""
+        if self._momentum:
+            self.average.follow(self, min(self._momentum, (1 + step) / (10 + step)))
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """What every caption contributes, each [k n ...]; see MethodConfig."""
@@ -43,8 +66,10 @@ class Learner(nn.Module):
             return self.method.losses(self, encoded, batch)
 
     def _autocast(self, batch: Batch) -> torch.autocast:
-        reduced = self.precision == "bfloat16"
-        return torch.autocast(batch.views.device.type, dtype=torch.bfloat16, enabled=reduced)
+        reduced = _REDUCED.get(self.precision)
+        return torch.autocast(
+            batch.views.device.type, dtype=reduced or torch.bfloat16, enabled=reduced is not None
+        )
 
 
 def build_learner(config: TrainConfig, device: torch.device, ranks: int) -> Learner:
@@ -60,7 +85,27 @@ def build_learner(config: TrainConfig, device: torch.device, ranks: int) -> Lear
     modules["encoder"] = modules["encoder"].to(memory_format=torch.channels_last)
     precision = choose_precision(config.precision, device)
     dtype = torch.float64 if precision == "float64" else torch.float32
-    return Learner(config.method, modules, precision).to(device, dtype)
+    learner = Learner(config.method, modules, precision, config.average).to(device, dtype)
+    prepare_blocks(learner.encoder, config)
+    return learner
+
+
+def prepare_blocks(encoder: Any, config: TrainConfig) -> None:
+    """Has the encoder's blocks compiled, or their activations computed again, as configured.
+
+    Block by block, since methods call parts of a ViT; names of parameters stay. Raises InvalidInput for an
+    encoder of another kind whose activations are to be computed again: its batch norms would count twice.
+    """
+    blocks = list(encoder.blocks) if isinstance(getattr(encoder, "blocks", None), nn.Sequential) else []
+    if config.recompute:
+        if not blocks or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()):
+            message = f"wants a ViT, whose blocks have no batch norm, not {config.encoder.name}"
+            raise InvalidInput(message, field="recompute")
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    if config.compile:
+        for module in blocks or [encoder]:
+            module.compile()
 
 
 def _load_weights(encoder: nn.Module, config: TrainConfig) -> None:

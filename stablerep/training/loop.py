@@ -1,6 +1,5 @@
 """The training loop: a step, and around it what a run needs to be stopped, resumed and watched."""
 
-import math
 import threading
 import time
 from collections.abc import Iterator
@@ -8,9 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from stablerep.data.batches.loader import RankBatch, RankLoader, Texts
 from stablerep.data.batches.order import BatchOrder, MixtureOrder
@@ -22,12 +19,13 @@ from stablerep.data.corpus.positive_sets import (
     without_words,
 )
 from stablerep.data.images import ImageSource
-from stablerep.errors import AlreadyExists, Diverged, InvalidInput, TornObject
+from stablerep.errors import Diverged, InvalidInput
 from stablerep.evaluation.effective_rank import effective_rank
 from stablerep.runs.config import TrainConfig
 from stablerep.shards.layout import run_key
+from stablerep.training.agreement import agree, last_checkpoint, record_divergence
 from stablerep.training.callbacks import NoCallback, TrainingCallback
-from stablerep.training.checkpoint import checkpoint_steps, read_checkpoint, restore_state
+from stablerep.training.checkpoint import read_checkpoint, restore_state
 from stablerep.training.distributed import Ranks
 from stablerep.training.export import export_run
 from stablerep.training.following import when_all_are_ready
@@ -36,6 +34,7 @@ from stablerep.training.online_probe import make_online_probe
 from stablerep.training.optimizer import build_optimizer, schedule
 from stablerep.training.reporter import Progress, Reports
 from stablerep.training.run import Run, open_run
+from stablerep.training.scaling import LossScale
 from stablerep.training.seen import SeenImages
 from stablerep.training.starts import owned
 from stablerep.training.step import make_backward, to_batch
@@ -91,10 +90,13 @@ def _train(
     loader = _loader(config, ranks, run.corpus, order, source, learner, texts)
     optimizer = build_optimizer(learner, config)
     seen = SeenImages(run.corpus.image_counts)
-    start = _resume(run, ranks, learner, optimizer, seen)
+    scaling = LossScale(learner.precision, ranks.device)
+    start = _resume(run, ranks, learner, optimizer, seen, scaling)
     callback = callback if callback is not None and ranks.first else NoCallback()
     try:
-        end = _train_steps(config, ranks, run, loader, learner, optimizer, start, signals, callback, seen)
+        end = _train_steps(
+            config, ranks, run, loader, learner, optimizer, start, signals, callback, seen, scaling
+        )
     finally:
         for dataset in run.corpus.growing:
             dataset.cancelled.set()
@@ -123,7 +125,7 @@ def _train(
     if config.method.needs().texts:
         result["texts_cut"] = int(cut)
     if ranks.first:
-        export_run(run, learner.encoder, config)
+        export_run(run, learner.exported, config)
         run.put_json("result.json", result)
     ranks.wait()
     return result
@@ -184,22 +186,22 @@ def _loader(
 
 
 def _resume(
-    run: Run, ranks: Ranks, learner: Learner, optimizer: torch.optim.Optimizer, seen: SeenImages
+    run: Run,
+    ranks: Ranks,
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    seen: SeenImages,
+    scaling: LossScale,
 ) -> Progress:
     """Restores the last checkpoint that the first rank sees, on all ranks; the start where there is none."""
-    step = _last_checkpoint(run, ranks)
+    step = last_checkpoint(run, ranks)
     if step == 0:
         return Progress(0, 0.0)
     checkpoint = read_checkpoint(run.store, run.name, step)
     restore_state(checkpoint.tensors, learner, optimizer)
     seen.restore(checkpoint.tensors)
+    scaling.restore(checkpoint.tensors)
     return Progress(step, checkpoint.info.seconds, checkpoint.info.loss)
-
-
-def _last_checkpoint(run: Run, ranks: Ranks) -> int:
-    """The step of the last one that the first rank sees, on all ranks; 0: none."""
-    newest = max(checkpoint_steps(run.store, run.name), default=0) if ranks.first else 0
-    return int(ranks.sum([float(newest)])[0])
 
 
 def _train_steps(
@@ -213,9 +215,10 @@ def _train_steps(
     signals: _Signals,
     callback: TrainingCallback,
     seen: SeenImages,
+    scaling: LossScale,
 ) -> Progress:
     """Steps start.step .. config.steps - 1, or fewer if `stop` is set on any rank."""
-    backward = make_backward(learner, config, ranks)
+    backward = make_backward(learner, config, ranks, scaling.scale)
     dtype = next(learner.parameters()).dtype
     began, progress, cut, step = time.monotonic(), start, 0, start.step
     callback.on_start(run.name, start.step, config.steps)
@@ -234,20 +237,31 @@ def _train_steps(
             losses, features = backward(to_batch(share, config, ranks.device, dtype))
             cut += share.cut
             seen.add(share.groups, share.numbers)
-            norm = _clip(learner, config)
+            scaling.unscale(optimizer)
+            norm = scaling.finite(_clip(learner, config))
             checkpointed = step % config.checkpoint_every == 0 or step == config.steps
             logged = step % config.log_every == 0 or step == config.steps
             stopping = False
             # On a GPU, looking at the loss waits for it: only now and then, and before every checkpoint.
             if ranks.device.type == "cpu" or logged or checkpointed:
                 if norm is None and (logged or checkpointed):
-                    norm = _gradient_norm(learner)
+                    norm = scaling.finite(_gradient_norm(learner))
                 seconds = start.seconds + time.monotonic() - began
-                agreed = _agree(config, ranks, run, loader, share, losses, norm, signals)
+                agreed = agree(
+                    config,
+                    ranks,
+                    run,
+                    loader,
+                    share,
+                    losses,
+                    norm,
+                    stopping=signals.stop.is_set(),
+                    displaced=signals.displaced.is_set(),
+                )
                 if agreed.failing:
                     if reports:
                         reports.finish_checkpoint()
-                    raise Diverged(_record_divergence(config, ranks, run, share, agreed.failing))
+                    raise Diverged(record_divergence(config, ranks, run, share, agreed.failing))
                 stopping = agreed.stopping
                 progress = Progress(step, seconds, agreed.loss, cut)
                 callback.on_loss(agreed.loss)
@@ -262,20 +276,21 @@ def _train_steps(
                         effective_rank=directions,
                         damaged=agreed.damaged,
                     )
-            optimizer.step()
+            scaling.step(optimizer)
             optimizer.zero_grad()
             config.method.after_step(learner, step / config.steps)
+            learner.follow(step)
             callback.on_step(step, config.views_per_batch, waited)
             if probe and reports and probe.is_due(step):
-                reports.log_probe(step, probe.measure(learner.encoder))
+                reports.log_probe(step, probe.measure(learner.exported), learner.exported)
             if reports and (checkpointed or stopping):
-                reports.checkpoint(progress, learner, optimizer, seen.state())
+                reports.checkpoint(progress, learner, optimizer, {**seen.state(), **scaling.state()})
             if stopping:
                 break
         if left.is_set():
             progress = Progress(step, start.seconds + time.monotonic() - began, progress.loss, cut)
             if reports and step > start.step:
-                reports.checkpoint(progress, learner, optimizer, seen.state())
+                reports.checkpoint(progress, learner, optimizer, {**seen.state(), **scaling.state()})
     return progress
 
 
@@ -297,90 +312,3 @@ def _clip(learner: Learner, config: TrainConfig) -> float | None:
 def _gradient_norm(learner: Learner) -> float:
     gradients = [p.grad for p in learner.parameters() if p.grad is not None]
     return float(torch.nn.utils.get_total_norm(gradients))
-
-
-@dataclass(frozen=True)
-class _Agreed:
-    """What all ranks know after a step.
-
-    Attributes:
-        losses: by name; `loss` is their sum.
-        floor: the least that the sum can be, where the method knows it.
-        failing: ranks whose loss or gradient is not a number.
-    """
-
-    loss: float
-    losses: dict[str, float]
-    floor: float | None
-    stopping: bool
-    failing: int
-    damaged: int
-
-
-def _agree(
-    config: TrainConfig,
-    ranks: Ranks,
-    run: Run,
-    loader: RankLoader,
-    share: RankBatch,
-    losses: dict[str, Tensor],
-    norm: float | None,
-    signals: _Signals,
-) -> _Agreed:
-    """The losses over all ranks and whether any wants to stop. What one rank cannot go on with, all raise."""
-    own = torch.stack(list(losses.values())).tolist()
-    bad = not all(map(math.isfinite, [*own, norm or 0.0]))
-    floor = config.method.floor(share.label_counts)
-    damaged, decoded = loader.source.counts()
-    sums = ranks.sum(
-        [
-            *([0.0] * len(own) if bad else own),
-            floor or 0.0,
-            float(bad),
-            float(signals.stop.is_set()),
-            float(signals.displaced.is_set()),
-            float(damaged),
-            float(decoded),
-        ]
-    )
-    *total, floors, failing, stopping, displaced, all_damaged, all_decoded = sums
-    if displaced:
-        raise AlreadyExists(f"another process trains run {run.name} now; this one has ended", field="run")
-    if all_damaged > config.damaged_share * (all_damaged + all_decoded):
-        _refuse_damage(loader, all_damaged, all_damaged + all_decoded)
-    mean = [value / ranks.size for value in total]
-    return _Agreed(
-        loss=sum(mean),
-        losses=dict(zip(losses, mean, strict=True)),
-        floor=None if floor is None else floors / ranks.size,
-        stopping=stopping > 0,
-        failing=int(failing),
-        damaged=int(all_damaged) if not loader.source.kept else damaged,
-    )
-
-
-def _record_divergence(config: TrainConfig, ranks: Ranks, run: Run, share: RankBatch, failing: int) -> str:
-    """Keeps which batch it was, and says how to see it again."""
-    step, last = share.step + 1, _last_checkpoint(run, ranks)
-    if ranks.first:
-        groups = np.unique(share.groups)
-        record = {
-            "step": step,
-            "last_checkpoint": last,
-            "ranks_failing": failing,
-            "captions": [run.corpus.where(int(group)) for group in groups],
-        }
-        run.put_json(f"diverged/{step:08d}.json", record)
-    return (
-        f"the loss is not a number at step {step:,} on {failing} of {ranks.size} ranks. The last checkpoint "
-        f"is of step {last:,}; the batch's captions are in {config.run}/diverged/{step:08d}.json. The same "
-        "command goes on from the checkpoint and meets the same batch again. In a new run, lower "
-        "optimizer.lr, lengthen optimizer.warmup_steps, set optimizer.clip_norm, or use precision=float32"
-    )
-
-
-def _refuse_damage(loader: RankLoader, damaged: float, images: float) -> None:
-    detail = loader.source.describe_damage() or "on other ranks"
-    raise TornObject(
-        f"{damaged:,.0f} of {images:,.0f} images are damaged, more than damaged_share allows: {detail}"
-    )

@@ -16,9 +16,11 @@ from stablerep.runs.records import Progress as RunProgress
 from stablerep.runs.records import now, write_progress
 from stablerep.training.callbacks import TrainingCallback
 from stablerep.training.checkpoint import CheckpointInfo, CheckpointWriter
+from stablerep.training.export import keep_if_best
 from stablerep.training.health import Health
 from stablerep.training.logs import RunLog
 from stablerep.training.run import Run
+from stablerep.training.trackers import make_tracker
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,11 @@ class Reports:
     def __init__(self, config: TrainConfig, run: Run, start: Progress, callback: TrainingCallback) -> None:
         self._config, self._last, self._callback = config, start, callback
         self._log = RunLog(run.store, run.name, start.step)
-        self._checkpoints = CheckpointWriter(run.store, run.name, callback.on_checkpoint)
+        self._checkpoints = CheckpointWriter(
+            run.store, run.name, callback.on_checkpoint, keep=config.keep_checkpoints
+        )
+        self._run = run
+        self._tracker = make_tracker(config)
         self._bars = Bars()
         self._health = Health()
         self._bar = self._bars.add(run.name, config.steps, start.step)
@@ -48,6 +54,7 @@ class Reports:
 
     def __enter__(self) -> Self:
         self._bars.__enter__()
+        self._tracker.start(self._run.name, self._config.model_dump(mode="json"))
         return self
 
     def __exit__(
@@ -56,6 +63,7 @@ class Reports:
         self._bars.__exit__(kind, error, trace)
         self._log.close()
         self._checkpoints.wait()
+        self._tracker.finish()
 
     def log(
         self,
@@ -101,16 +109,23 @@ class Reports:
             expected_end_time=moment + timedelta(seconds=round(left)),
         )
         self._log.add(shown, metrics)
+        self._tracker.log(progress.step, metrics)
         self._callback.on_metrics(metrics)
         self._bars.update(self._bar, progress.step, f"loss {progress.loss:.3f}")
         self._last = progress
 
-    def log_probe(self, step: int, accuracies: Mapping[str, float]) -> None:
-        """Records what a probe measured after `step` steps, beside the metrics of the same step."""
+    def log_probe(self, step: int, accuracies: Mapping[str, float], encoder: nn.Module) -> None:
+        """Records what a probe measured of this encoder after `step` steps, beside that step's metrics."""
         self._log.add_to(step, accuracies)
+        self._tracker.log(step, accuracies)
         self._callback.on_metrics(accuracies)
         shown = ", ".join(f"{name.removeprefix('probe_')} {value:.1%}" for name, value in accuracies.items())
-        console.print(f"  step {step:,}: probe {shown}")
+        best = ""
+        if self._config.online_probe.keep_best and keep_if_best(
+            self._run, encoder, self._config, step, accuracies
+        ):
+            best = ", the best so far: kept in best/"
+        console.print(f"  step {step:,}: probe {shown}{best}")
 
     def checkpoint(
         self,

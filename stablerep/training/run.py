@@ -28,6 +28,10 @@ _FREE = {
     "decoded_bytes",
     "damaged_share",
     "encode_parts",
+    "recompute",
+    "compile",
+    "keep_checkpoints",
+    "tracker",
     "checkpoint_every",
     "log_every",
 }

@@ -44,22 +44,29 @@ def to_batch(
     )
 
 
-def make_backward(learner: Learner, config: TrainConfig, ranks: Ranks) -> Backward:
-    """How a batch's gradients are made. Raises InvalidInput for an encoder that cannot take it in parts."""
+def make_backward(
+    learner: Learner, config: TrainConfig, ranks: Ranks, scale: Callable[[Tensor], Tensor] = lambda loss: loss
+) -> Backward:
+    """How a batch's gradients, of the scaled loss, are made.
+
+    Raises InvalidInput for an encoder that cannot take it in parts.
+    """
     if config.encode_parts > 1:
         _check_parts(learner, config, ranks)
-        return lambda batch: _in_parts(learner, batch, config.encode_parts, ranks)
+        return lambda batch: _in_parts(learner, batch, config.encode_parts, ranks, scale)
     model = _distributed(learner, ranks)
 
     def whole(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         losses, features = model(batch)
-        _total(losses).backward()
+        scale(_total(losses)).backward()
         return losses, features
 
     return whole
 
 
-def _in_parts(learner: Learner, batch: Batch, parts: int, ranks: Ranks) -> tuple[dict[str, Tensor], Tensor]:
+def _in_parts(
+    learner: Learner, batch: Batch, parts: int, ranks: Ranks, scale: Callable[[Tensor], Tensor]
+) -> tuple[dict[str, Tensor], Tensor]:
     """Exact gradients of the whole batch with the encoder's activations of one part (Gao et al. 2021).
 
     All parts are encoded without activations; the losses of the whole give the gradient of what was encoded;
@@ -77,7 +84,7 @@ def _in_parts(learner: Learner, batch: Batch, parts: int, ranks: Ranks) -> tuple
     whole = {name: torch.cat([one[name] for one in encoded], dim=1).requires_grad_() for name in encoded[0]}
     del encoded
     losses = learner.losses(whole, batch)
-    _total(losses).backward()
+    scale(_total(losses)).backward()
     after = _random_state(ranks.device)
     for part, generator in zip(slices, generators, strict=True):
         _set_random_state(ranks.device, generator)

@@ -164,7 +164,7 @@ def test_a_process_that_keeps_dying_is_given_up(world: World) -> None:
     newest = max(
         info.key
         for info in world.store.list(run_key("damaged", "checkpoints/"))
-        if info.key.endswith("state.safetensors")
+        if info.key.endswith(".safetensors")
     )
     world.store.put(newest, b"torn")
     world.client.runs.resume("damaged")

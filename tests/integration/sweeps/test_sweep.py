@@ -1,0 +1,117 @@
+"""`stablerep sweep` with real services: it fills its figure, is stopped and resumed, outlives failures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import yaml
+
+SWEEP = {
+    "title": "Guidance & temperature <small>",
+    "about": "A grid of 4.",
+    "data": {"synthetic": {"captions": "builtin:fashion", "limit": 32, "recipe": {"steps": 2}}},
+    "use": ["synthetic"],
+    "train": {
+        "preset": "demo",
+        "steps": 3,
+        "views_per_batch": 32,
+        "encoder.kwargs": {
+            "layers": [1, 1, 1, 1],
+            "channels": [8, 8, 16, 16],
+            "stem_width": 8,
+            "stem_type": "",
+        },
+    },
+    "probe": {"data": "digits", "scores": {"knn": "nearest neighbours"}},
+    "seeds": 1,
+    "axes": {
+        "guidance": {"key": "data.synthetic.recipe.guidance_scale", "values": [1, 2]},
+        "method": {
+            "values": {
+                "StableRep": {"train.method": {"name": "stablerep", "images_per_caption": 4}},
+                "too many": {"train.method": {"name": "stablerep", "images_per_caption": 8}},
+            }
+        },
+    },
+    "x": "guidance",
+    "lines": "method",
+}
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SWEEP, sort_keys=False), encoding="utf-8")
+    return tmp_path / "small.yaml"
+
+
+def start(file: Path, *options: str) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-m",
+        "stablerep",
+        "sweep",
+        str(file),
+        "--out",
+        str(file.parent / "out"),
+        *options,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def test_a_sweep_is_stopped_resumed_and_says_what_failed(file):
+    out = file.parent / "out"
+    stopped = start(file, "--processes", "1")
+    deadline = time.monotonic() + 240
+    while not list(out.glob("store/runs/stablerep-*/starts/*")):
+        assert stopped.poll() is None, stopped.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    stopped.send_signal(signal.SIGINT)
+    printed = stopped.communicate(timeout=60)[0]
+    assert "everything finished so far is kept. Go on with: stablerep sweep" in printed, printed
+    assert stopped.returncode != 0
+
+    resumed = start(file, "--processes", "2")
+    printed = resumed.communicate(timeout=400)[0]
+    assert resumed.returncode == 1
+    assert "2 runs have no scores" in printed, printed
+    assert "no caption has 8 images to draw (the most is 4)" in printed
+    assert "Traceback" not in printed
+    assert "generate" not in printed  # the first one had done that
+
+    content = json.loads((out / "small.json").read_text(encoding="utf-8"))
+    scores = {tuple(point["labels"].values()): point["scores"] for point in content["points"]}
+    assert 0.1 < scores["1", "StableRep"]["knn"] < 1
+    assert 0.1 < scores["2", "StableRep"]["knn"] < 1
+    assert scores["1", "too many"] is scores["2", "too many"] is None
+    page = (out / "small.html").read_text(encoding="utf-8")
+    assert "Guidance &amp; temperature &lt;small&gt;" in page
+    assert "What failed" in page
+    chart = ET.parse(out / "small.svg").getroot()
+    titles = [title.text for title in chart.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == 2
+
+    again = start(file)
+    printed = again.communicate(timeout=200)[0]
+    for run in out.glob("store/runs/*"):
+        if (run / "result.json").exists():
+            assert len(list((run / "probes").iterdir())) == 1
+    assert "2 runs have no scores" in printed  # tried again, and refused again
+
+
+def test_show_makes_nothing_and_says_what_would_be_made(file):
+    shown = start(file, "--show", "--set", "seeds=2")
+    printed = shown.communicate(timeout=60)[0]
+    assert shown.returncode == 0
+    assert "32 of builtin:fashion, 4 images a caption, 2 steps, guidance 1" in printed
+    assert "8 runs of 768 views together" in printed
+    assert not (file.parent / "out").exists()
