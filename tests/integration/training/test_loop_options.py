@@ -97,8 +97,11 @@ def test_float16_learns_and_goes_on_with_its_scale(url):
     assert longer[-1] < longer[0] - 0.5
     resumed = stopped_and_resumed(url, "resumed", 5, precision="float16")
     assert losses(resumed) == losses(config)
-    state = read_checkpoint(open_store(url), "half", 8).tensors
-    assert state["run.loss_scale"].tolist() == [65536.0, 8.0]
+    scales = [
+        read_checkpoint(open_store(url), run, 8).tensors["run.loss_scale"] for run in ("half", "resumed")
+    ]
+    assert torch.equal(*scales)
+    assert 1 <= scales[0][0] <= 65536
 
 
 def test_a_step_whose_gradients_overflow_is_left_out():
