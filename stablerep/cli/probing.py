@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from stablerep.evaluation.features import Encoder
     from stablerep.evaluation.protocols import ProbeSettings
     from stablerep.evaluation.records import ProbeRecord
+    from stablerep.storage import Store
 
 
 _OF_TEXTS = ("zeroshot", "retrieval")
@@ -36,7 +38,9 @@ def probe(
         str,
         typer.Option(
             "--data",
-            help="fashion, fashion-full, digits, or a folder of class folders; several with commas.",
+            help="fashion, fashion-full, digits, a folder of class folders, or with --root aircraft, "
+            "caltech101, cars, cifar10, cifar100, dtd, flowers102, food101, pets, sun397, voc2007; several "
+            "with commas.",
         ),
     ] = "fashion",
     paper: Annotated[
@@ -54,7 +58,10 @@ def probe(
     batch: Annotated[int, typer.Option("--batch-size", min=1, help="Photographs encoded at once.")] = 250,
     protocol: Annotated[
         str,
-        typer.Option("--protocol", help="frozen, stablerep, logreg, fewshot, zeroshot, retrieval; several."),
+        typer.Option(
+            "--protocol",
+            help="frozen, stablerep, dinov3-linear, logreg, knn, fewshot, zeroshot, retrieval; several.",
+        ),
     ] = "frozen",
     ways: Annotated[int, typer.Option(min=2, help="Classes of an episode (fewshot).")] = 5,
     shots: Annotated[int, typer.Option(min=1, help="Labels a class in an episode (fewshot).")] = 5,
@@ -71,6 +78,12 @@ def probe(
             "--step", min=0, help="A checkpoint of the run, finished or not; 0: its last checkpoint."
         ),
     ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder of the transfer sets, as torchvision lays them out.")
+    ] = None,
+    cache: Annotated[
+        str, typer.Option("--cache", help="Folder or s3:// URL that features are kept in for other probes.")
+    ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the records; those of a run are kept with it.")
     ] = None,
@@ -94,6 +107,8 @@ def probe(
         stablerep probe demo/export --paper
 
         stablerep probe pixels --data fashion,digits
+
+        stablerep probe s3://bucket/runs/first --data cifar10,dtd,voc2007 --root data --protocol logreg
 
         stablerep probe file:///data/runs/first --step 0 --data photographs
 
@@ -129,12 +144,14 @@ def probe(
 
     from stablerep.evaluation.protocols import ProbeSettings
     from stablerep.evaluation.records import compare as table
+    from stablerep.storage import open_store
 
     torch.set_num_threads(threads)
-    settings = ProbeSettings(seed, few, draws, neighbours, batch, ways, shots, queries, episodes)
+    settings = ProbeSettings(seed, few, draws, neighbours, ways, shots, queries, episodes)
+    sets = _Sets(root, batch, open_store(cache) if cache else None)
     found = []
     for model in models:
-        records = _records(model, at_step, names, chosen, device, settings)
+        records = _records(model, at_step, names, chosen, device, settings, sets)
         kept = [_keep(record, model, out) for record in records]
         found += records
         for record in records:
@@ -152,14 +169,15 @@ def _records(
     protocols: list[str],
     device: str,
     settings: ProbeSettings,
+    sets: _Sets,
 ) -> list[ProbeRecord]:
     """What one model measures up to, on all data by all protocols."""
     records = []
     if frozen := [name for name in protocols if name not in _OF_TEXTS]:
         encoder, shown = _encoder(model, at_step, device)
-        records = [record for name in data for record in _measure(encoder, shown, name, frozen, settings)]
+        records = [one for name in data for one in _measure(encoder, shown, name, frozen, settings, sets)]
     if with_texts := [name for name in protocols if name in _OF_TEXTS]:
-        records += _measure_texts(model, at_step, data, with_texts)
+        records += _measure_texts(model, at_step, data, with_texts, sets)
     return records
 
 
@@ -205,21 +223,48 @@ def _device(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class _Sets:
+    """Where labelled photographs come from, and how they are encoded."""
+
+    root: Path | None
+    batch: int
+    cache: Store | None
+
+    def load(self, name: str, encoder: Encoder) -> Photographs:
+        """A folder, a transfer set, or photographs by their name."""
+        from stablerep.evaluation.datasets.folder import load_folder
+        from stablerep.evaluation.datasets.photographs import load_photographs
+        from stablerep.evaluation.datasets.transfer import TRANSFER_SETS, load_transfer
+
+        whole = 64 if isinstance(encoder, str) else encoder.image_size
+        if name in TRANSFER_SETS:
+            if self.root is None:
+                raise InvalidInput(f"names the folder that holds {name}", field="--root")
+            return load_transfer(name, self.root, size=whole)
+        if not Path(name).is_dir():
+            return load_photographs(name)
+        return load_folder(
+            Path(name), size=whole if isinstance(encoder, str) else round(whole / encoder.crop_ratio)
+        )
+
+
 def _measure(
-    encoder: Encoder, model: str, name: str, protocols: list[str], settings: ProbeSettings
+    encoder: Encoder, model: str, name: str, protocols: list[str], settings: ProbeSettings, sets: _Sets
 ) -> list[ProbeRecord]:
+    from stablerep.evaluation.feature_sets import FeatureSet
     from stablerep.evaluation.protocols import measure
 
-    photographs = _photographs(name, encoder)
+    features = FeatureSet(encoder, sets.load(name, encoder), sets.batch, sets.cache)
     records = []
     for protocol in protocols:
-        with step(f"{protocol} on {photographs.name}"):
-            records.append(measure(protocol, encoder, model, photographs, settings))
+        with step(f"{protocol} on {features.data.name}"):
+            records.append(measure(protocol, features, model, settings))
     return records
 
 
 def _measure_texts(
-    model: str, at_step: int | None, names: list[str], protocols: list[str]
+    model: str, at_step: int | None, names: list[str], protocols: list[str], sets: _Sets
 ) -> list[ProbeRecord]:
     """Zero-shot on photographs, retrieval on datasets, by both towers of a run."""
     from stablerep.data import GroupDataset
@@ -233,20 +278,10 @@ def _measure_texts(
         for protocol in protocols:
             with step(f"{protocol} on {name}"):
                 if protocol == "zeroshot":
-                    records.append(zero_shot(towers, shown, _photographs(name, towers.encoder)))
+                    records.append(zero_shot(towers, shown, sets.load(name, towers.encoder)))
                 else:
                     records.append(retrieval(towers, shown, GroupDataset(name)))
     return records
-
-
-def _photographs(name: str, encoder: Encoder) -> Photographs:
-    from stablerep.evaluation.datasets.folder import load_folder
-    from stablerep.evaluation.datasets.photographs import load_photographs
-
-    if not Path(name).is_dir():
-        return load_photographs(name)
-    size = 64 if isinstance(encoder, str) else round(encoder.image_size / encoder.crop_ratio)
-    return load_folder(Path(name), size=size)
 
 
 def _keep(record: ProbeRecord, model: str, out: Path | None) -> str | None:
@@ -273,7 +308,7 @@ def compare(
     ],
     data: Annotated[str, typer.Option("--data", help="Only records on these photographs.")] = "",
     protocol: Annotated[
-        str, typer.Option("--protocol", help="frozen, stablerep, logreg or fewshot.")
+        str, typer.Option("--protocol", help="frozen, stablerep, logreg and so on, as of probe.")
     ] = "frozen",
     as_json: Json = False,
 ) -> None:

@@ -11,18 +11,19 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
 from stablerep.errors import InvalidInput
+from stablerep.evaluation.datasets.photographs import Images
 from stablerep.models.frozen import FrozenEncoder
 
 Encoder = FrozenEncoder | Literal["pixels"]
 
 
-def extract_features(encoder: Encoder, images: np.ndarray, *, batch: int = 250) -> Tensor:
+def extract_features(encoder: Encoder, images: Images, *, batch: int = 250) -> Tensor:
     """Features, float32 [n d], of uint8 images [n h w] or [n h w 3]; pixels are flattened, 0 to 1.
 
     The encoder runs in evaluation mode, without gradients, and is left in the mode it was in.
     """
     if isinstance(encoder, str):
-        return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 255)
+        return torch.from_numpy(images[:].reshape(len(images), -1).astype(np.float32) / 255)
     device = next(encoder.model.parameters()).device
     batches = (
         encode(encoder, prepare(images[start : start + batch], encoder).to(device))
@@ -31,7 +32,7 @@ def extract_features(encoder: Encoder, images: np.ndarray, *, batch: int = 250) 
     return torch.cat(list(batches))
 
 
-def augmented_features(encoder: FrozenEncoder, images: np.ndarray, *, seed: int, batch: int = 250) -> Tensor:
+def augmented_features(encoder: FrozenEncoder, images: Images, *, seed: int, batch: int = 250) -> Tensor:
     """Features [n d] of one random resized crop of each image, half of them flipped, drawn from `seed`.
 
     The augmentation of the paper's linear probe: torchvision's default scales (0.08 to 1) and ratios.

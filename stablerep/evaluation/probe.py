@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stablerep.errors import InvalidInput
 from stablerep.evaluation.datasets.photographs import Photographs
-from stablerep.evaluation.features import Encoder, augmented_features, extract_features
+from stablerep.evaluation.feature_sets import FeatureSet
+from stablerep.evaluation.features import Encoder, augmented_features
 from stablerep.evaluation.probes.few_shot import few_shot
 from stablerep.evaluation.probes.knn import knn_accuracy
 from stablerep.evaluation.probes.linear import linear_probe
@@ -52,13 +53,15 @@ def probe_model(
     draws: int = 20,
     neighbours: int = 20,
     batch: int = 250,
+    features: FeatureSet | None = None,
 ) -> ProbeResult:
     """Probes an encoder, or "pixels". The seed decides split and draws, never which encoder it is.
 
-    `few_labels` a class in each of `draws`; `neighbours` vote; `batch` photographs are encoded at once.
+    `few_labels` a class in each of `draws`; `neighbours` vote; `batch` photographs are encoded at once;
+    `features` are those of this encoder and data, where they are known.
     """
     started = time.perf_counter()
-    train, test = _features(encoder, data, batch)
+    train, test = (features or FeatureSet(encoder, data, batch)).of()
     labels, test_labels = torch.from_numpy(data.train_labels), torch.from_numpy(data.test_labels)
     split = split_validation(data.train_labels, seed=seed)
     few_rows = draw_few(data.train_labels, split.train, each=few_labels, draws=draws, seed=seed)
@@ -106,14 +109,20 @@ def probe_table(
 
 
 def paper_probe(
-    encoder: Encoder, data: Photographs, *, augment: bool = False, epochs: int = 90, seed: int = 0
+    encoder: Encoder,
+    data: Photographs,
+    *,
+    augment: bool = False,
+    epochs: int = 90,
+    seed: int = 0,
+    features: FeatureSet | None = None,
 ) -> PaperLinearResult:
     """The paper's probe: SGD heads over a grid of rates, with and without batch norm.
 
     With `augment` the encoder sees new crops in every epoch, as in the paper: `epochs` times the work. Raises
     InvalidInput when that is asked of pixels.
     """
-    train, test = _features(encoder, data)
+    train, test = (features or FeatureSet(encoder, data)).of()
     split = split_validation(data.train_labels, seed=seed)
     if augment and isinstance(encoder, str):
         raise InvalidInput("pixels are probed without augmentation", field="augment")
@@ -148,11 +157,3 @@ def format_table(results: Mapping[str, ProbeResult]) -> str:
         for name, row in results.items()
     ]
     return "\n".join(lines)
-
-
-def _features(encoder: Encoder, data: Photographs, batch: int = 250) -> tuple[Tensor, Tensor]:
-    seen = data if isinstance(encoder, str) else data.framed()
-    train, test = (
-        extract_features(encoder, images, batch=batch) for images in (seen.train_images, seen.test_images)
-    )
-    return train, test

@@ -6,22 +6,27 @@ runs/<run>/probes/<data>-<protocol>-<id>.json, or a file of the user's.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from stablerep.errors import InvalidInput, TornObject
 from stablerep.evaluation.datasets.photographs import Photographs
 from stablerep.runs.records import now
 
 _Z = 1.959963984540054  # of the normal distribution, for 95 %
+_RESAMPLES = 200
 _PACKAGES = ("stablerep", "torch", "timm", "numpy")
 
-Protocol = Literal["frozen", "stablerep", "logreg", "fewshot", "zeroshot", "retrieval"]
+Protocol = Literal[
+    "frozen", "stablerep", "dinov3-linear", "logreg", "knn", "fewshot", "zeroshot", "retrieval"
+]
 """See stablerep/evaluation/protocols.py, and stablerep/training/zero_shot.py for the last two."""
 
 
@@ -71,6 +76,23 @@ def over_draws(accuracies: Sequence[float]) -> Score:
     mean = float(np.mean(accuracies))
     half = _Z * float(np.std(accuracies, ddof=1)) / math.sqrt(len(accuracies)) if len(accuracies) > 1 else 0.0
     return Score(value=mean, low=mean - half, high=mean + half)
+
+
+def by_bootstrap(
+    value: float, metric: Callable[[Tensor, Tensor], Tensor], scores: Tensor, labels: Tensor
+) -> Score:
+    """A metric with the middle 95 % of what it is on photographs drawn again, with replacement.
+
+    `scores` [k n], `labels` [n], or [k n] where there are several.
+    """
+    random = torch.Generator().manual_seed(0)
+    count = scores.shape[1]
+    drawn = []
+    for _ in range(_RESAMPLES):
+        chosen = torch.randint(count, (count,), generator=random)
+        drawn.append(float(metric(scores[:, chosen], labels[..., chosen])))
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    return Score(value=value, low=min(low, value), high=max(high, value))
 
 
 def digest_of(data: Photographs) -> str:

@@ -171,7 +171,7 @@ def _shipped_photographs() -> list[OwnImage]:
     return [
         OwnImage(f"fashion/{number}", caption, partial(_png, image), photographs.class_names[label])
         for number, (caption, image, label) in enumerate(
-            zip(text.splitlines(), photographs.train_images, photographs.train_labels, strict=True)
+            zip(text.splitlines(), photographs.train_images[:], photographs.train_labels, strict=True)
         )
     ]
 

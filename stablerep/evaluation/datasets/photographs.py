@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from stablerep.errors import InvalidInput, TornObject, Unavailable
+from stablerep.evaluation.datasets.lazy import LazyImages
+from stablerep.evaluation.metrics import MetricName
 
 FASHION_SHA256 = "8f0101174b32b5e9e2850df62d02f907889e2133f7192a9ca807b2441dbe7ac0"
 DIGITS_TEST_SHARE = 3  # every third digit is a test image
 FASHION_MARGIN = 2
+Images = np.ndarray | LazyImages
 DOWNLOADS = Path("~/.cache/stablerep/photographs")
 
 
@@ -25,17 +28,22 @@ class Photographs:
     `margin`: the black pixels that an encoder is shown around them. Things that fill their photograph would
     lose their edges to the evaluation's centre crop; 2 pixels around 28 are just what a crop of 7/8 takes
     off, and what the shipped pipeline draws around them. `digest`: SHA-256 of what the images were read from,
-    where they were shrunk on the way.
+    where they were shrunk on the way. `metric`: how the transfer tables judge the set; labels are [n k] of 0
+    and 1 for map11. `validation`: indices of the training photographs that are the set's own validation
+    part. `whole`: encoders are shown the whole square, and not seven eighths of it.
     """
 
     name: str
-    train_images: np.ndarray
+    train_images: Images
     train_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: Images
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     margin: int = 0
     digest: str = ""
+    metric: MetricName = "top1"
+    validation: np.ndarray | None = None
+    whole: bool = False
 
     def subset(self, train: int, test: int) -> "Photographs":
         """The first photographs of each class, `train` and `test` in all. Raises InvalidInput if too few."""
@@ -44,6 +52,7 @@ class Photographs:
         return replace(
             self,
             digest="",
+            validation=None,
             train_images=self.train_images[kept_train],
             train_labels=self.train_labels[kept_train],
             test_images=self.test_images[kept_test],
@@ -52,6 +61,12 @@ class Photographs:
 
     def framed(self) -> "Photographs":
         """The photographs with their margin, as encoders see them."""
+        if (
+            not self.margin
+            or isinstance(self.train_images, LazyImages)
+            or isinstance(self.test_images, LazyImages)
+        ):
+            return self
         sides = ((0, 0), (self.margin, self.margin), (self.margin, self.margin))
         train, test = (
             np.pad(images, sides + ((0, 0),) * (images.ndim - 3))

@@ -60,6 +60,7 @@ def paper_linear_probe(
     test_labels: Tensor,
     *,
     rates: Sequence[float] = RATES,
+    batch_norms: Sequence[bool] = (False, True),
     epochs: int = 90,
     batch: int = 256,
     seed: int = 0,
@@ -77,26 +78,27 @@ def paper_linear_probe(
         lambda epoch: epoch_features(epoch)[train],
         labels[train],
         rates=rates,
-        batch_norms=(False, True),
+        batch_norms=batch_norms,
         classes=classes,
         epochs=epochs,
         batch=batch,
         seed=seed,
     )
     accuracies = heads.accuracies(features[validation], labels[validation])
-    batch_norm, rate = divmod(int(accuracies.argmax()), len(rates))
+    norm, rate = divmod(int(accuracies.argmax()), len(rates))
+    batch_norm = batch_norms[norm]
     final = train_heads(
         epoch_features,
         labels,
         rates=(rates[rate],),
-        batch_norms=(bool(batch_norm),),
+        batch_norms=(batch_norm,),
         classes=classes,
         epochs=epochs,
         batch=batch,
         seed=seed,
     )
     accuracy = float(final.accuracies(test_features, test_labels))
-    return PaperLinearResult(accuracy, rates[rate], bool(batch_norm), tuple(map(tuple, accuracies.tolist())))
+    return PaperLinearResult(accuracy, rates[rate], batch_norm, tuple(map(tuple, accuracies.tolist())))
 
 
 def train_heads(

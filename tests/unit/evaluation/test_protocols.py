@@ -7,11 +7,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
+from stablerep.config.encoder import EncoderSpec
 from stablerep.errors import InvalidInput
 from stablerep.evaluation.datasets.photographs import load_photographs
+from stablerep.evaluation.feature_sets import FeatureSet, digest_of_encoder
+from stablerep.evaluation.features import prepare
 from stablerep.evaluation.probes.episodes import few_shot_episodes
 from stablerep.evaluation.protocols import PROTOCOLS, ProbeSettings, measure
 from stablerep.evaluation.records import over_draws
+from stablerep.models.frozen import FrozenEncoder
+from stablerep.models.load import random_encoder
+from stablerep.storage import open_store
 
 
 def gaussians(distance: float, each: int = 60, classes: int = 8, width: int = 6) -> tuple[torch.Tensor, ...]:
@@ -58,7 +64,7 @@ def test_the_interval_of_episodes_covers_the_long_runs_mean():
 
 def test_logreg_is_scikit_learns_on_the_same_features():
     data = load_photographs("digits").subset(train=500, test=300)
-    record = measure("logreg", "pixels", "pixels", data, ProbeSettings())
+    record = measure("logreg", FeatureSet("pixels", data), "pixels", ProbeSettings())
     strength = record.details["strength"]
     train, test = (x.reshape(len(x), -1) / 255 for x in (data.train_images, data.test_images))
     scaler = StandardScaler().fit(train)
@@ -70,12 +76,65 @@ def test_logreg_is_scikit_learns_on_the_same_features():
     assert record.settings["strengths"] == 45
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "dinov3-linear"])
 def test_every_protocol_makes_a_record(protocol):
     data = load_photographs("digits").subset(train=300, test=300)
     settings = ProbeSettings(few_labels=3, draws=2, ways=3, shots=2, queries=5, episodes=5)
-    record = measure(protocol, "pixels", "pixels", data, settings)
+    record = measure(protocol, FeatureSet("pixels", data), "pixels", settings)
     assert record.protocol == protocol
     for score in record.scores.values():
         assert 0.5 < score.value <= 1
         assert score.low <= score.value <= score.high
+
+
+def small_vit() -> FrozenEncoder:
+    kwargs = {"patch_size": 7, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    return random_encoder(EncoderSpec(name="vit_tiny_patch16_224", kwargs=kwargs, image_size=28), seed=0)
+
+
+def test_dinov3s_probe_sees_class_token_and_mean_patch_token():
+    data = load_photographs("digits").subset(train=300, test=300)
+    features = FeatureSet(small_vit(), data)
+    train, test = features.of("class+patches")
+    inputs = prepare(data.train_images[:5], features.encoder)
+    with torch.inference_mode():
+        tokens = features.encoder.model.forward_features(inputs)
+    expected = torch.cat([tokens[:, 0], tokens[:, 1:].sum(dim=1) / 16], dim=1)
+    assert torch.allclose(train[:5], expected, atol=1e-5)
+    assert test.shape == (300, 48)
+    record = measure("dinov3-linear", features, "random", ProbeSettings())
+    assert record.feature == "class token and mean patch token"
+    assert record.scores["linear"].value > 0.4
+    assert record.settings["steps"] == 12_500
+    assert record.details["batch_norm"] is False
+    assert len(record.details["validation"][0]) == 13
+
+
+def test_dinov3s_probe_is_for_encoders_with_a_class_token():
+    data = load_photographs("digits").subset(train=100, test=100)
+    small = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+    resnet = random_encoder(EncoderSpec(name="resnet18", kwargs=small, image_size=28), seed=0)
+    for encoder, why in ((resnet, "wants a ViT with a class token, not ResNet"), ("pixels", "no tokens")):
+        with pytest.raises(InvalidInput, match=why):
+            measure("dinov3-linear", FeatureSet(encoder, data), "x", ProbeSettings())
+
+
+def test_features_are_kept_for_the_same_encoder_and_photographs_alone(tmp_path, monkeypatch):
+    data, cache = load_photographs("digits").subset(train=100, test=100), open_store(tmp_path)
+    encoder = small_vit()
+    first = FeatureSet(encoder, data, cache=cache).of()
+    assert len(list(cache.list("features/"))) == 1
+    monkeypatch.setattr(encoder.model, "forward", None)  # it is not run again
+    again = FeatureSet(encoder, data, cache=cache).of()
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert FeatureSet("pixels", data, cache=cache).of()[0].shape == (100, 64)
+    other = small_vit()
+    before = digest_of_encoder(other)
+    assert before == digest_of_encoder(encoder)
+    with torch.no_grad():
+        other.model.norm.bias += 1
+    assert digest_of_encoder(other) != before
+    assert not torch.equal(FeatureSet(other, data, cache=cache).of()[0], first[0])
+    fewer = load_photographs("digits").subset(train=90, test=100)
+    assert FeatureSet(small_vit(), fewer, cache=cache).of()[0].shape == (90, 24)
+    assert len(list(cache.list("features/"))) == 4

@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 
 from stablerep.errors import InvalidInput, TornObject
 from stablerep.evaluation.datasets.photographs import load_photographs
+from stablerep.evaluation.feature_sets import FeatureSet
 from stablerep.evaluation.protocols import ProbeSettings, measure
 from stablerep.evaluation.records import (
     compare,
@@ -25,7 +26,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def record(digits):
-    return measure("frozen", "pixels", "pixels", digits, ProbeSettings(**SETTINGS))
+    return measure("frozen", FeatureSet("pixels", digits), "pixels", ProbeSettings(**SETTINGS))
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 10), (37, 50), (50, 50), (7261, 10_000)])
