@@ -31,7 +31,9 @@ def probe(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="A run's URL, an export, a timm or hf-hub: name, or `pixels`; several."
+            metavar="MODEL...",
+            help="A run's URL, an export, a timm or hf-hub: name, a checkpoint of StableRep's release "
+            "(.pth), or `pixels`; several.",
         ),
     ],
     data: Annotated[

@@ -17,6 +17,7 @@ from stablerep.errors import InvalidInput, NotFound, Unavailable
 from stablerep.models.encoder import build_encoder
 from stablerep.models.export import CONFIG_FILE, WEIGHTS_FILE
 from stablerep.models.frozen import PAPER_CROP_RATIO, FrozenEncoder
+from stablerep.models.released import ENDINGS, load_released
 from stablerep.storage import Store, open_store
 
 _HUB = "hf-hub:"
@@ -26,14 +27,16 @@ def load_encoder(model: str) -> FrozenEncoder:
     """The encoder that `model` names, with the preparation of images that goes with it.
 
     `model` is an export (a folder or a URL), a run (a folder or a URL, such as s3://bucket/runs/first), a
-    timm model with published weights, such as vit_small_patch14_dinov2.lvd142m, or a model in timm's layout
-    on the Hugging Face hub, such as hf-hub:USER/NAME.
+    timm model with published weights, such as vit_small_patch14_dinov2.lvd142m, a model in timm's layout on
+    the Hugging Face hub, such as hf-hub:USER/NAME, or a checkpoint (.pt, .pth) of StableRep's release.
 
     Raises NotFound if there is nothing under that name, InvalidInput if what is there is no encoder, and
     Unavailable if published weights cannot be downloaded.
     """
     if model.startswith(_HUB):
         return _download(model)
+    if model.endswith(ENDINGS) and Path(model).is_file():
+        return load_released(Path(model))
     if "://" in model:
         return _load_from_store(open_store(model))
     # A run has a config.json of its own, so its export is looked for first.
