@@ -20,6 +20,7 @@ EXTRAS = {
     "kubernetes": ("kubernetes",),
     "generate": ("numpy", "PIL", "torch", "diffusers", "transformers", "safetensors", "accelerate"),
     "train": ("numpy", "torch", "torchvision", "timm", "sklearn", "tensorboard", "jaxtyping", "safetensors"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
 }
 
 

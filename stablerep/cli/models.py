@@ -194,6 +194,7 @@ def export(
     license_name: Annotated[
         str, typer.Option("--license", help="Licence on the model card, such as apache-2.0.")
     ] = "",
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx, too, and compare it.")] = False,
     embeddings: Annotated[
         str,
         typer.Option(
@@ -214,6 +215,8 @@ def export(
         stablerep export s3://bucket/runs/first --out encoder --name my-encoder --license cc-by-4.0
 
         stablerep export demo/store/runs/stablerep-0 --embeddings demo/store/datasets/demo
+
+        stablerep export demo/store/runs/stablerep-0 --onnx
     """
     from stablerep.storage import open_store
 
@@ -227,6 +230,12 @@ def export(
     card = _card(store, name or run.rstrip("/").rpartition("/")[2], license_name)
     (out / "README.md").write_text(card, encoding="utf-8")
     console.print(f"{', '.join(k.removeprefix('export/') for k in names)}, README.md in {out}")
+    if onnx:
+        from stablerep.models.load import load_encoder
+        from stablerep.models.onnx import export_onnx
+
+        difference = export_onnx(load_encoder(str(out)), out)
+        console.print(f"model.onnx in {out}; its features are torch's to {difference:.1g} of the largest")
     if embeddings:
         _write_embeddings(out, embeddings)
 
