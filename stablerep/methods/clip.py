@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stablerep.methods.interface import Batch, MethodConfig, Needs, Parts
+from stablerep.methods.interface import Batch, EqualTexts, MethodConfig, Needs, Parts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-EqualTexts = Literal["positive", "masked"]
 
 
 class TextConfig(BaseModel):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from stablerep.config.encoder import EncoderSpec
 
+EqualTexts = Literal["positive", "masked"]
+"""What captions of a batch with equal texts are to each other: positives, or nothing at all."""
+
 
 class HeadConfig(BaseModel):
     """Sizes of the projection head, of the methods that have one."""
@@ -80,7 +83,7 @@ class Batch:
     Attributes:
         views: float [number*n 3 size size], augmented and normalised.
         labels: int64 [n]; captions with equal texts have one label, on whichever rank they are.
-        tokens: int64 [n 77], if the method needs texts.
+        tokens: int64 [n longest], if the method needs texts.
         noise: float [number*n patches], if the method needs it.
         local: float [local_number*n 3 s s], view-major as well, if the method needs it; the local crops of
             image i of a caption are i*L .. i*L + L - 1 of its local_number.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stablerep.methods.clip import EqualTexts, TextConfig, contrast_both, encode_both
+from stablerep.methods.clip import TextConfig, contrast_both, encode_both
 from stablerep.methods.interface import Batch, Needs, Parts
 from stablerep.methods.stablerep import StableRep
 
@@ -23,7 +23,6 @@ class StableRepPlus(StableRep):
 
     name: Literal["stablerep_plus"] = "stablerep_plus"  # type: ignore[assignment]
     text: TextConfig = TextConfig()
-    equal_texts: EqualTexts = "positive"
     image_weight: float = Field(default=1.0, ge=0)
     text_weight: float = Field(default=1.0, ge=0)
 

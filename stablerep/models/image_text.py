@@ -41,7 +41,6 @@ class ImageTextTower(nn.Module):
             heads=heads,
             layers=layers,
             output_dim=out,
-            pool_type="argmax",  # the end token has the largest number
             act_layer=QuickGELU,
         )
         self.projection = nn.Linear(width, out, bias=False)
@@ -51,8 +50,20 @@ class ImageTextTower(nn.Module):
     def images(self, features: Float[Tensor, "n width"]) -> Float[Tensor, "n out"]:
         return self.projection(features)
 
-    def texts(self, tokens: Int[Tensor, "n 77"]) -> Float[Tensor, "n out"]:
-        return self.tower(tokens)
+    def texts(self, tokens: Int[Tensor, "n longest"]) -> Float[Tensor, "n out"]:
+        """Embeddings of texts, of their own length alone.
+
+        Each token sees those before it, so what follows a text's end token changes nothing: most of the 77
+        places of a caption would be computed for nothing.
+        """
+        tower, length = self.tower, tokens.shape[1]
+        hidden = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+        hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
+        ends = tokens.argmax(dim=1)  # the end token has the largest number
+        return (
+            tower.ln_final(hidden)[torch.arange(len(tokens), device=tokens.device), ends]
+            @ tower.text_projection
+        )
 
     def scale(self) -> Tensor:
         """What cosines are multiplied by."""
@@ -64,10 +75,11 @@ class ImageTextTower(nn.Module):
         self.log_scale.clamp_(0, math.log(_LARGEST_SCALE))
 
 
-def tokenize(texts: Sequence[str]) -> tuple[Int[Tensor, "n 77"], int]:
-    """CLIP's tokens of the texts, and how many texts were cut to fit."""
+def tokenize(texts: Sequence[str]) -> tuple[Int[Tensor, "n longest"], int]:
+    """CLIP's tokens of the texts, as many as the longest has, at most 77; and how many texts were cut."""
     encoded = [_tokenizer().encode(text) for text in texts]
-    tokens = torch.zeros(len(encoded), CONTEXT, dtype=torch.long)
+    longest = min(CONTEXT, max(map(len, encoded), default=0) + 2)
+    tokens = torch.zeros(len(encoded), longest, dtype=torch.long)
     for row, numbers in zip(tokens, encoded, strict=True):
         whole = [_START, *numbers[: CONTEXT - 2], _END]
         row[: len(whole)] = torch.tensor(whole)

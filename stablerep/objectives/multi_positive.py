@@ -33,13 +33,16 @@ def multi_positive_loss(
     labels: Int[Tensor, " n"],
     *,
     temperature: float = 0.1,
+    instances: Int[Tensor, " n"] | None = None,
     rows_per_chunk: int | None = None,
 ) -> Float[Tensor, ""]:
     """The mean over this rank's n rows of the cross entropy to their positives, among all ranks' rows.
 
     Rows are normalised here, in float32 (float64 stays float64). Rows with equal labels are positives of each
     other, on whichever rank they are; a row is no candidate of its own. A row without positives contributes
-    0 and counts in the mean. Never below ln(positives a row); ln(N - 1) for unrelated embeddings.
+    0 and counts in the mean. Never below ln(positives a row); ln(N - 1) for unrelated embeddings. With
+    `instances`, rows are positives only where these are equal too, and rows of one label but another instance
+    are left out: neither positives nor candidates.
 
     Under torch.distributed every rank must pass the same number of rows; averaging the ranks' gradients gives
     the gradient of the mean over all rows. `rows_per_chunk` bounds memory: rows_per_chunk x N values are held
@@ -54,7 +57,11 @@ def multi_positive_loss(
         exact = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
         rows = F.normalize(exact, dim=1)
         candidates = all_gather_with_gradient(rows)
-        _, group = torch.unique(all_gather(labels), return_inverse=True)
+        _, label = torch.unique(all_gather(labels), return_inverse=True)
+        group = label
+        if instances is not None:
+            pairs = torch.stack([label, all_gather(instances)], dim=1)
+            _, group = torch.unique(pairs, dim=0, return_inverse=True)
         group_size = torch.bincount(group)
         first = rank() * len(rows)
         own = group[first : first + len(rows)]
@@ -65,7 +72,8 @@ def multi_positive_loss(
         attraction = (rows * (group_sum[own] - rows)).sum(1) / positives.clamp(min=1)
 
         chunk = rows_per_chunk or _default_chunk(candidates)
-        repulsion = _WeightedLogSumExp.apply(rows, candidates, weight, first, temperature, chunk)
+        left_out = None if instances is None else (label, group)
+        repulsion = _WeightedLogSumExp.apply(rows, candidates, weight, first, temperature, chunk, left_out)
         return repulsion - (weight * attraction).sum() / temperature
 
 
@@ -82,6 +90,8 @@ def _default_chunk(candidates: Tensor) -> int:
 class _WeightedLogSumExp(torch.autograd.Function):
     """sum_i w_i logsumexp_{j != first+i} (rows_i . candidates_j / t), its gradient made in the forward pass.
 
+    `left_out` (label [N], group [N]): candidates of row i's label but another group do not count either.
+
     The weights are known before the loss is, so a chunk's softmax is used for both gradients while it is
     there: three matrix products a chunk, where recomputation in the backward pass would take four.
     """
@@ -95,6 +105,7 @@ class _WeightedLogSumExp(torch.autograd.Function):
         first: int,
         temperature: float,
         chunk: int,
+        left_out: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         rows_gradient = torch.empty_like(rows) if wanted else None
@@ -105,6 +116,11 @@ class _WeightedLogSumExp(torch.autograd.Function):
             logits = (block / temperature) @ candidates.T
             # The lowest finite number, not -inf: a single row has no candidate at all, and must give no NaN.
             logits.diagonal(offset=first + start).fill_(torch.finfo(logits.dtype).min)
+            if left_out is not None:
+                label, group = left_out
+                here = slice(first + start, first + start + len(block))
+                other = (label[here, None] == label) & (group[here, None] != group)
+                logits.masked_fill_(other, torch.finfo(logits.dtype).min)
             highest = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(highest).exp_()
             sums = exponentials.sum(1, keepdim=True)
@@ -122,4 +138,4 @@ class _WeightedLogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows_gradient, candidates_gradient = ctx.saved_tensors
-        return gradient * rows_gradient, gradient * candidates_gradient, None, None, None, None
+        return gradient * rows_gradient, gradient * candidates_gradient, None, None, None, None, None

@@ -130,7 +130,8 @@ def _training(
     urls = [dataset_url(store, name) for name in datasets]
     where = {"datasets": urls, "dataset_weights": list(weights)}
     config = load_train_config(preset, {**given, **where, "run": f"{store}/runs/unnamed"})
-    identity = config.model_dump(mode="json", exclude=_NOT_IN_A_NAME)
+    # Without defaults: a later version's new settings leave the names of runs that do not use them.
+    identity = config.model_dump(mode="json", exclude=_NOT_IN_A_NAME, exclude_defaults=True)
     name = f"{config.method.name.replace('_', '-')}-{_digest([identity, datasets])}"
     named = config.model_copy(update={"run": f"{store}/runs/{name}"})
     return Training(name, tuple(datasets), weights, preset, given, named)

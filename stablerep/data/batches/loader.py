@@ -45,7 +45,7 @@ class RankBatch:
         images: uint8 [V*n 3 H W], still on the CPU, not yet augmented.
         labels: int64 [n]; `label_counts` [n] is how many captions of the whole batch have each.
         groups, numbers: int64 [C m], which images the whole batch drew, on all ranks.
-        tokens: int64 [n 77], or None; `cut` texts were too long.
+        tokens: int64 [n longest], or None; `cut` texts were too long.
         noise: float32 [V*n patches], or None.
         local_parameters: how local crops of the images are augmented, L*V rows a caption, or None; those of
             view v are rows (v*L .. v*L + L - 1)*n.

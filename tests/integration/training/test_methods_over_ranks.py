@@ -21,13 +21,15 @@ from stablerep.training.step import make_backward
 from tests.unit.methods.test_methods import configuration, local_crops
 
 CAPTIONS, PATCHES = 8, 16
-CASES = list(itertools.product(METHODS, (1, 2)))
+MASKED = "stablerep masked"
+CASES = list(itertools.product((*METHODS, MASKED), (1, 2)))
 
 
 def settings_of(method: str, parts: int) -> TrainConfig:
-    config = configuration(method)
-    views = config.method.needs().views * CAPTIONS
-    return configuration(method, views_per_batch=views, encode_parts=parts, precision="float64")
+    name, _, masked = method.partition(" ")
+    views = configuration(name).method.needs().views * CAPTIONS
+    more = {"method.equal_texts": masked} if masked else {}
+    return configuration(name, views_per_batch=views, encode_parts=parts, precision="float64", **more)
 
 
 def whole_batch(config: TrainConfig) -> Batch:

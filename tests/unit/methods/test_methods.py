@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stablerep.errors import InvalidInput
 from stablerep.methods import Batch, MethodConfig, Needs, Parts
 from stablerep.methods.table import METHODS
-from stablerep.models.image_text import tokenize
+from stablerep.models.image_text import ImageTextTower, tokenize
 from stablerep.runs.config import TrainConfig, load_train_config
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import Learner, build_learner
@@ -258,3 +258,15 @@ def test_methods_are_known_without_torch():
     """The gateway checks configurations and has no torch."""
     program = "import stablerep.runs.config, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_short_texts_have_the_embeddings_that_padded_ones_have():
+    torch.manual_seed(0)
+    tower = ImageTextTower(8, layers=2, text_width=16, heads=2, out=6).double()
+    tokens, _ = tokenize(["a red shoe", "a photo of a very long coat", ""])
+    assert tokens.shape == (3, 9)
+    padded = torch.nn.functional.pad(tokens, (0, 77 - 9))
+    with torch.no_grad():
+        whole = tower.tower(padded)  # open_clip's own forward pass
+        assert torch.allclose(tower.texts(tokens), whole, atol=1e-12)
+        assert torch.allclose(tower.texts(padded), whole, atol=1e-12)

@@ -151,3 +151,35 @@ def test_shapes_that_do_not_fit_are_refused():
         multi_positive_loss(torch.zeros(4, 2), torch.zeros(3, dtype=torch.long))
     with pytest.raises(InvalidInput, match="temperature"):
         multi_positive_loss(torch.ones(4, 2), torch.zeros(4, dtype=torch.long), temperature=0.0)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_other_instances_of_a_label_are_left_out(chunk):
+    labels = torch.tensor([0, 0, 1, 1, 0, 0, 2, 2, 1, 1])
+    instances = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])  # 0 and 2 have one text, 1 and 4 another
+    embeddings = random_embeddings(10).requires_grad_()
+    rows = torch.nn.functional.normalize(embeddings, dim=1)
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(10):
+        candidates = [
+            j for j in range(10) if j != i and (labels[j] != labels[i] or instances[j] == instances[i])
+        ]
+        positives = [j for j in candidates if instances[j] == instances[i]]
+        weights = torch.stack([torch.exp(rows[i] @ rows[j] / 0.2) for j in candidates]).sum()
+        total = total - sum(rows[i] @ rows[j] / 0.2 - weights.log() for j in positives) / len(positives) / 10
+    (expected,) = torch.autograd.grad(total, embeddings)
+
+    def loss(values: Tensor) -> Tensor:
+        return multi_positive_loss(values, labels, temperature=0.2, instances=instances, rows_per_chunk=chunk)
+
+    value, gradient = value_and_gradient(loss, embeddings.detach())
+    assert value == pytest.approx(float(total.detach()), abs=1e-9)
+    assert torch.allclose(gradient, expected, atol=1e-9)
+
+
+def test_instances_of_one_each_are_the_labels_own():
+    labels = torch.tensor([0, 0, 1, 1])
+    values = random_embeddings(4)
+    assert torch.equal(
+        multi_positive_loss(values, labels), multi_positive_loss(values, labels, instances=labels + 7)
+    )
