@@ -63,13 +63,17 @@ def sweep(
     console.print("\n".join(_told(plans)))
     if show:
         return
+    from stablerep.local.foreground import interrupt_on_sigterm, only_one
     from stablerep.sweeps.execute import Execution
 
     at_once = processes or max(1, (os.cpu_count() or 1) // threads)
     out.mkdir(parents=True, exist_ok=True)
     execution = Execution(plans, out, at_once, threads, typed_command())
+    interrupt_on_sigterm()
+    problem = f"another sweep is running in {out}; wait for it, or name another --out"
     try:
-        execution.run()
+        with only_one(out / "sweep.lock", problem):
+            execution.run()
     except KeyboardInterrupt:
         console.print(f"\nstopped; everything finished so far is kept. Go on with: {typed_command()}")
         raise

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from stablerep.demo.generate import generate_images
 from stablerep.demo.pace import Overall, estimate, measure_side_by_side
@@ -22,6 +19,7 @@ from stablerep.demo.settings import DEMO_BYTES, DemoSettings, claim_folder, demo
 from stablerep.demo.summary import write_report
 from stablerep.demo.train import train_all
 from stablerep.errors import StableRepError
+from stablerep.local.foreground import interrupt_on_sigterm, only_one
 from stablerep.progress import console, minutes, step
 
 
@@ -35,14 +33,14 @@ def run_demo(out: Path, *, size: str | None, seeds: int | None, fresh: bool) -> 
     if fresh and (out / "demo.json").exists():
         shutil.rmtree(out)
     resumed = claim_folder(out, settings)
-    with _only_one(out):
+    with only_one(out / "demo.lock", f"another demo is running in {out}; wait for it, or name another --out"):
         _run_stages(out, settings, resumed)
 
 
 def _run_stages(out: Path, settings: DemoSettings, resumed: bool) -> None:
     _check_disk(out)
     console.print(_announcement(out, settings, resumed))
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    interrupt_on_sigterm()
     try:
         overall = _overall(out, settings)
         with _timed(out, "generate", overall):
@@ -67,10 +65,6 @@ def seconds(out: Path) -> dict[str, float]:
     return {**spent, "total": sum(spent.values())}
 
 
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _arguments(out: Path, settings: DemoSettings) -> str:
     return shlex.join(
         ["demo", "--size", settings.size, "--seeds", str(settings.seeds), "--out", os.fspath(out)]
@@ -87,18 +81,6 @@ def _program() -> str:
     if Path(sys.argv[0]).name != "stablerep":
         return shlex.join([sys.executable, "-m", "stablerep"])
     return "stablerep" if shutil.which("stablerep") else shlex.quote(os.path.relpath(sys.argv[0]))
-
-
-@contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    with (out / "demo.lock").open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StableRepError(
-                f"another demo is running in {out}; wait for it, or name another --out"
-            ) from error
-        yield
 
 
 def _overall(out: Path, settings: DemoSettings) -> Overall:
