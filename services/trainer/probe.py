@@ -1,13 +1,14 @@
 """Measures the features of an encoder as a run that the gateway created says (by services.trainer.launch)."""
 
+from __future__ import annotations
+
 import argparse
-import dataclasses
 import json
 import os
 import signal
 import sys
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.process.logs import set_up_logs
 from services.trainer.created_run import CreatedRun
@@ -16,6 +17,12 @@ from stablerep.config.settings import load_settings
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.runs.records import Progress, now, write_progress
 from stablerep.shards.layout import run_key
+
+if TYPE_CHECKING:
+    from stablerep.evaluation.features import Encoder
+    from stablerep.evaluation.records import ProbeRecord
+
+_FEW_LABELS = 10
 
 
 def main() -> int:
@@ -47,8 +54,10 @@ def main() -> int:
 
 
 def _probe(run: CreatedRun) -> None:
-    from stablerep.evaluation import format_table, paper_probe, probe_model
     from stablerep.evaluation.datasets.photographs import load_photographs
+    from stablerep.evaluation.feature_sets import FeatureSet
+    from stablerep.evaluation.protocols import ProbeSettings, measure
+    from stablerep.evaluation.records import compare
     from stablerep.models.load import load_encoder
     from stablerep.progress import console
 
@@ -61,23 +70,31 @@ def _probe(run: CreatedRun) -> None:
         write_progress(run.store, run.spec.run, progress)
 
     report(0)
-    encoder = None if task.model == "pixels" else load_encoder(task.model)
-    probes: dict[str, Any] = {}
-    papers: dict[str, Any] = {}
+    encoder: Encoder = "pixels" if task.model == "pixels" else load_encoder(task.model)
+    settings = ProbeSettings(seed=task.seed, few_labels=_FEW_LABELS)
+    found: dict[str, dict[str, Any]] = {"frozen": {}, "stablerep": {}}
     for number, data in enumerate(task.data, start=1):
-        photographs = load_photographs(data)
-        probes[photographs.name] = probe_model(encoder or "pixels", photographs, seed=task.seed)
-        if task.paper:
-            papers[photographs.name] = paper_probe(encoder or "pixels", photographs, seed=task.seed)
+        features = FeatureSet(encoder, load_photographs(data))
+        for protocol in ("frozen", "stablerep") if task.paper else ("frozen",):
+            record = measure(protocol, features, task.model, settings)
+            found[protocol][features.data.name] = record.details
+            _keep(run, task.model, record)
+            console.print(compare([record]))
         report(number)
-    console.print(format_table(probes))
     result = {
         "model": task.model,
         "seed": task.seed,
-        "probes": {name: dataclasses.asdict(found) for name, found in probes.items()},
-        "paper": {name: dataclasses.asdict(found) for name, found in papers.items()},
+        "probes": found["frozen"],
+        "paper": found["stablerep"],
     }
     run.store.put(run_key(run.spec.run, "result.json"), (json.dumps(result, indent=1) + "\n").encode())
+
+
+def _keep(run: CreatedRun, model: str, record: ProbeRecord) -> None:
+    """Puts the record beside the run that was measured, as `stablerep probe` does, or beside this one."""
+    measured = model.removeprefix(f"{run.store.url.rstrip('/')}/runs/").strip("/")
+    owner = run.spec.run if "/" in measured or measured == model else measured
+    run.store.put(run_key(owner, f"probes/{record.name}"), (record.model_dump_json(indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

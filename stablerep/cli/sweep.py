@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stablerep.cli.connection import Connection, connected
+from stablerep.cli.elsewhere import Gpus, On, is_elsewhere
 from stablerep.cli.models import typed_command
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.progress import console
@@ -15,7 +18,10 @@ from stablerep.progress import console
 if TYPE_CHECKING:
     from stablerep.sweeps.plan import Plan
 
+_AT_ONCE_ELSEWHERE = 8
 
+
+@connected
 def sweep(
     file: Annotated[
         list[str] | None, typer.Argument(metavar="[FILE.yaml|NAME]...", help="Sweeps, or presets of them.")
@@ -29,14 +35,20 @@ def sweep(
         typer.Option("--set", metavar="KEY=VALUE", help="Override of a setting, such as seeds=1."),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=0, help="Trainings, probes or workers at a time; 0: one a core.")
+        int,
+        typer.Option(min=0, help="Trainings, probes or workers at a time; 0: one a core, with --on eight."),
     ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads of each.")] = 1,
+    on: On = "here",
+    gpus: Gpus = 0,
     show: Annotated[bool, typer.Option("--show", help="Print what would be made, and make nothing.")] = False,
+    *,
+    connection: Connection,
 ) -> None:
     """Makes every dataset, run and probe of a grid of settings, and draws the figure as it fills.
 
-    FOLDER/NAME.html, .svg and .json are renewed after every probe. Ctrl-C stops it, the same command resumes
+    With --on the gateway makes jobs and runs, and this command asks and draws. FOLDER/NAME.html, .svg and
+    .json are renewed after every probe. Ctrl-C stops it, the same command resumes
     it; sweeps in one folder share the datasets and runs that they have in common.
 
     Examples:
@@ -48,6 +60,8 @@ def sweep(
         stablerep sweep guidance --set seeds=1 --set train.steps=100
 
         stablerep sweep my-sweep.yaml --processes 8
+
+        stablerep sweep my-sweep.yaml --on kubernetes --gpus 8 --processes 20
     """
     from stablerep.cli.jobs import split_overrides
     from stablerep.config.loading import parse_value
@@ -65,26 +79,39 @@ def sweep(
         return
     from stablerep.local.foreground import interrupt_on_sigterm, only_one
     from stablerep.sweeps.execute import Execution
+    from stablerep.sweeps.remote import RemoteExecution
+    from stablerep.sweeps.results import text_table
 
-    at_once = processes or max(1, (os.cpu_count() or 1) // threads)
     out.mkdir(parents=True, exist_ok=True)
-    execution = Execution(plans, out, at_once, threads, typed_command())
+    command = typed_command()
     interrupt_on_sigterm()
     problem = f"another sweep is running in {out}; wait for it, or name another --out"
+    execution: Execution | RemoteExecution
     try:
-        with only_one(out / "sweep.lock", problem):
+        with only_one(out / "sweep.lock", problem), ExitStack() as stack:
+            if is_elsewhere(on):
+                client = stack.enter_context(connection.client())
+                launcher, at_once = "" if on == "gateway" else on, processes or _AT_ONCE_ELSEWHERE
+                execution = RemoteExecution(plans, out, client, launcher, gpus, at_once, command)
+            else:
+                at_once = processes or max(1, (os.cpu_count() or 1) // threads)
+                execution = Execution(plans, out, at_once, threads, command)
             execution.run()
     except KeyboardInterrupt:
-        console.print(f"\nstopped; everything finished so far is kept. Go on with: {typed_command()}")
+        console.print(f"\nstopped; everything finished so far is kept. Go on with: {command}")
         raise
     for plan in plans:
         console.print(f"\n{plan.spec.title}")
-        console.print(execution.text(plan))
+        console.print(text_table(plan, execution.scores(plan.spec.probe), execution.failures))
         console.print(f"figure: {out / plan.name}.html")
     if execution.failures:
-        lines = "\n".join(f"  {name}: {why}" for name, why in execution.failures.items())
+        reasons: dict[str, list[str]] = {}
+        for name, why in execution.failures.items():
+            reasons.setdefault(why, []).append(name)
+        count = len(execution.failures)
+        lines = "\n".join(f"  {', '.join(names)}: {why}" for why, names in reasons.items())
         raise StableRepError(
-            f"{len(execution.failures)} runs have no scores; run it again to retry:\n{lines}"
+            f"{count} {'run has' if count == 1 else 'runs have'} no scores; run it again to retry:\n{lines}"
         )
 
 

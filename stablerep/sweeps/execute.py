@@ -22,7 +22,7 @@ from stablerep.shards.layout import run_key
 from stablerep.storage import open_store
 from stablerep.sweeps.draw import draw
 from stablerep.sweeps.plan import Made, Plan, Training
-from stablerep.sweeps.results import Scores, read_scores, summarise, table
+from stablerep.sweeps.results import Scores, read_scores
 from stablerep.sweeps.spec import ProbeSpec
 
 _POLL_SECONDS = 0.5
@@ -71,14 +71,6 @@ class Execution:
             failed=self._note_failure,
         )
         self._draw({"seconds": round(time.monotonic() - began)})
-
-    def text(self, plan: Plan) -> str:
-        """The table of a plan, as text."""
-        rows = table(plan, summarise(plan, self._scores(plan.spec.probe), self.failures))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-        )
 
     def _import(self) -> None:
         for made in self._made("images"):
@@ -182,9 +174,10 @@ class Execution:
 
     def _draw(self, facts: dict[str, Any]) -> None:
         for plan in self.plans:
-            draw(plan, self._scores(plan.spec.probe), self.failures, self.out, self.command, facts)
+            draw(plan, self.scores(plan.spec.probe), self.failures, self.out, self.command, facts)
 
-    def _scores(self, probe: ProbeSpec) -> Any:
+    def scores(self, probe: ProbeSpec) -> Any:
+        """What a run measured up to by this probe, by its name; None for none."""
         return partial(self._scores_of, probe=probe)
 
     def _scores_of(self, run: str, probe: ProbeSpec) -> Scores | None:

@@ -76,6 +76,14 @@ def table(plan: Plan, summaries: list[Summary]) -> list[list[str]]:
     ]
 
 
+def text_table(plan: Plan, scores: Callable[[str], Scores | None], failures: Mapping[str, str]) -> str:
+    """The table of a plan, as text."""
+    rows = table(plan, summarise(plan, scores, failures))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(map(str.rstrip, lines))
+
+
 def write_json(
     plan: Plan,
     summaries: list[Summary],

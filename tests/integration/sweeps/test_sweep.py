@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stablerep.evaluation.records import parse_record
+from stablerep.local.services import local_services
+from stablerep.storage import open_store
+
 SWEEP = {
     "title": "Guidance & temperature <small>",
     "about": "A grid of 4.",
@@ -118,3 +122,41 @@ def test_show_makes_nothing_and_says_what_would_be_made(file):
     assert "32 of builtin:fashion, 4 images a caption, 2 steps, guidance 1" in printed
     assert "8 runs of 768 views together" in printed
     assert not (file.parent / "out").exists()
+
+
+def test_a_gateway_makes_what_a_sweep_asks_for(file, tmp_path):
+    with local_services(tmp_path / "services", workers=1, trainers=1) as services:
+        options = ["--on", "gateway", "--address", services.address, "--set", "axes.guidance.values=[2]"]
+        asked = start(file, *options)
+        printed = asked.communicate(timeout=300)[0]
+        assert "1 run has no scores" in printed, printed
+        assert "no caption has 8 images to draw (the most is 4)" in printed
+        content = json.loads((tmp_path / "out" / "small.json").read_text(encoding="utf-8"))
+        scores = [point["scores"] for point in content["points"]]
+        assert [score is not None for score in scores] == [True, False]
+        assert 0.1 < scores[0]["knn"] < 1
+        store = open_store(services.store_url)
+        runs = [point["run"] for point in content["points"] if point["scores"]]
+        for run in runs:  # the record is with the run that was measured
+            (record,) = store.list(f"runs/{run}/probes/")
+            assert parse_record(store.get(record.key), record.key).scores["knn"].value == pytest.approx(
+                next(point["scores"]["knn"] for point in content["points"] if point["run"] == run)
+            )
+        before = sorted(entry.key for entry in store.list("runs/"))
+        start(file, *options).communicate(timeout=100)
+        assert sorted(entry.key for entry in store.list("runs/")) == before  # nothing is made again
+
+
+def test_what_only_this_machine_has_is_not_for_a_gateway(file):
+    folder = start(file, "--on", "gateway", "--set", "probe.data=photographs")
+    assert "a gateway probes by the protocol frozen on fashion" in folder.communicate(timeout=60)[0]
+    images = start(
+        file,
+        "--on",
+        "gateway",
+        "--set",
+        "data.synthetic={images: builtin:fashion}",
+        "--set",
+        "axes.guidance.key=train.seed",
+    )
+    assert "import it into the gateway's store" in images.communicate(timeout=60)[0]
