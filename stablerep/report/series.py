@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 _COLOURS = ("#2a78d6", "#eb6834", "#1baf7a", "#a44bd3", "#c98500", "#d6457b", "#5b6b7a", "#0e8f9e")
 _LEFT, _TOP, _BOTTOM, _GAP, _HEIGHT = 46, 58, 46, 26, 250
-_TICKS = 5
+_INTERVALS = 4
 _STYLE = """
 svg { background: var(--page, #fff); font: 12px system-ui, sans-serif; }
 text { fill: #23262b; } .soft { fill: #656a72; } .grid { stroke: #d9dce1; } .axis { stroke: #8a9099; }
@@ -87,20 +87,20 @@ def _panel(
     width: float,
 ) -> list[str]:
     values = [value for series in panel.values() for seeds in series.values() for value in seeds]
-    low, high = _range(values)
+    ticks = _ticks(values)
+    low, high = ticks[0], ticks[-1]
     xs = _places(labels, places, logarithmic, left, width)
 
     def y(value: float) -> float:
         return _TOP + 18 + (high - value) / (high - low) * (_HEIGHT - 18)
 
     parts = [f'<text x="{left:.1f}" y="{_TOP + 6}" font-weight="600">{escape(name)}, %</text>']
-    for tick in range(_TICKS):
-        value = low + (high - low) * tick / (_TICKS - 1)
+    for value in ticks:
         at = f"{y(value):.1f}"
         parts.append(
             f'<line class="grid" x1="{left:.1f}" x2="{left + width:.1f}" y1="{at}" y2="{at}"/>'
             f'<text class="soft" x="{left - 6:.1f}" y="{y(value) + 4:.1f}" text-anchor="end">'
-            f"{_per_cent(value, high - low)}</text>"
+            f"{_per_cent(value, ticks[1] - ticks[0])}</text>"
         )
     for label, x in zip(labels, xs, strict=True):
         parts.append(
@@ -170,13 +170,19 @@ def _dodge(places: Sequence[float] | None, lines: int, labels: int, width: float
     return 0.0 if places is not None else min(14.0, width / labels / (lines + 1))
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Round numbers around all values: in steps of 1, 2 or 5 times a power of ten."""
     if not values:
-        return 0.0, 1.0
+        return [0.0, 0.5, 1.0]
     low, high = min(values), max(values)
-    room = max(0.01, (high - low) * 0.12)
-    return max(0.0, low - room), min(1.0, high + room)
+    rough = max(high - low, 0.01) / _INTERVALS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    if first == last:
+        last += 1
+    return [number * step for number in range(first, last + 1)]
 
 
-def _per_cent(value: float, span: float) -> str:
-    return f"{value * 100:.{0 if span > 0.08 else 1}f}"
+def _per_cent(value: float, step: float) -> str:
+    return f"{value * 100:.{0 if step >= 0.0099 else 1}f}"

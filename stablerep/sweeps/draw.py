@@ -90,9 +90,12 @@ def _reading(plan: Plan, summaries: Sequence[Summary]) -> str:
     probe = plan.spec.probe
     measured = max((len(values) for one in summaries for values in one.scores.values()), default=0)
     done = sum(len(next(iter(one.scores.values()), [])) for one in summaries)
+    over = (
+        f"mean ± standard deviation over {measured} training seeds" if measured > 1 else "one training seed"
+    )
     return (
-        f"Accuracies on {probe.data} by the protocol {probe.protocol}, mean ± standard deviation over "
-        f"{measured} training seeds on one set of images; {done} of {len(plan.points)} runs measured."
+        f"Accuracies on {probe.data} by the protocol {probe.protocol}, {over}, on one set of images; "
+        f"{done} of {len(plan.points)} runs measured."
     )
 
 

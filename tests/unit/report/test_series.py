@@ -79,3 +79,20 @@ def test_names_are_only_text():
     text = series_chart(hostile, hostile, [hostile], {hostile: {hostile: {hostile: [0.5]}}})
     ET.fromstring(text)
     assert not re.search("<script", text)
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.531, 0.722], ["50", "55", "60", "65", "70", "75"]),
+        ([0.78, 0.802], ["78", "79", "80", "81"]),
+        ([0.7801, 0.7802], ["78.0", "78.5"]),
+        ([0.5], ["50.0", "50.5"]),
+        ([0.0, 1.0], ["0", "50", "100"]),
+    ],
+)
+def test_the_axis_has_round_numbers_around_all_values(values, ticks):
+    panel = {"p": {"a": {str(n): [value] for n, value in enumerate(values)}}}
+    root = ET.fromstring(series_chart("t", "x", list(map(str, range(len(values)))), panel))
+    shown = [text.text for text in root.iter(f"{SVG}text") if text.get("text-anchor") == "end"]
+    assert shown == ticks
