@@ -16,6 +16,7 @@ class SimCLR(StableRep):
     name: Literal["simclr"] = "simclr"  # type: ignore[assignment]
     images_per_caption: Literal[1] = 1
     crops: int = Field(default=2, ge=1)
+    equal_texts: Literal["positive"] = "positive"  # texts are not known
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -9,6 +9,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from stablerep.errors import InvalidInput
+from stablerep.evaluation.datasets.photographs import load_photographs
 from stablerep.generation import builtin_revision, load_pipeline, load_recipe
 from stablerep.generation.pipeline import BUILTIN_FOLDERS
 
@@ -88,3 +89,20 @@ def test_the_first_thousand_captions_name_every_class_equally_often() -> None:
 def test_the_captions_without_nouns_are_the_captions_without_their_nouns() -> None:
     without = (ASSETS / "fashion_captions_no_noun.txt").read_text().splitlines()
     assert without == [" ".join(w for w in caption.split() if w not in NOUNS) for caption in CAPTIONS]
+
+
+def test_the_long_list_begins_with_the_short_one_and_has_no_caption_twice() -> None:
+    longer = (ASSETS / "fashion_captions_8000.txt").read_text(encoding="utf-8").splitlines()
+    assert longer[: len(CAPTIONS)] == CAPTIONS
+    assert len(set(longer)) == len(longer) == 8000
+    assert {word for line in longer for word in line.split()} == {
+        w for line in CAPTIONS for w in line.split()
+    }
+
+
+def test_every_shipped_photograph_has_a_caption_that_names_its_class() -> None:
+    photographs = load_photographs("fashion")
+    captions = (ASSETS / "fashion_photograph_captions.txt").read_text(encoding="utf-8").splitlines()
+    names = [photographs.class_names[label] for label in photographs.train_labels]
+    assert len(captions) == 5000
+    assert all(f" {name} " in f" {caption} " for name, caption in zip(names, captions, strict=True))

@@ -222,3 +222,13 @@ def test_a_folder_of_photographs_is_trained_on_with_one_command_each(class_folde
     result = train(config, Ranks(0, 1, torch.device("cpu")), threading.Event())
     assert result is not None
     assert result["groups"] == 11
+
+
+def test_the_shipped_photographs_are_images_of_ones_own(tmp_path):
+    images = find_images(["builtin:fashion"])
+    assert len(images) == 5000
+    result = import_images(open_store(tmp_path), "photographs", images[:40])
+    assert result.images == 40
+    group = GroupDataset(f"{tmp_path.as_uri()}/datasets/photographs")[0]
+    assert group.images[0].size == (32, 32)
+    assert group.info["label"] in group.caption

@@ -109,6 +109,7 @@ def test_another_method_or_encoder_comes_with_its_own_defaults():
         "images_per_caption": 1,
         "crops": 2,
         "temperature": 0.2,
+        "equal_texts": "positive",
     }
 
 
