@@ -36,6 +36,8 @@ class PatchConfig(BaseModel):
     bottleneck: int = Field(default=256, ge=1)
     temperature: float = Field(default=0.1, gt=0)
     teacher_temperature: float = Field(default=0.07, gt=0)
+    teacher_temperature_start: float = Field(default=0.04, gt=0)
+    teacher_warmup: float = Field(default=0.008, ge=0, le=1)  # share of all steps from the start to the other
     iterations: int = Field(default=3, ge=1)
 
 
@@ -79,6 +81,7 @@ class SynClr(MethodConfig):
                 hidden=self.patches.hidden,
                 bottleneck=self.patches.bottleneck,
                 prototypes=self.patches.prototypes,
+                teacher_temperature=self._teacher_temperature(0.0),
             )
         return {**modules, "teacher": Teacher(followed)}
 
@@ -131,6 +134,15 @@ class SynClr(MethodConfig):
         from stablerep.models.teacher import momentum_at
 
         modules.teacher.follow(modules, momentum_at(self.momentum, 1.0, done))
+        if self.patches.weight:
+            modules.prototypes.teacher_temperature.fill_(self._teacher_temperature(done))
+
+    def _teacher_temperature(self, done: float) -> float:
+        """Linear from its start over the warm-up, then constant; `done` is the share of all steps."""
+        options = self.patches
+        warm = min(1.0, done / options.teacher_warmup) if options.teacher_warmup else 1.0
+        start = options.teacher_temperature_start
+        return start + (options.teacher_temperature - start) * warm
 
     def _with_patches(self, modules: Any, batch: Batch) -> dict[str, Tensor]:
         import torch
@@ -166,7 +178,7 @@ class SynClr(MethodConfig):
         with torch.no_grad():
             targets = sinkhorn(
                 modules.teacher.prototypes.scores(teacher[masked]),
-                temperature=options.teacher_temperature,
+                temperature=modules.prototypes.teacher_temperature,
                 iterations=options.iterations,
             )
         each = prototype_loss(

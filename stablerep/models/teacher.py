@@ -34,10 +34,18 @@ def momentum_at(start: float, end: float, done: float) -> float:
 
 
 class PrototypeHead(nn.Module):
-    """Tokens to scores over prototypes: three layers, a unit sphere, unit-norm prototypes (DINO's head)."""
+    """Tokens to scores over prototypes: three layers, a unit sphere, unit-norm prototypes (DINO's head).
 
-    def __init__(self, width: int, *, hidden: int, bottleneck: int, prototypes: int) -> None:
+    `teacher_temperature` sharpens the teacher's scores; a buffer, so that a checkpoint keeps what it was.
+    """
+
+    teacher_temperature: Tensor
+
+    def __init__(
+        self, width: int, *, hidden: int, bottleneck: int, prototypes: int, teacher_temperature: float = 0.07
+    ) -> None:
         super().__init__()
+        self.register_buffer("teacher_temperature", torch.tensor(teacher_temperature))
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),
             nn.GELU(),

@@ -12,7 +12,7 @@ from stablerep.objectives.gather import world_size
 
 @torch.no_grad()
 def sinkhorn(
-    scores: Float[Tensor, "n prototypes"], *, temperature: float, iterations: int = 3
+    scores: Float[Tensor, "n prototypes"], *, temperature: float | Tensor, iterations: int = 3
 ) -> Float[Tensor, "n prototypes"]:
     """Probabilities of each row over prototypes that use all prototypes alike (Caron et al. 2020).
 

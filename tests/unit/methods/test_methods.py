@@ -270,3 +270,14 @@ def test_short_texts_have_the_embeddings_that_padded_ones_have():
         whole = tower.tower(padded)  # open_clip's own forward pass
         assert torch.allclose(tower.texts(tokens), whole, atol=1e-12)
         assert torch.allclose(tower.texts(padded), whole, atol=1e-12)
+
+
+def test_the_teachers_temperature_rises_over_its_first_steps_and_is_kept():
+    config = configuration("synclr", **{"method.patches.teacher_warmup": 0.1})
+    learner = build_learner(config, torch.device("cpu"), 1)
+    found = [float(learner.prototypes.teacher_temperature)]
+    for done in (0.05, 0.1, 0.6):
+        config.method.after_step(learner, done)
+        found.append(float(learner.prototypes.teacher_temperature))
+    assert found == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    assert "prototypes.teacher_temperature" in learner.state_dict()
