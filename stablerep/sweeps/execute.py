@@ -13,6 +13,7 @@ from typing import Any
 from stablerep.client import Client
 from stablerep.client.environment import client_from_environment
 from stablerep.client.progress import show_job
+from stablerep.data.corpus.growing import is_whole
 from stablerep.importing.sources import find_images
 from stablerep.importing.write import import_images
 from stablerep.local.services import LocalServices, local_services
@@ -80,7 +81,7 @@ class Execution:
                 import_images(self._store, made.name, images, progress=partial(bars.update, bar))
 
     def _generate(self) -> None:
-        wanted = [made for made in self._made("captions") if not self._is_marked(made)]
+        wanted = [made for made in self._made("captions") if not is_whole(self._store, made.name)]
         if not wanted:
             return
         with (
@@ -92,9 +93,7 @@ class Execution:
                 job = create_job(client, made)
                 bar = bars.add(f"generate {made.name}", max(1, job.counts.shards), job.counts.done)
                 job = self._wait(services, client, job.name, partial(show_job, bars, bar))
-                if job.state.value == "SUCCEEDED":
-                    self._mark(made).touch()
-                else:
+                if job.state.value != "SUCCEEDED":
                     problem = f"dataset {made.name}: {job.state.value} {job.error}".strip()
                     self.failures.update(dict.fromkeys(self._runs_on(made), problem))
 
@@ -247,12 +246,6 @@ class Execution:
             for name, training in plan.trainings.items()
             if made.name in training.datasets
         ]
-
-    def _mark(self, made: Made) -> Path:
-        return self.out / f"{made.name}.generated"
-
-    def _is_marked(self, made: Made) -> bool:
-        return self._mark(made).exists()
 
 
 def create_job(client: Client, made: Made) -> Any:

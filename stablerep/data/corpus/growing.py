@@ -12,7 +12,7 @@ import numpy as np
 
 from stablerep.data.corpus.groups import GroupDataset, first_with_text, open_dataset
 from stablerep.errors import NotFound, StableRepError, TornObject
-from stablerep.shards import Group, ShardIndex, read_dataset, read_group, read_index
+from stablerep.shards import Group, IndexedGroup, ShardIndex, read_dataset, read_group, read_index
 from stablerep.shards.captions_file import read_captions
 from stablerep.shards.layout import dead_key, events_prefix, index_prefix, planned_key
 from stablerep.storage import Store
@@ -52,7 +52,7 @@ class GrowingDataset(GroupDataset):
         self._passed_over, self._pass_over, self._waiting = passed_over, pass_over, waiting
         self.cancelled = threading.Event()
         self._lock = threading.Lock()
-        self._indexes: dict[int, ShardIndex | None] = {}
+        self._there: dict[int, dict[int, IndexedGroup]] = {}
         self.shards = tuple(range(planned_shards(self._store, self.name)))
         with ThreadPoolExecutor(_READERS) as readers:
             planned = list(readers.map(lambda n: read_captions(self._store, self.name, n), self.shards))
@@ -70,12 +70,10 @@ class GrowingDataset(GroupDataset):
         """Group `index`, once it is there; without images if it never will be."""
         position = range(len(self))[index]
         shard, caption_id = int(self._shard_of_group[position]), int(self._ids[position])
-        found = self._index(shard)
-        groups = () if found is None else found.groups
-        for group in groups:
-            if group.caption_id == caption_id:
-                return read_group(self._store, self.name, shard, group)
-        return Group(caption_id, self.captions[position], ())
+        group = self._groups_there(shard).get(caption_id)
+        if group is None:
+            return Group(caption_id, self.captions[position], ())
+        return read_group(self._store, self.name, shard, group)
 
     def where(self, index: int) -> str:
         return f"caption {self._ids[index]} in shard {self._shard_of_group[index]} of {self.url}"
@@ -85,28 +83,23 @@ class GrowingDataset(GroupDataset):
 
         Raises WaitCancelled once `cancelled` is set, NotFound if the job ended without them.
         """
-        counts = np.zeros(len(self._ids), dtype=np.int64)
-        for shard in np.unique(self._shard_of_group[indices]).tolist():
-            found = self._index(shard)
-            if found is None:
-                continue
-            there = {group.caption_id: len(group.image_spans) for group in found.groups}
-            own = np.flatnonzero(self._shard_of_group == shard)
-            counts[own] = [there.get(caption_id, 0) for caption_id in self._ids[own].tolist()]
-        return counts[indices]
+        asked = zip(self._shard_of_group[indices].tolist(), self._ids[indices].tolist(), strict=True)
+        found = (self._groups_there(shard).get(caption_id) for shard, caption_id in asked)
+        return np.array([0 if group is None else len(group.image_spans) for group in found], dtype=np.int64)
 
     def is_whole(self) -> bool:
         """Whether every planned shard is there."""
-        return sum(1 for _ in self._store.list(index_prefix(self.name))) >= len(self.shards)
+        return is_whole(self._store, self.name)
 
-    def _index(self, shard: int) -> ShardIndex | None:
-        """A shard's index, once it is there; None if it was given up."""
+    def _groups_there(self, shard: int) -> dict[int, IndexedGroup]:
+        """A shard's groups by caption id, once it is there; none if it was given up."""
         with self._lock:
-            if shard in self._indexes:
-                return self._indexes[shard]
-        found = self._wait_for(shard)
+            if shard in self._there:
+                return self._there[shard]
+        index = self._wait_for(shard)
+        groups = {} if index is None else {group.caption_id: group for group in index.groups}
         with self._lock:
-            return self._indexes.setdefault(shard, found)
+            return self._there.setdefault(shard, groups)
 
     def _wait_for(self, shard: int) -> ShardIndex | None:
         began = time.monotonic()
@@ -138,6 +131,15 @@ class GrowingDataset(GroupDataset):
         except ValueError:
             return "it was given up"
         return str(content.get("error", "it was given up"))
+
+
+def is_whole(store: Store, dataset: str) -> bool:
+    """Whether all shards that the dataset's job planned are there; False while it is being planned."""
+    try:
+        planned = planned_shards(store, dataset)
+    except NotFound:
+        return False
+    return sum(1 for _ in store.list(index_prefix(dataset))) >= planned
 
 
 def planned_shards(store: Store, dataset: str) -> int:
