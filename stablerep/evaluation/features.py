@@ -66,7 +66,8 @@ def encode(encoder: FrozenEncoder, inputs: Tensor) -> Tensor:
     encoder.model.eval()
     try:
         with torch.inference_mode():
-            features = encoder.model(inputs).float().cpu()
+            dtype = next(encoder.model.parameters()).dtype
+            features = encoder.model(inputs.to(dtype)).float().cpu()
     finally:
         encoder.model.train(training)
     if features.ndim != 2:

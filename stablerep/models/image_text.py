@@ -45,7 +45,8 @@ class ImageTextTower(nn.Module):
         )
         self.projection = nn.Linear(width, out, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        # Of one dimension: FSDP2 spreads no parameter without one.
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))
 
     def images(self, features: Float[Tensor, "n width"]) -> Float[Tensor, "n out"]:
         return self.projection(features)

@@ -80,7 +80,7 @@ class MaskToken(nn.Module):
 def draw_patch_mask(noise: Tensor, images: float, masked: float) -> Tensor:
     """Bool [n patches]: in a share `images` of the rows, the patches with the least noise, a share `masked`.
 
-    SynCLR masks blocks of patches; here each is drawn by itself.
+    Each patch is drawn by itself, as in the training command of SynCLR's release (`--mask_shape rand`).
     """
     patches = noise.shape[1]
     count = max(1, round(patches * masked))

@@ -97,6 +97,7 @@ class TrainConfig(_Frozen):
     threads: int = Field(default=1, ge=1)
     encode_parts: int = Field(default=1, ge=1)  # a process encodes its share in so many parts: less memory
     recompute: bool = False  # a ViT's activations are computed again for the gradient: less memory
+    shard: bool = False  # weights, gradients, optimiser spread over processes (FSDP2): less memory
     compile: bool = False  # the encoder's blocks, by torch.compile
     average: float = Field(default=0.0, ge=0, lt=1)  # momentum of a moving average, then what is exported
     keep_checkpoints: int = Field(default=2, ge=1)
@@ -139,6 +140,8 @@ class TrainConfig(_Frozen):
             raise ValueError(
                 f"dataset_weights: {len(self.dataset_weights)} weights for {len(self.datasets)} datasets"
             )
+        if self.shard and self.precision == "float16":
+            raise ValueError("shard: float16's loss scale is not made for it; use precision=bfloat16")
         views = self.method.needs().views
         if self.views_per_batch // views < 2:
             raise ValueError(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from stablerep.errors import TornObject
 from stablerep.shards.layout import run_key
 from stablerep.storage import Store
+from stablerep.training.sharding import spread_like, whole
 
 _PART_BYTES = 2 << 30
 _FIRST_SCHEMA = "state.safetensors"
@@ -63,16 +64,9 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def write(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        info: CheckpointInfo,
-        more: Mapping[str, Tensor],
-    ) -> None:
-        """Starts writing; waits for the one before. Raises what went wrong with that one."""
+    def write(self, tensors: dict[str, Tensor], info: CheckpointInfo) -> None:
+        """Starts writing copies that nobody changes; waits for the one before, and raises what it raised."""
         self.wait()
-        tensors = {**collect_state(model, optimizer), **more}
         # Not a daemon: a process that ends normally finishes its checkpoint.
         self._thread = threading.Thread(target=self._write, args=(tensors, info), name="checkpoint")
         self._thread.start()
@@ -143,28 +137,41 @@ def _parts(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     yield part
 
 
-def collect_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copies on the CPU of all that the model and the optimiser remember, by name."""
+def collect_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True
+) -> dict[str, Tensor]:
+    """Copies on the CPU of all that the model and the optimiser remember, by name.
+
+    Where they are spread over ranks, every rank calls this, and those that do not `keep` get nothing.
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for parameter, fields in optimizer.state.items():
         for field, value in fields.items():
             tensors[f"optimizer.{names[id(parameter)]}.{field}"] = torch.as_tensor(value)
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    # In one order everywhere: that of a state read from a file is another in every process.
+    gathered = ((name, whole(tensors[name].detach())) for name in sorted(tensors))
+    return {name: value.to("cpu", copy=True).contiguous() for name, value in gathered if keep}
 
 
 def restore_state(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Puts back what `collect_state` took from a model of the same shape."""
     part = "model."
-    model.load_state_dict({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)})
+    there = model.state_dict()
+    kept = {n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)}
+    # A single number was kept without a dimension by earlier versions. Names are checked by torch.
+    fitting = {n: t.reshape(there[n].shape) if n in there and t.numel() == 1 else t for n, t in kept.items()}
+    model.load_state_dict({n: spread_like(t, there.get(n, t)) for n, t in fitting.items()})
     parameters = dict(model.named_parameters())
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             parameter_name, _, field = name.removeprefix("optimizer.").rpartition(".")
             parameter = parameters[parameter_name]
             state: dict[str, Any] = optimizer.state[parameter]
+            own = field != "step"
+            value = spread_like(value.reshape(parameter.shape), parameter) if own else value
             # Channels-last weights keep their layout, or a resumed run would differ in the last bits.
-            like = parameter if value.shape == parameter.shape else value
+            like = parameter if own else value
             state[field] = torch.empty_like(like, dtype=value.dtype, device=parameter.device).copy_(value)
 
 

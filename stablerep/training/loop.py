@@ -25,17 +25,18 @@ from stablerep.runs.config import TrainConfig
 from stablerep.shards.layout import run_key
 from stablerep.training.agreement import agree, last_checkpoint, record_divergence
 from stablerep.training.callbacks import NoCallback, TrainingCallback
-from stablerep.training.checkpoint import read_checkpoint, restore_state
+from stablerep.training.checkpoint import collect_state, read_checkpoint, restore_state
 from stablerep.training.distributed import Ranks
 from stablerep.training.export import export_run
 from stablerep.training.following import when_all_are_ready
 from stablerep.training.learner import Learner, build_learner
-from stablerep.training.online_probe import make_online_probe
+from stablerep.training.online_probe import make_online_probe, probe_is_due
 from stablerep.training.optimizer import build_optimizer, schedule
 from stablerep.training.reporter import Progress, Reports
 from stablerep.training.run import Run, open_run
 from stablerep.training.scaling import LossScale
 from stablerep.training.seen import SeenImages
+from stablerep.training.sharding import shard, whole, whole_encoder
 from stablerep.training.starts import owned
 from stablerep.training.step import make_backward, to_batch
 
@@ -87,6 +88,8 @@ def _train(
     memory = config.decoded_bytes if all(one.is_whole() for one in run.corpus.growing) else None
     source = ImageSource(run.corpus, memory=memory, resolution=config.decoded_resolution)
     learner = build_learner(config, ranks.device, ranks.size)
+    if config.shard:
+        shard(learner, ranks, in_parts=config.encode_parts > 1)
     loader = _loader(config, ranks, run.corpus, order, source, learner, texts)
     optimizer = build_optimizer(learner, config)
     seen = SeenImages(run.corpus.image_counts)
@@ -124,8 +127,9 @@ def _train(
         result["shards_passed_over"] = sum(1 for _ in passed)
     if config.method.needs().texts:
         result["texts_cut"] = int(cut)
+    encoder = whole_encoder(learner.exported, config.encoder)
     if ranks.first:
-        export_run(run, learner.exported, config)
+        export_run(run, encoder, config)
         run.put_json("result.json", result)
     ranks.wait()
     return result
@@ -225,6 +229,14 @@ def _train_steps(
     with ExitStack() as reporting:
         reports = reporting.enter_context(Reports(config, run, start, callback)) if ranks.first else None
         probe = make_online_probe(config) if ranks.first else None
+
+        def keep_state() -> None:
+            if reports:
+                reports.finish_checkpoint()  # or two copies of the state would be in memory
+            state = collect_state(learner, optimizer, keep=ranks.first)
+            if reports:
+                reports.checkpoint(progress, {**state, **seen.state(), **scaling.state()})
+
         ahead, go_on, left = config.prefetch, None, threading.Event()
         if run.corpus.growing:
             ahead, go_on = max(1, ahead), when_all_are_ready(ranks, signals.stop.is_set, left.set)
@@ -281,16 +293,18 @@ def _train_steps(
             config.method.after_step(learner, step / config.steps)
             learner.follow(step)
             callback.on_step(step, config.views_per_batch, waited)
-            if probe and reports and probe.is_due(step):
-                reports.log_probe(step, probe.measure(learner.exported), learner.exported)
-            if reports and (checkpointed or stopping):
-                reports.checkpoint(progress, learner, optimizer, {**seen.state(), **scaling.state()})
+            if probe_is_due(config, step):
+                encoder = whole_encoder(learner.exported, config.encoder)
+                if probe and reports:
+                    reports.log_probe(step, probe.measure(encoder), encoder)
+            if checkpointed or stopping:
+                keep_state()
             if stopping:
                 break
         if left.is_set():
             progress = Progress(step, start.seconds + time.monotonic() - began, progress.loss, cut)
-            if reports and step > start.step:
-                reports.checkpoint(progress, learner, optimizer, {**seen.state(), **scaling.state()})
+            if step > start.step:
+                keep_state()
     return progress
 
 
@@ -306,9 +320,9 @@ def _clip(learner: Learner, config: TrainConfig) -> float | None:
     """Scales the gradients down to the configured norm; their norm before, or None if it was not computed."""
     if config.optimizer.clip_norm is None:
         return None
-    return float(torch.nn.utils.clip_grad_norm_(learner.parameters(), config.optimizer.clip_norm))
+    return float(whole(torch.nn.utils.clip_grad_norm_(learner.parameters(), config.optimizer.clip_norm)))
 
 
 def _gradient_norm(learner: Learner) -> float:
     gradients = [p.grad for p in learner.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    return float(whole(torch.nn.utils.get_total_norm(gradients)))

@@ -29,7 +29,7 @@ class OnlineProbe:
 
     def __init__(self, config: TrainConfig) -> None:
         options = config.online_probe
-        self._config, self._every = config, options.every
+        self._config = config
         data = _load(options.data, config)
         train, test = (
             _spread(labels, options.photographs) for labels in (data.train_labels, data.test_labels)
@@ -41,10 +41,6 @@ class OnlineProbe:
             for labels, chosen in ((data.train_labels, train), (data.test_labels, test))
         )
 
-    def is_due(self, step: int) -> bool:
-        """Whether to measure after `step` steps."""
-        return step % self._every == 0 or step == self._config.steps
-
     def measure(self, encoder: torch.nn.Module) -> dict[str, float]:
         """Accuracies, 0 to 1, by name: `probe_linear`, `probe_knn`. The encoder is left as it was."""
         augment = self._config.augment
@@ -55,6 +51,12 @@ class OnlineProbe:
             "probe_linear": _linear(standardise(train), self._labels[0], standardise(test), self._labels[1]),
             "probe_knn": knn_accuracy(train - centre, self._labels[0], test - centre, self._labels[1]),
         }
+
+
+def probe_is_due(config: TrainConfig, step: int) -> bool:
+    """Whether the configuration asks for a probe after `step` steps."""
+    every = config.online_probe.every
+    return every > 0 and (step % every == 0 or step == config.steps)
 
 
 def make_online_probe(config: TrainConfig) -> OnlineProbe | None:

@@ -7,7 +7,6 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 from stablerep.progress import Bars, console
@@ -127,20 +126,11 @@ class Reports:
             best = ", the best so far: kept in best/"
         console.print(f"  step {step:,}: probe {shown}{best}")
 
-    def checkpoint(
-        self,
-        progress: Progress,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        more: Mapping[str, Tensor],
-    ) -> None:
-        """Starts writing a checkpoint; metrics go first, so that a resumed run finds them.
-
-        `more` are tensors that it keeps beside those of model and optimiser.
-        """
+    def checkpoint(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
+        """Starts writing a checkpoint of these copies; metrics go first, so that a resumed run finds them."""
         self._log.flush()
         info = CheckpointInfo(step=progress.step, seconds=progress.seconds, loss=progress.loss)
-        self._checkpoints.write(model, optimizer, info, more)
+        self._checkpoints.write(tensors, info)
 
     def finish_checkpoint(self) -> None:
         """Returns once the one that was begun is in the store."""

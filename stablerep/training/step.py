@@ -16,6 +16,7 @@ from stablerep.methods.interface import Batch
 from stablerep.runs.config import TrainConfig
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import Learner
+from stablerep.training.sharding import is_spread
 
 Backward = Callable[[Batch], tuple[dict[str, Tensor], Tensor]]
 """Leaves gradients, averaged over ranks; gives this rank's losses by name and its features [V n d]."""
@@ -54,7 +55,7 @@ def make_backward(
     if config.encode_parts > 1:
         _check_parts(learner, config, ranks)
         return lambda batch: _in_parts(learner, batch, config.encode_parts, ranks, scale)
-    model = _distributed(learner, ranks)
+    model = learner if is_spread(learner) else _distributed(learner, ranks)
 
     def whole(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         losses, features = model(batch)
@@ -110,7 +111,7 @@ def _check_parts(learner: Learner, config: TrainConfig, ranks: Ranks) -> None:
 
 
 def _average_gradients(learner: Learner, ranks: Ranks) -> None:
-    if ranks.size == 1:
+    if ranks.size == 1 or is_spread(learner):
         return
     gradients = [p.grad for p in learner.parameters() if p.grad is not None]
     waiting = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]

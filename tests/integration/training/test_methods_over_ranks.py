@@ -1,4 +1,7 @@
-"""Every method on 1, 2 and 4 gloo processes: the losses and gradients of the whole batch, also in parts."""
+"""Every method on 1, 2 and 4 gloo processes: the losses and gradients of the whole batch.
+
+Also encoded in parts, and with weights that are spread over the processes (FSDP2).
+"""
 
 import itertools
 import socket
@@ -17,12 +20,13 @@ from stablerep.models.image_text import tokenize
 from stablerep.runs.config import TrainConfig
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import build_learner
+from stablerep.training.sharding import shard, whole
 from stablerep.training.step import make_backward
 from tests.unit.methods.test_methods import configuration, local_crops
 
 CAPTIONS, PATCHES = 8, 16
 MASKED = "stablerep masked"
-CASES = list(itertools.product((*METHODS, MASKED), (1, 2)))
+CASES = list(itertools.product((*METHODS, MASKED), (1, 2), (False, True)))
 
 
 def settings_of(method: str, parts: int) -> TrainConfig:
@@ -48,16 +52,20 @@ def whole_batch(config: TrainConfig) -> Batch:
     )
 
 
-def one_step(method: str, parts: int, ranks: Ranks) -> tuple[dict[str, float], dict[str, Tensor]]:
+def one_step(
+    method: str, parts: int, sharded: bool, ranks: Ranks
+) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The mean losses over ranks, and the gradients that an optimiser would be given."""
     config = settings_of(method, parts)
     learner = build_learner(config, ranks.device, ranks.size)
+    if sharded:
+        shard(learner, ranks, in_parts=parts > 1)
     share = CAPTIONS // ranks.size
     mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
     losses, _ = make_backward(learner, config, ranks)(whole_batch(config).captions(mine))
     names = list(losses)
     mean = [total / ranks.size for total in ranks.sum([float(losses[name].detach()) for name in names])]
-    gradients = {n: p.grad for n, p in learner.named_parameters() if p.grad is not None}
+    gradients = {n: whole(p.grad) for n, p in learner.named_parameters() if p.grad is not None}
     return dict(zip(names, mean, strict=True)), gradients
 
 
@@ -84,10 +92,10 @@ def outcomes(request, tmp_path_factory) -> dict[Any, Any]:
     return torch.load(folder / "outcomes.pt", weights_only=False)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]} in {case[1]}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]} in {case[1]}{' sharded' * case[2]}")
 def test_ranks_have_the_losses_and_gradients_of_one_process(outcomes, case):
-    method, _ = case
-    wanted_losses, wanted = one_step(method, 1, Ranks(0, 1, torch.device("cpu")))
+    method = case[0]
+    wanted_losses, wanted = one_step(method, 1, False, Ranks(0, 1, torch.device("cpu")))
     losses, gradients = outcomes[case]
     assert losses == pytest.approx(wanted_losses, rel=1e-9)
     assert gradients.keys() == wanted.keys()
