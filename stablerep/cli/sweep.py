@@ -32,7 +32,9 @@ def sweep(
     out: Annotated[Path, typer.Option("--out", help="Folder for the store and the figures.")] = Path("sweep"),
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override of a setting, such as seeds=1."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override of a setting, such as seeds=1, or seeds=[3,4]."
+        ),
     ] = None,
     processes: Annotated[
         int,

@@ -101,6 +101,7 @@ class SweepSpec(_Frozen):
     Attributes:
         data: the datasets by name; `use` names those that are trained on, with weights if it is a mapping.
         train: `preset`, and overrides by dotted key, as of `stablerep train`.
+        seeds: how many, from 0; or which, so that several machines can share a sweep.
         x: the axis along which the figure is drawn; `lines`: the one that has a line a value, if any.
         about: what the reader of the page should know.
     """
@@ -111,7 +112,7 @@ class SweepSpec(_Frozen):
     use: list[str] | dict[str, float]
     train: dict[str, Any] = {}
     probe: ProbeSpec = ProbeSpec()
-    seeds: int = Field(default=3, ge=1, le=100)
+    seeds: int | list[int] = 3
     axes: dict[str, Axis] = Field(min_length=1)
     x: str
     lines: str = ""
@@ -121,10 +122,24 @@ class SweepSpec(_Frozen):
         for field, name in (("x", self.x), ("lines", self.lines)):
             if name and name not in self.axes:
                 raise ValueError(f"{field}: no axis {name!r}; there are {', '.join(self.axes)}")
+        which = [self.seeds - 1] if isinstance(self.seeds, int) else self.seeds
+        named = isinstance(self.seeds, list)
+        if (
+            not which
+            or min(which) < 0
+            or max(which) >= (2**63 if named else 100)
+            or len({*which}) < len(which)
+        ):
+            raise ValueError("seeds: want a number from 1 to 100, or a list of different seeds from 0")
         left_out = self.axes.keys() - {self.x, self.lines}
         if left_out:
             raise ValueError(f"axes: {', '.join(sorted(left_out))} is neither x nor lines")
         return self
+
+    @property
+    def each_seed(self) -> list[int]:
+        """The seeds that every point is trained with."""
+        return list(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
 
 @dataclass(frozen=True)
@@ -141,7 +156,7 @@ class Cell:
 def cells(spec: SweepSpec) -> Iterator[Cell]:
     """All cells, seed by seed. Raises InvalidInput naming the setting that is wrong."""
     names = list(spec.axes)
-    for seed in range(spec.seeds):
+    for seed in spec.each_seed:
         for labels in itertools.product(*(axis.values for axis in spec.axes.values())):
             chosen = dict(zip(names, labels, strict=True))
             settings: dict[str, Any] = {}
@@ -203,7 +218,8 @@ def _validated(kind: type[Model], content: Any, where: str) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"{key + ': ' if key else ''}{first['msg']}", field=where) from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"{key + ': ' if key else ''}{said}", field=where) from None
 
 
 def _copied(tree: Any) -> Any:

@@ -101,6 +101,12 @@ def test_an_encoder_given_whole_takes_nothing_of_the_sweeps_own(tmp_path):
     assert {str(one.config.encoder.kwargs) for one in plan.trainings.values()} == {"{'patch_size': 7}"}
 
 
+def test_seeds_may_be_named(tmp_path):
+    all_three, two = (make_plan(*load_sweep(written(tmp_path, seeds=seeds)), STORE) for seeds in (3, [2, 1]))
+    assert [point.seed for point in two.points] == sorted((p.seed for p in two.points), reverse=True)
+    assert {point.run for point in two.points} == {p.run for p in all_three.points if p.seed > 0}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -114,7 +120,10 @@ def test_an_encoder_given_whole_takes_nothing_of_the_sweeps_own(tmp_path):
             "no builtin:shoes; there are builtin:fashion",
         ),
         ({"train": {"stepz": 3}}, "stepz"),
-        ({"seeds": 0}, "seeds: Input should be greater than or equal to 1"),
+        ({"seeds": 0}, "seeds: want a number from 1 to 100"),
+        ({"seeds": 10**10}, "seeds: want a number from 1 to 100"),
+        ({"seeds": [2, 2]}, "or a list of different seeds"),
+        ({"seeds": [-1]}, "or a list of different seeds"),
         ({"axes": {"guidance": {"key": "guidance", "values": [1]}}, "lines": ""}, "an axis sets train"),
         ({"title": None}, "title"),
     ],
