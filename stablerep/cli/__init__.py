@@ -22,6 +22,7 @@ from stablerep.cli import (
     runs,
     sweep,
     token,
+    tokenizer,
 )
 from stablerep.cli.connection import connected
 from stablerep.doctor import extra_of
@@ -48,6 +49,7 @@ app.command("reconcile")(connected(reconcile.reconcile))
 app.command("estimate")(estimate.estimate)
 app.command("gallery")(jobs.gallery)
 app.command("import")(importing.import_)
+app.command("tokenizer")(tokenizer.tokenizer)
 app.command("train")(models.train)
 app.command("probe")(probing.probe)
 app.command("compare")(probing.compare)

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class TextConfig(BaseModel):
-    """The text tower and the space that it shares with images; the defaults are CLIP ViT-B's."""
+    """The text tower and the space that it shares with images; the defaults are CLIP ViT-B's.
+
+    `tokenizer`: a file or URL that `stablerep tokenizer` made; CLIP's by default.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,13 +25,20 @@ class TextConfig(BaseModel):
     width: int = Field(default=512, ge=8)
     heads: int = Field(default=8, ge=1)
     out: int = Field(default=512, ge=1)
+    tokenizer: str = ""
 
     def tower(self, image_width: int) -> nn.Module:
         """The tower for images with features of this width."""
         from stablerep.models.image_text import ImageTextTower
+        from stablerep.models.tokenizer import load_tokenizer
 
         return ImageTextTower(
-            image_width, layers=self.layers, text_width=self.width, heads=self.heads, out=self.out
+            image_width,
+            layers=self.layers,
+            text_width=self.width,
+            heads=self.heads,
+            out=self.out,
+            vocabulary=load_tokenizer(self.tokenizer).size,
         )
 
 
@@ -43,7 +53,10 @@ class Clip(MethodConfig):
     equal_texts: EqualTexts = "positive"
 
     def needs(self) -> Needs:
-        return Needs(texts=True)
+        return Needs(texts=True, tokenizer=self.text.tokenizer)
+
+    def with_tokenizer(self, where: str) -> Clip:
+        return self.model_copy(update={"text": self.text.model_copy(update={"tokenizer": where})})
 
     def build(self, parts: Parts) -> dict[str, nn.Module]:
         return {"encoder": parts.encoder, "image_text": self.text.tower(parts.encoder.num_features)}

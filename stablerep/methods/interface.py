@@ -49,7 +49,7 @@ class Needs:
         images: different images drawn of every caption.
         crops: views of each image.
         by_image: every image is drawn as if it were a caption of its own; captions are not known.
-        texts: the caption's tokens.
+        texts: the caption's tokens, of the `tokenizer` at that file or URL; "": of CLIP's.
         noise: one number in [0, 1) for every patch of every view, to choose masks by.
         local: small crops of every image drawn, if any.
     """
@@ -58,6 +58,7 @@ class Needs:
     crops: int = 1
     by_image: bool = False
     texts: bool = False
+    tokenizer: str = ""
     noise: bool = False
     local: LocalCrops | None = None
 
@@ -146,6 +147,10 @@ class MethodConfig(BaseModel, ABC):
     @abstractmethod
     def losses(self, modules: Any, encoded: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Scalars whose sum is minimised, by name."""
+
+    def with_tokenizer(self, where: str) -> MethodConfig:
+        """The same method, with the tokenizer at another place."""
+        raise NotImplementedError(f"{self.name} knows no texts")
 
     def after_step(self, modules: Any, done: float) -> None:
         """After an optimiser step; `done` is the share of all steps that are done, 0..1."""

@@ -27,7 +27,12 @@ class StableRepPlus(StableRep):
     text_weight: float = Field(default=1.0, ge=0)
 
     def needs(self) -> Needs:
-        return Needs(images=self.images_per_caption, crops=self.crops, texts=True)
+        return Needs(
+            images=self.images_per_caption, crops=self.crops, texts=True, tokenizer=self.text.tokenizer
+        )
+
+    def with_tokenizer(self, where: str) -> StableRepPlus:
+        return self.model_copy(update={"text": self.text.model_copy(update={"tokenizer": where})})
 
     def build(self, parts: Parts) -> dict[str, nn.Module]:
         return {**super().build(parts), "image_text": self.text.tower(parts.encoder.num_features)}

@@ -1,24 +1,19 @@
 """What compares images with texts: CLIP's text tower from scratch, two projections, a learned scale.
 
-Tower and tokenizer are those of the `open_clip_torch` package (MIT), which ships the vocabulary of CLIP.
+The tower is that of the `open_clip_torch` package (MIT).
 """
 
 # ruff: noqa: F722 (the strings are shapes, for jaxtyping)
 
 import math
-from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stablerep.errors import InvalidInput
+from stablerep.models.tokenizer import CONTEXT
 
-CONTEXT = 77
-VOCABULARY = 49_408
-_START, _END = VOCABULARY - 2, VOCABULARY - 1
 _LARGEST_SCALE = 100.0
 
 
@@ -28,7 +23,9 @@ class ImageTextTower(nn.Module):
     Both projections are linear without bias; the scale is learned, from 1/0.07, at most 100 (CLIP).
     """
 
-    def __init__(self, width: int, *, layers: int, text_width: int, heads: int, out: int) -> None:
+    def __init__(
+        self, width: int, *, layers: int, text_width: int, heads: int, out: int, vocabulary: int
+    ) -> None:
         super().__init__()
         from open_clip.transformer import QuickGELU, TextTransformer
 
@@ -36,7 +33,7 @@ class ImageTextTower(nn.Module):
             raise InvalidInput(f"{text_width} is no multiple of {heads} heads", field="method.text.width")
         self.tower = TextTransformer(
             context_length=CONTEXT,
-            vocab_size=VOCABULARY,
+            vocab_size=vocabulary,
             width=text_width,
             heads=heads,
             layers=layers,
@@ -74,21 +71,3 @@ class ImageTextTower(nn.Module):
     def clamp_scale(self) -> None:
         """To be called after every step, as CLIP does."""
         self.log_scale.clamp_(0, math.log(_LARGEST_SCALE))
-
-
-def tokenize(texts: Sequence[str]) -> tuple[Int[Tensor, "n longest"], int]:
-    """CLIP's tokens of the texts, as many as the longest has, at most 77; and how many texts were cut."""
-    encoded = [_tokenizer().encode(text) for text in texts]
-    longest = min(CONTEXT, max(map(len, encoded), default=0) + 2)
-    tokens = torch.zeros(len(encoded), longest, dtype=torch.long)
-    for row, numbers in zip(tokens, encoded, strict=True):
-        whole = [_START, *numbers[: CONTEXT - 2], _END]
-        row[: len(whole)] = torch.tensor(whole)
-    return tokens, sum(len(numbers) > CONTEXT - 2 for numbers in encoded)
-
-
-@cache
-def _tokenizer() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()

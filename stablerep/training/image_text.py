@@ -9,9 +9,11 @@ from torch import Tensor
 from stablerep.errors import InvalidInput
 from stablerep.evaluation.features import encode
 from stablerep.models.frozen import FrozenEncoder
-from stablerep.models.image_text import ImageTextTower, tokenize
+from stablerep.models.image_text import ImageTextTower
+from stablerep.models.tokenizer import Tokenizer, load_tokenizer
 from stablerep.training.encoders import open_checkpoint
 from stablerep.training.learner import Learner, build_learner
+from stablerep.training.run import with_kept_tokenizer
 
 _BATCH = 256
 
@@ -22,6 +24,7 @@ class Towers:
 
     encoder: FrozenEncoder
     tower: ImageTextTower
+    tokenizer: Tokenizer
 
     def images(self, inputs: Tensor) -> Tensor:
         """Embeddings [n d] of prepared images [n 3 size size]."""
@@ -30,7 +33,7 @@ class Towers:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [n d] of texts."""
-        tokens, _ = tokenize(texts)
+        tokens, _ = self.tokenizer(texts)
         with torch.inference_mode():
             return torch.cat([self.tower.texts(part) for part in tokens.split(_BATCH)]).clone()
 
@@ -46,6 +49,7 @@ def load_towers(run: str, step: int | None = None) -> tuple[Towers, int]:
             f"{run} was trained by {config.method.name}, which knows no texts; clip and stablerep_plus do"
         )
         raise InvalidInput(message, field="model")
+    config = with_kept_tokenizer(config, run)
     learner: Learner = build_learner(config.model_copy(update={"init": ""}), torch.device("cpu"), 1)
     part = "model."
     learner.load_state_dict(
@@ -55,4 +59,5 @@ def load_towers(run: str, step: int | None = None) -> tuple[Towers, int]:
     encoder = FrozenEncoder(
         learner.encoder, config.encoder.image_size, config.augment.mean, config.augment.std
     )
-    return Towers(encoder, learner.image_text), checkpoint.info.step
+    tokenizer = load_tokenizer(config.method.needs().tokenizer)
+    return Towers(encoder, learner.image_text, tokenizer), checkpoint.info.step

@@ -33,7 +33,7 @@ from stablerep.training.learner import Learner, build_learner
 from stablerep.training.online_probe import make_online_probe, probe_is_due
 from stablerep.training.optimizer import build_optimizer, schedule
 from stablerep.training.reporter import Progress, Reports
-from stablerep.training.run import Run, open_run
+from stablerep.training.run import Run, open_run, with_kept_tokenizer
 from stablerep.training.scaling import LossScale
 from stablerep.training.seen import SeenImages
 from stablerep.training.sharding import shard, whole, whole_encoder
@@ -60,6 +60,7 @@ def train(
         )
         raise InvalidInput(message, field="views_per_batch")
     run = open_run(config, ranks, stop)
+    config = with_kept_tokenizer(config, config.run)
     finished = run.result()
     if finished is not None and finished["steps"] >= config.steps:
         return finished
@@ -172,9 +173,9 @@ def _loader(
     needs = config.method.needs()
     read = None
     if needs.texts:
-        from stablerep.models.image_text import tokenize
+        from stablerep.models.tokenizer import load_tokenizer
 
-        read = Texts(texts, tokenize)
+        read = Texts(texts, load_tokenizer(needs.tokenizer))
     return RankLoader(
         order=order,
         source=source,

@@ -11,6 +11,7 @@ from stablerep.data import GroupDataset
 from stablerep.data.corpus.groups import committed_shards, identify
 from stablerep.data.corpus.positive_sets import Corpus
 from stablerep.errors import AlreadyExists, NotFound
+from stablerep.models.tokenizer import load_tokenizer, read_tokenizer
 from stablerep.progress import console
 from stablerep.runs.config import TrainConfig, parse_train_config
 from stablerep.shards.layout import run_key
@@ -30,11 +31,13 @@ _FREE = {
     "encode_parts",
     "recompute",
     "compile",
+    "shard",
     "keep_checkpoints",
     "tracker",
     "checkpoint_every",
     "log_every",
 }
+_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def open_run(config: TrainConfig, ranks: Ranks, stop: threading.Event) -> Run:
         if ranks.first:
             _claim(store, name, config)
             _claim_data(store, name, config, stop)
+            _claim_tokenizer(store, name, config)
     with ranks.together():
         corpus = _open_corpus(store, name, config)
     return Run(store, name, corpus)
@@ -136,8 +140,36 @@ def _claim(store: Store, name: str, config: TrainConfig) -> None:
         raise AlreadyExists(message, field=field)
 
 
+def with_kept_tokenizer(config: TrainConfig, run: str) -> TrainConfig:
+    """The configuration with the tokenizer that the run at this URL keeps, if it has one of its own."""
+    if not config.method.needs().tokenizer:
+        return config
+    method = config.method.with_tokenizer(f"{run.rstrip('/')}/{_TOKENIZER}")
+    return config.model_copy(update={"method": method})
+
+
+def _claim_tokenizer(store: Store, name: str, config: TrainConfig) -> None:
+    """Keeps a copy, since the towers are nothing without it; later, checks that it is the same."""
+    where, key = config.method.needs().tokenizer, run_key(name, _TOKENIZER)
+    if not where:
+        return
+    try:
+        load_tokenizer(where)
+        content = read_tokenizer(where)
+    except NotFound:
+        if store.exists(key):
+            return
+        raise
+    if not store.put(key, content, if_absent=True) and store.get(key) != content:
+        message = f"run {name} was started with another tokenizer than {where}; name another run"
+        raise AlreadyExists(message, field="method.text.tokenizer")
+
+
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """What decides what is learnt, by dotted key."""
+    if config.method.needs().tokenizer:
+        # Wherever it lies now: what is in it is compared by itself.
+        config = config.model_copy(update={"method": config.method.with_tokenizer("one of its own")})
     return dotted(config.model_dump(exclude=_FREE))
 
 

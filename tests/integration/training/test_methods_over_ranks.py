@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stablerep.methods import Batch
 from stablerep.methods.table import METHODS
-from stablerep.models.image_text import tokenize
+from stablerep.models.tokenizer import load_tokenizer
 from stablerep.runs.config import TrainConfig
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import build_learner
@@ -40,7 +40,7 @@ def whole_batch(config: TrainConfig) -> Batch:
     """Labels with duplicates, some of them on different ranks."""
     generator = torch.Generator().manual_seed(3)
     needs = config.method.needs()
-    tokens, _ = tokenize([f"a red shoe number {n}" for n in range(CAPTIONS)])
+    tokens, _ = load_tokenizer()([f"a red shoe number {n}" for n in range(CAPTIONS)])
     number = needs.views
     return Batch(
         number=number,

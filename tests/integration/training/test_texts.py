@@ -8,7 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from stablerep.cli import app
-from stablerep.errors import InvalidInput
+from stablerep.errors import AlreadyExists, InvalidInput
+from stablerep.models.tokenizer import learn_tokenizer, load_tokenizer
 from stablerep.training.distributed import Ranks
 from stablerep.training.image_text import load_towers
 from stablerep.training.loop import train
@@ -52,3 +53,41 @@ def test_a_run_without_texts_is_refused(url):
     train(configuration(url, "plain", steps=2), ALONE, threading.Event())
     with pytest.raises(InvalidInput, match="knows no texts"):
         load_towers(f"{url}/runs/plain")
+
+
+def test_a_run_keeps_its_own_tokenizer(url, tmp_path):
+    """Its towers are measured where neither the file nor the store is where it was."""
+    own, store = tmp_path / "own.json", tmp_path / "store"
+    done = CliRunner().invoke(
+        app, ["tokenizer", f"{url}/datasets/stripes", "--size", "300", "--out", str(own)]
+    )
+    assert done.exit_code == 0, done.output
+    assert f"learnt from {CAPTIONS} captions" in done.output
+    write_stripes(store.as_uri())
+    options = settings("clip", 4)
+    options["method"] = {**options["method"], "text": {**options["method"]["text"], "tokenizer": str(own)}}
+    config = configuration(store.as_uri(), "own", **options | {"checkpoint_every": 2})
+    train(config, ALONE, threading.Event())
+    kept = store / "runs" / "own" / "tokenizer.json"
+    assert kept.read_bytes() == own.read_bytes()
+
+    own.unlink()
+    longer = config.model_copy(update={"steps": 6})
+    result = train(longer, ALONE, threading.Event())
+    assert result is not None
+    assert result["steps"] == 6
+    moved = tmp_path / "moved"
+    size = load_tokenizer(str(kept)).size
+    store.rename(moved)
+    towers, step = load_towers((moved / "runs" / "own").as_uri())
+    assert step == 6
+    assert towers.tower.tower.token_embedding.num_embeddings == size < 49_408
+    assert towers.texts(["colour 1", "colour 2"]).shape == (2, towers.tower.projection.out_features)
+    moved.rename(store)
+
+    own.write_bytes(learn_tokenizer(["something else"], 270))
+    with pytest.raises(AlreadyExists, match="another tokenizer"):
+        train(longer.model_copy(update={"steps": 8}), ALONE, threading.Event())
+    plain = longer.model_copy(update={"steps": 8, "method": config.method.with_tokenizer("")})
+    with pytest.raises(AlreadyExists, match=r"method\.text\.tokenizer"):
+        train(plain, ALONE, threading.Event())

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from stablerep.errors import InvalidInput
 from stablerep.methods import Batch, MethodConfig, Needs, Parts
 from stablerep.methods.table import METHODS
-from stablerep.models.image_text import ImageTextTower, tokenize
+from stablerep.models.image_text import ImageTextTower
+from stablerep.models.tokenizer import load_tokenizer
 from stablerep.runs.config import TrainConfig, load_train_config
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import Learner, build_learner
@@ -64,7 +65,7 @@ def batch_of(config: TrainConfig, dtype: torch.dtype = torch.float32, seed: int 
     needs = config.method.needs()
     number, patches = needs.views, 16
     shape = (number * CAPTIONS, 3, 16, 16)
-    tokens, _ = tokenize([f"a red shoe number {n}" for n in range(CAPTIONS)])
+    tokens, _ = load_tokenizer()([f"a red shoe number {n}" for n in range(CAPTIONS)])
     return Batch(
         number=number,
         views=torch.randn(shape, dtype=dtype, generator=generator),
@@ -208,7 +209,7 @@ def test_the_scale_of_images_and_texts_starts_at_clips_and_stays_below_a_hundred
 
 
 def test_tokens_are_clips_and_long_texts_are_cut_and_counted():
-    tokens, cut = tokenize(["a photo of a cat", "word " * 200, ""])
+    tokens, cut = load_tokenizer()(["a photo of a cat", "word " * 200, ""])
     assert tokens.shape == (3, 77)
     assert tokens[0, :8].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 0]
     assert cut == 1
@@ -262,8 +263,8 @@ def test_methods_are_known_without_torch():
 
 def test_short_texts_have_the_embeddings_that_padded_ones_have():
     torch.manual_seed(0)
-    tower = ImageTextTower(8, layers=2, text_width=16, heads=2, out=6).double()
-    tokens, _ = tokenize(["a red shoe", "a photo of a very long coat", ""])
+    tower = ImageTextTower(8, layers=2, text_width=16, heads=2, out=6, vocabulary=49_408).double()
+    tokens, _ = load_tokenizer()(["a red shoe", "a photo of a very long coat", ""])
     assert tokens.shape == (3, 9)
     padded = torch.nn.functional.pad(tokens, (0, 77 - 9))
     with torch.no_grad():
