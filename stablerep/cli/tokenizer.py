@@ -60,7 +60,7 @@ def _texts(captions: list[str], column: str) -> Iterator[str]:
     from stablerep.captions import open_source, read_captions
 
     for name in captions:
-        if "://" in name:
+        if "/datasets/" in name and ("://" in name or Path(name).is_dir()):
             from stablerep.data import GroupDataset
 
             yield from GroupDataset(name).captions
