@@ -156,12 +156,7 @@ def collect_state(
 
 def restore_state(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Puts back what `collect_state` took from a model of the same shape."""
-    part = "model."
-    there = model.state_dict()
-    kept = {n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)}
-    # A single number was kept without a dimension by earlier versions. Names are checked by torch.
-    fitting = {n: t.reshape(there[n].shape) if n in there and t.numel() == 1 else t for n, t in kept.items()}
-    model.load_state_dict({n: spread_like(t, there.get(n, t)) for n, t in fitting.items()})
+    restore_model(tensors, model)
     parameters = dict(model.named_parameters())
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -173,6 +168,15 @@ def restore_state(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch
             # Channels-last weights keep their layout, or a resumed run would differ in the last bits.
             like = parameter if own else value
             state[field] = torch.empty_like(like, dtype=value.dtype, device=parameter.device).copy_(value)
+
+
+def restore_model(tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Puts the weights back, not the optimiser's state."""
+    part, there = "model.", model.state_dict()
+    kept = {n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)}
+    # A single number was kept without a dimension by earlier versions. Names are checked by torch.
+    fitting = {n: t.reshape(there[n].shape) if n in there and t.numel() == 1 else t for n, t in kept.items()}
+    model.load_state_dict({n: spread_like(t, there.get(n, t)) for n, t in fitting.items()})
 
 
 def _key(run: str, step: int, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,7 +11,9 @@ from stablerep.errors import InvalidInput
 from stablerep.evaluation.features import encode
 from stablerep.models.frozen import FrozenEncoder
 from stablerep.models.image_text import ImageTextTower
+from stablerep.models.released import ENDINGS, load_released_towers
 from stablerep.models.tokenizer import Tokenizer, load_tokenizer
+from stablerep.training.checkpoint import restore_model
 from stablerep.training.encoders import open_checkpoint
 from stablerep.training.learner import Learner, build_learner
 from stablerep.training.run import with_kept_tokenizer
@@ -41,8 +44,11 @@ class Towers:
 def load_towers(run: str, step: int | None = None) -> tuple[Towers, int]:
     """The towers of STORE/runs/NAME after `step` steps (None: its last checkpoint), and that step.
 
-    Raises InvalidInput for a run whose method knows no texts, and what reading a checkpoint raises.
+    Or those in a checkpoint (.pt, .pth) of StableRep's release, of step 0. Raises InvalidInput for what knows
+    no texts, and what reading a checkpoint raises.
     """
+    if run.endswith(ENDINGS) and Path(run).is_file():
+        return Towers(*load_released_towers(Path(run)), load_tokenizer()), 0
     config, checkpoint = open_checkpoint(run, step)
     if not config.method.needs().texts:
         message = (
@@ -51,10 +57,7 @@ def load_towers(run: str, step: int | None = None) -> tuple[Towers, int]:
         raise InvalidInput(message, field="model")
     config = with_kept_tokenizer(config, run)
     learner: Learner = build_learner(config.model_copy(update={"init": ""}), torch.device("cpu"), 1)
-    part = "model."
-    learner.load_state_dict(
-        {key.removeprefix(part): t for key, t in checkpoint.tensors.items() if key.startswith(part)}
-    )
+    restore_model(checkpoint.tensors, learner)
     learner.eval().float()
     encoder = FrozenEncoder(
         learner.encoder, config.encoder.image_size, config.augment.mean, config.augment.std
