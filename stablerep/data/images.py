@@ -1,24 +1,39 @@
 """Pixels for a batch: decoded once and kept where they fit in memory, else read and decoded each time."""
 
-import io
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 
 from stablerep.data.corpus.positive_sets import Corpus
+from stablerep.data.decode import decode_image, resize
 from stablerep.data.files import DAMAGED, why_damaged
 from stablerep.errors import InvalidInput
 
 _READERS = 8  # groups read and decoded at once; decoding releases the interpreter lock
 _NAMED = 5  # damaged images that a message names
 _GREY = 128
+Result = TypeVar("Result")
+
+
+class Timer:
+    """Seconds by what they went to."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[what] = self.seconds.get(what, 0.0) + time.monotonic() - began
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,7 @@ class ImageSource:
         self._corpus, self._resolution = corpus, resolution
         self.damaged: dict[tuple[int, int], str] = {}
         self._decoded = 0
+        self._readers = ThreadPoolExecutor(_READERS, "reader")
         self._lock = threading.Lock()
         counts = corpus.image_counts
         self._first = np.concatenate([[0], np.cumsum(counts)])
@@ -56,18 +72,29 @@ class ImageSource:
         """Whether all images are in memory, decoded."""
         return self._kept is not None
 
-    def images(self, groups: np.ndarray, numbers: np.ndarray) -> Pixels:
+    def images(self, groups: np.ndarray, numbers: np.ndarray, timer: Timer | None = None) -> Pixels:
         """The image `numbers[i]` of group `groups[i]`, for [n] of both."""
         if self._kept is not None:
             return self._kept.choose(self._first[groups] + numbers)
+        return _pad(self.each(groups, numbers, timer))
+
+    def each(self, groups: np.ndarray, numbers: np.ndarray, timer: Timer | None = None) -> list[np.ndarray]:
+        """The same images one by one, uint8 [h w 3]."""
+        timer = timer or Timer()
+        if self._kept is not None:
+            return self._kept.each(self._first[groups] + numbers)
         unique, position = np.unique(groups, return_inverse=True)
-        with ThreadPoolExecutor(_READERS) as readers:
-            encoded = list(readers.map(self._corpus.encoded, unique.tolist()))
-            wanted = [
-                (int(unique[at]), encoded[at], int(number))
-                for at, number in zip(position, numbers, strict=True)
-            ]
-            return _pad(list(readers.map(lambda one: self._sound(*one), wanted)))
+        with timer.of("read"):
+            encoded = list(self._readers.map(self._corpus.encoded, unique.tolist()))
+        wanted = [
+            (int(unique[at]), encoded[at], int(number)) for at, number in zip(position, numbers, strict=True)
+        ]
+        with timer.of("decode"):
+            return self.in_threads(lambda one: self._sound(*one), wanted)
+
+    def in_threads(self, work: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
+        """What `work` makes of each item, in order; the readers share the items."""
+        return list(self._readers.map(work, items))
 
     def counts(self) -> tuple[int, int]:
         """Different images found damaged so far, and images decoded so far."""
@@ -93,7 +120,7 @@ class ImageSource:
         for group in np.flatnonzero(counts)[:100].tolist():
             for data in self._corpus.encoded(group):
                 try:
-                    return float(self._decode(data).numel()) * total
+                    return float(self._decode(data).size) * total
                 except DAMAGED:
                     continue
         raise InvalidInput(
@@ -102,23 +129,22 @@ class ImageSource:
 
     def _decode_all(self, memory: int) -> "_Kept | None":
         """All images, or None once they turn out to be more than twice `memory`."""
-        images: list[Tensor] = []
+        images: list[np.ndarray] = []
         used = 0
-        with ThreadPoolExecutor(_READERS) as readers:
-            for group in _windows(len(self._corpus.image_counts), 64 * _READERS):
-                for part in readers.map(self._decode_group, group):
-                    images += part
-                    used += sum(image.numel() for image in part)
-                if used > 2 * memory:
-                    return None
+        for group in _windows(len(self._corpus.image_counts), 64 * _READERS):
+            for part in self._readers.map(self._decode_group, group):
+                images += part
+                used += sum(image.size for image in part)
+            if used > 2 * memory:
+                return None
         return _Kept(images)
 
-    def _decode_group(self, group: int) -> list[Tensor]:
+    def _decode_group(self, group: int) -> list[np.ndarray]:
         count = int(self._corpus.image_counts[group])
         encoded = self._corpus.encoded(group) if count else ()
         return [self._sound(group, encoded, number) for number in range(count)]
 
-    def _sound(self, group: int, encoded: tuple[bytes, ...], number: int) -> Tensor:
+    def _sound(self, group: int, encoded: tuple[bytes, ...], number: int) -> np.ndarray:
         """Image `number`, or the next one of the group that can be decoded; grey if none can."""
         for place in range(len(encoded)):
             tried = (number + place) % len(encoded)
@@ -132,41 +158,44 @@ class ImageSource:
                 self._decoded += 1
             return image
         size = self._resolution or 8
-        return torch.full((3, size, size), _GREY, dtype=torch.uint8)
+        return np.full((size, size, 3), _GREY, dtype=np.uint8)
 
-    def _decode(self, data: bytes) -> Tensor:
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-        shorter = min(pixels.shape[-2:])
+    def _decode(self, data: bytes) -> np.ndarray:
+        pixels = decode_image(data)
+        shorter = min(pixels.shape[:2])
         if self._resolution is None or shorter <= self._resolution:
             return pixels
-        height, width = (max(1, round(side * self._resolution / shorter)) for side in pixels.shape[-2:])
-        return vision.resize(pixels, [height, width], antialias=True)
+        height, width = (max(1, round(side * self._resolution / shorter)) for side in pixels.shape[:2])
+        return resize(pixels, height, width)
 
 
 class _Kept:
     """Decoded images; one tensor where all have one size."""
 
-    def __init__(self, images: list[Tensor]) -> None:
-        self._sizes = np.array([image.shape[-2:] for image in images], dtype=np.int64)
-        self._same = torch.stack(images) if (self._sizes == self._sizes[0]).all() else None
+    def __init__(self, images: list[np.ndarray]) -> None:
+        self._sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+        same = (self._sizes == self._sizes[0]).all()
+        self._same = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous() if same else None
         self._images = images if self._same is None else []
 
     def choose(self, places: np.ndarray) -> Pixels:
         if self._same is not None:
             return Pixels(self._same[torch.from_numpy(places)], self._sizes[places])
-        return _pad([self._images[place] for place in places.tolist()])
+        return _pad(self.each(places))
+
+    def each(self, places: np.ndarray) -> list[np.ndarray]:
+        if self._same is not None:
+            return list(self._same[torch.from_numpy(places)].permute(0, 2, 3, 1).contiguous().numpy())
+        return [self._images[place] for place in places.tolist()]
 
 
-def _pad(images: list[Tensor]) -> Pixels:
-    sizes = np.array([image.shape[-2:] for image in images], dtype=np.int64)
-    if (sizes == sizes[0]).all():
-        return Pixels(torch.stack(images), sizes)
+def _pad(images: list[np.ndarray]) -> Pixels:
+    sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
     height, width = sizes.max(0).tolist()
-    padded = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
+    padded = np.zeros((len(images), height, width, 3), dtype=np.uint8)
     for row, image in zip(padded, images, strict=True):
-        row[:, : image.shape[1], : image.shape[2]] = image
-    return Pixels(padded, sizes)
+        row[: image.shape[0], : image.shape[1]] = image
+    return Pixels(torch.from_numpy(padded).permute(0, 3, 1, 2), sizes)
 
 
 def _windows(count: int, size: int) -> Iterator[range]:

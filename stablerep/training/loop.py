@@ -32,7 +32,7 @@ from stablerep.training.following import when_all_are_ready
 from stablerep.training.learner import Learner, build_learner
 from stablerep.training.online_probe import make_online_probe, probe_is_due
 from stablerep.training.optimizer import build_optimizer, schedule
-from stablerep.training.reporter import Progress, Reports
+from stablerep.training.reporter import DataWait, Progress, Reports
 from stablerep.training.run import Run, open_run, with_kept_tokenizer
 from stablerep.training.scaling import LossScale
 from stablerep.training.seen import SeenImages
@@ -187,6 +187,8 @@ def _loader(
         texts=read,
         local=needs.local,
         counts_there=corpus.counts_there if corpus.growing else None,
+        view_size=config.encoder.image_size if config.augments_on_cpu(ranks.device.type) else None,
+        pin=ranks.device.type == "cuda",
     )
 
 
@@ -225,7 +227,7 @@ def _train_steps(
     """Steps start.step .. config.steps - 1, or fewer if `stop` is set on any rank."""
     backward = make_backward(learner, config, ranks, scaling.scale)
     dtype = next(learner.parameters()).dtype
-    began, progress, cut, step = time.monotonic(), start, 0, start.step
+    began, progress, cut, step, wait = time.monotonic(), start, 0, start.step, DataWait()
     callback.on_start(run.name, start.step, config.steps)
     with ExitStack() as reporting:
         reports = reporting.enter_context(Reports(config, run, start, callback)) if ranks.first else None
@@ -248,6 +250,7 @@ def _train_steps(
             # What a model draws at random, such as dropout, is then the same however the run got here.
             torch.manual_seed((config.seed + share.step * ranks.size + ranks.rank) % 2**63)
             losses, features = backward(to_batch(share, config, ranks.device, dtype))
+            wait.add(waited, share.seconds)
             cut += share.cut
             seen.add(share.groups, share.numbers)
             scaling.unscale(optimizer)
@@ -288,6 +291,7 @@ def _train_steps(
                         gradient_norm=float(norm or 0.0),
                         effective_rank=directions,
                         damaged=agreed.damaged,
+                        wait=wait,
                     )
             scaling.step(optimizer)
             optimizer.zero_grad()

@@ -35,6 +35,27 @@ class Progress:
     texts_cut: int = 0
 
 
+class DataWait:
+    """How long steps waited for their batches since it was asked last, and what making them went to."""
+
+    def __init__(self) -> None:
+        self._waited, self._spent = 0.0, dict[str, float]()
+
+    def add(self, waited: float, seconds: Mapping[str, float]) -> None:
+        """A step waited so long for a batch that took so many seconds to make."""
+        self._waited += waited
+        for what, spent in seconds.items():
+            self._spent[what] = self._spent.get(what, 0.0) + spent
+
+    def take(self, seconds: float) -> tuple[dict[str, float], str]:
+        """Metrics for so many seconds of training, and words for the terminal from a wait of 2 % on."""
+        share = min(1.0, self._waited / seconds) if seconds > 0 else 0.0
+        metrics = {"data_wait": share, **{f"{what}_seconds": spent for what, spent in self._spent.items()}}
+        most = max(self._spent, key=lambda what: self._spent[what], default="order")
+        self._waited, self._spent = 0.0, {}
+        return metrics, f", {share:.0%} of the time waiting for data (mostly {most})" if share >= 0.02 else ""
+
+
 class Reports:
     """The reports of the first rank; a context, which completes what was begun whichever way it is left."""
 
@@ -74,15 +95,18 @@ class Reports:
         gradient_norm: float,
         effective_rank: float,
         damaged: int,
+        wait: DataWait,
     ) -> None:
         """Records the metrics after `progress.step` steps; `views_per_second` is since the last record.
 
-        `losses` are named by the method; `floor` is the least that their sum can be for this batch.
+        `losses` are named by the method; `floor` is the least that their sum can be for this batch; `wait` is
+        since the last record, too.
         """
         steps, spent = progress.step - self._last.step, progress.seconds - self._last.seconds
         views, total = self._config.views_per_batch, self._config.steps
         rate_of_views = steps * views / spent if spent > 0 else 0.0
         left = (total - progress.step) * spent / steps if steps else 0.0
+        waits, waiting = wait.take(spent)
         metrics = {
             "loss": progress.loss,
             # What the loss can fall to is the entropy of the positives: the rest compares between settings.
@@ -94,6 +118,7 @@ class Reports:
             "views": float(progress.step * views),
             "views_per_second": rate_of_views,
             "seconds": progress.seconds,
+            **waits,
             **({"images_damaged": float(damaged)} if damaged else {}),
         }
         for warning in self._health.look(progress.step, effective_rank, gradient_norm):
@@ -110,7 +135,7 @@ class Reports:
         self._log.add(shown, metrics)
         self._tracker.log(progress.step, metrics)
         self._callback.on_metrics(metrics)
-        self._bars.update(self._bar, progress.step, f"loss {progress.loss:.3f}")
+        self._bars.update(self._bar, progress.step, f"loss {progress.loss:.3f}{waiting}")
         self._last = progress
 
     def log_probe(self, step: int, accuracies: Mapping[str, float], encoder: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stablerep.data.augment.apply import augment
+from stablerep.data.augment.apply import augment, normalise
 from stablerep.data.batches.loader import RankBatch
 from stablerep.errors import InvalidInput
 from stablerep.methods.interface import Batch
@@ -27,13 +27,19 @@ def to_batch(
 ) -> Batch:
     """The share on the device, augmented, in the type of the weights."""
     images = share.images.to(device, non_blocking=True)
-    views = augment(images, share.parameters, config.augment, config.encoder.image_size)
     local, local_number = None, 0
     crops = config.method.needs().local
-    if crops is not None and share.local_parameters is not None:
-        repeated = images.unflatten(0, (share.views, -1)).repeat_interleave(crops.number, dim=0).flatten(0, 1)
-        local = augment(repeated, share.local_parameters, config.augment, crops.size).to(dtype)
-        local_number = share.views * crops.number
+    if share.augmented:
+        views = normalise(images, config.augment)
+        if share.local_images is not None:
+            local = normalise(share.local_images.to(device, non_blocking=True), config.augment)
+    else:
+        views = augment(images, share.parameters, config.augment, config.encoder.image_size)
+        if crops is not None and share.local_parameters is not None:
+            rows = images.unflatten(0, (share.views, -1)).repeat_interleave(crops.number, dim=0)
+            local = augment(rows.flatten(0, 1), share.local_parameters, config.augment, crops.size)
+    if crops is not None and local is not None:
+        local, local_number = local.to(dtype), share.views * crops.number
     return Batch(
         number=share.views,
         views=views.to(dtype).contiguous(memory_format=torch.channels_last),

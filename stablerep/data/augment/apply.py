@@ -24,6 +24,15 @@ def augment(images: Tensor, parameters: ViewParameters, config: AugmentConfig, s
     _jitter(views, parameters)
     _grayscale(views, parameters.grayscale)
     _blur(views, parameters.blur_sigma)
+    return _normalise(views, config)
+
+
+def normalise(views: Tensor, config: AugmentConfig) -> Tensor:
+    """Float32 [n 3 size size] of uint8 views that were augmented on the CPU."""
+    return _normalise(views.float().div_(255), config)
+
+
+def _normalise(views: Tensor, config: AugmentConfig) -> Tensor:
     mean, std = (views.new_tensor(values)[:, None, None] for values in (config.mean, config.std))
     return views.sub_(mean).div_(std)
 

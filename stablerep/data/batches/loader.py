@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,7 @@ from stablerep.data.batches.order import (
     MixtureOrder,
     uniforms,
 )
-from stablerep.data.images import ImageSource
+from stablerep.data.images import ImageSource, Timer
 from stablerep.errors import NotFound
 from stablerep.methods.interface import LocalCrops
 
@@ -42,13 +42,15 @@ class RankBatch:
     """n captions of a step with V views each, view-major: view 0 of all captions, then view 1, ...
 
     Attributes:
-        images: uint8 [V*n 3 H W], still on the CPU, not yet augmented.
+        images: uint8 [V*n 3 H W], still on the CPU: views if `augmented`, else images that are to be.
         labels: int64 [n]; `label_counts` [n] is how many captions of the whole batch have each.
         groups, numbers: int64 [C m], which images the whole batch drew, on all ranks.
         tokens: int64 [n longest], or None; `cut` texts were too long.
         noise: float32 [V*n patches], or None.
         local_parameters: how local crops of the images are augmented, L*V rows a caption, or None; those of
             view v are rows (v*L .. v*L + L - 1)*n.
+        local_images: uint8 [L*V*n 3 s s], these crops, if `augmented`.
+        seconds: that the batch took to make, by what they went to: read, decode, augment.
     """
 
     step: int
@@ -63,6 +65,9 @@ class RankBatch:
     cut: int = 0
     noise: Tensor | None = None
     local_parameters: ViewParameters | None = None
+    augmented: bool = False
+    local_images: Tensor | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ class RankLoader:
     """Shares of the global batches for one of `ranks`; which captions and views is independent of `ranks`.
 
     `patches`: how many numbers of noise each view gets; 0: none. `texts`: None where no text is needed.
-    `counts_there`: how many images groups have, where that may be fewer than planned; it may wait for them.
+    `view_size`: views of that size are made here, on the CPU; None: on the device. `pin`: in memory that a
+    GPU reads by itself. `counts_there`: how many images groups have, where that may be fewer than planned; it
+    may wait for them.
     """
 
     order: BatchOrder | MixtureOrder
@@ -83,6 +90,8 @@ class RankLoader:
     texts: Texts | None = field(default=None, repr=False)
     local: LocalCrops | None = None
     counts_there: Callable[[np.ndarray], np.ndarray] | None = None
+    view_size: int | None = None
+    pin: bool = False
 
     def share(self, step: int) -> RankBatch:
         """This rank's part of step `step`."""
@@ -100,7 +109,16 @@ class RankLoader:
             uniform = uniforms(self.order.seed, stream, step, (number, captions, width))
             return uniform[:, mine].reshape(-1, width)
 
-        pixels = self.source.images(groups, numbers)
+        timer = Timer()
+        each, images, sizes = self._pixels(groups, numbers, timer)
+        parameters = draw_parameters(self.augment, drawn(AUGMENTATION, UNIFORMS_PER_VIEW), sizes)
+        local_parameters, local_images = self._local(drawn, views, sizes), None
+        if each is not None:
+            with timer.of("augment"):
+                images = self._views(each, np.arange(len(each)), parameters, self.view_size)
+                if local_parameters is not None and self.local is not None:
+                    of_image = np.arange(len(each)).reshape(views, -1).repeat(self.local.number, axis=0)
+                    local_images = self._views(each, of_image.ravel(), local_parameters, self.local.size)
         labels = batch.labels[mine]
         _, position, counts = np.unique(batch.labels, return_inverse=True, return_counts=True)
         tokens, cut = (None, 0) if self.texts is None else self._tokens(self.texts, labels)
@@ -108,16 +126,19 @@ class RankLoader:
         return RankBatch(
             step=step,
             views=views,
-            images=pixels.images,
+            images=images.pin_memory() if self.pin else images,
             labels=torch.from_numpy(labels),
             label_counts=counts[position][mine],
-            parameters=draw_parameters(self.augment, drawn(AUGMENTATION, UNIFORMS_PER_VIEW), pixels.sizes),
+            parameters=parameters,
             groups=batch.groups,
             numbers=batch.images,
             tokens=tokens,
             cut=cut,
             noise=noise,
-            local_parameters=self._local(drawn, views, pixels.sizes),
+            local_parameters=local_parameters,
+            augmented=each is not None,
+            local_images=local_images,
+            seconds=timer.seconds,
         )
 
     def shares(
@@ -151,6 +172,31 @@ class RankLoader:
             pools[missing] = self.order.after(pools[missing])
             batch = self.order.drawn_from(batch.step, pools)
         raise NotFound("no caption of the datasets has the images that a batch needs")
+
+    def _pixels(
+        self, groups: np.ndarray, numbers: np.ndarray, timer: Timer
+    ) -> tuple[list[np.ndarray] | None, Tensor, np.ndarray]:
+        """The images one by one, if views are made of them here; else together; and their sizes."""
+        if self.view_size is None:
+            pixels = self.source.images(groups, numbers, timer)
+            return None, pixels.images, pixels.sizes
+        each = self.source.each(groups, numbers, timer)
+        return each, torch.empty(0), np.array([image.shape[:2] for image in each], dtype=np.int64)
+
+    def _views(
+        self, images: list[np.ndarray], of_row: np.ndarray, parameters: ViewParameters, size: int | None
+    ) -> Tensor:
+        """Uint8 [n 3 size size]: the view of every row of the parameters, which is of image `of_row`."""
+        from stablerep.data.augment.on_cpu import augment_view
+
+        assert size is not None
+        views = np.empty((len(of_row), size, size, 3), dtype=np.uint8)
+
+        def make(row: int) -> None:
+            views[row] = augment_view(images[of_row[row]], parameters, row, size)
+
+        self.source.in_threads(make, range(len(of_row)))
+        return torch.from_numpy(views).permute(0, 3, 1, 2)
 
     def _local(
         self, drawn: Callable[[int, int, int], np.ndarray], views: int, sizes: np.ndarray

@@ -13,7 +13,7 @@ from stablerep.errors import InvalidInput, TornObject
 from stablerep.models.load import load_encoder
 from stablerep.shards.layout import run_key
 from stablerep.storage import open_store
-from stablerep.training import TrainConfig, checkpoint, reporter
+from stablerep.training import TrainConfig, checkpoint, load_train_config, reporter
 from stablerep.training.checkpoint import checkpoint_steps, read_checkpoint
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import build_learner
@@ -237,3 +237,27 @@ def test_a_tracker_that_is_not_installed_is_named(url, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(InvalidInput, match="wandb is not installed: pip install wandb"):
         train(configuration(url, "untracked", tracker="wandb"), ALONE, threading.Event())
+
+
+def test_views_made_by_threads_train_the_same_run(url):
+    """Rounded to bytes, so not bit for bit. How long steps waited for data is told, and for what."""
+    options = {"encoder": VIT, "steps": 4, "decoded_bytes": 0, "optimizer.lr": 1e-4}
+    device, threads = (trained(url, on, augment_on=on, **options) for on in ("device", "cpu"))
+    assert losses(threads) == pytest.approx(losses(device), abs=0.1)
+    assert losses(threads) != losses(device)
+    for config, causes in ((device, {"read", "decode"}), (threads, {"read", "decode", "augment"})):
+        for line in metrics(config):
+            assert 0 <= line["data_wait"] <= 1
+            assert {f"{cause}_seconds" for cause in causes} <= line.keys()
+            assert line["decode_seconds"] > 0
+
+
+def test_where_views_are_made():
+    where = {"run": "file:///x/runs/x", "datasets": ["file:///x/datasets/x"]}
+    small, large = (load_train_config("demo", {**where, "encoder.image_size": size}) for size in (28, 224))
+    assert [c.augments_on_cpu(on) for c in (small, large) for on in ("cpu", "cuda")] == [
+        False,
+        False,
+        True,
+        False,
+    ]

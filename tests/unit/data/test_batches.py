@@ -9,11 +9,13 @@ from PIL import Image
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.data import GroupDataset
+from stablerep.data.augment.apply import augment
 from stablerep.data.batches.loader import RankLoader
 from stablerep.data.batches.order import BatchOrder, MixtureOrder, draw_without_replacement, uniforms
 from stablerep.data.corpus.positive_sets import Corpus, make_positive_sets, single_images, without_words
 from stablerep.data.images import ImageSource
 from stablerep.errors import InvalidInput, NotFound
+from stablerep.methods.interface import LocalCrops
 from stablerep.shards import Group, build_tar, commit_shard, skipped_group
 from stablerep.storage import open_store
 
@@ -114,6 +116,37 @@ def test_the_random_stream_is_pinned():
 
 
 PINNED = [0.4833118787611951, 0.21298563990476393, 0.06976213956244326]
+
+
+def test_views_made_by_threads_are_those_that_the_device_makes(dataset):
+    """Of whole images and of local crops, on one rank and on two."""
+    source = ImageSource(Corpus((dataset,)), memory=0)
+    order = BatchOrder(pools_of(dataset), seed=1, captions=4, images_per_caption=2)
+    config, local = AugmentConfig(mean=(0, 0, 0), std=(1, 1, 1)), LocalCrops(3, 8, (0.05, 0.4))
+
+    def share(rank: int, ranks: int, size: int | None):
+        return RankLoader(order, source, config, 1, rank, ranks, local=local, view_size=size).share(2)
+
+    plain, whole, parts = share(0, 1, None), share(0, 1, 16), [share(rank, 2, 16) for rank in range(2)]
+    assert not plain.augmented
+    assert whole.augmented
+    assert set(whole.seconds) == {"read", "decode", "augment"}
+    rows = plain.images.unflatten(0, (2, -1)).repeat_interleave(3, dim=0).flatten(0, 1)
+    for views, wanted in (
+        (whole.images, augment(plain.images, plain.parameters, config, 16)),
+        (whole.local_images, augment(rows, plain.local_parameters, config, 8)),
+    ):
+        assert views is not None
+        apart = (views.float() / 255 - wanted).abs()
+        assert apart.mean() < 1 / 255
+    assert torch.equal(
+        torch.cat([part.images.unflatten(0, (2, 2)) for part in parts], dim=1),
+        whole.images.unflatten(0, (2, 4)),
+    )
+    assert torch.equal(
+        torch.cat([part.local_images.unflatten(0, (6, 2)) for part in parts], dim=1),
+        whole.local_images.unflatten(0, (6, 4)),
+    )
 
 
 @pytest.mark.parametrize(("crops", "images"), [(1, 2), (2, 1)])
