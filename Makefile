@@ -49,6 +49,7 @@ proto: $(VENV)/.installed  ## renew stablerep/v1 from proto/, and the blocking c
 
 bench: $(VENV)/.installed  ## measurements against what a user would pick instead, into benchmarks/results/
 	$(BIN)/python -m benchmarks.imports
+	$(BIN)/python -m benchmarks.input
 	$(BIN)/python -m benchmarks.loss
 	$(BIN)/python -m benchmarks.queue
 	$(BIN)/python -m benchmarks.worker

@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import simplejpeg
 import torch
@@ -27,6 +28,9 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Uint8 [height width 3]: antialiased linear interpolation, torchvision's default."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    resized = interpolate(image, (height, width), mode="bilinear", antialias=True)
-    return resized[0].permute(1, 2, 0).contiguous().numpy()
+    if pixels.shape[0] <= height and pixels.shape[1] <= width:
+        # Nothing to antialias: OpenCV takes a fifth of the time.
+        return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+    image = torch.from_numpy(np.ascontiguousarray(pixels)[None]).permute(0, 3, 1, 2)
+    planes = interpolate(image, (height, width), mode="bilinear", antialias=True)[0]
+    return cv2.merge(list(planes.numpy()))  # ten times faster than torch's own way to put channels last

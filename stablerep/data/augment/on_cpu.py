@@ -61,9 +61,9 @@ def _saturation(view: np.ndarray, factor: float) -> np.ndarray:
 
 def _hue(view: np.ndarray, shift: float) -> np.ndarray:
     """Turns the hue by `shift` of a full circle; of 256 hues, which wrap around as bytes do."""
-    turned = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)
-    turned[..., 0] += np.uint8(round(shift * 256) % 256)
-    return cv2.cvtColor(turned, cv2.COLOR_HSV2RGB_FULL)
+    hue, saturation, value = cv2.split(cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL))
+    hue += np.uint8(round(shift * 256) % 256)
+    return cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2RGB_FULL)
 
 
 def _blur(view: np.ndarray, sigma: float) -> np.ndarray:
