@@ -36,6 +36,10 @@ class Recipe(BaseModel):
     batch_images: int = Field(ge=1, le=4096)
     jpeg_quality: int = Field(ge=1, le=100)
     dtype: Literal["float32", "float16", "bfloat16"]
+    guidance_until: float = Field(default=1.0, gt=0, le=1)
+    """Share of the steps, from the first, with guidance; the others cost half."""
+    schedule: Literal["", "ays"] = ""
+    """Timesteps: the sampler's own, or the ten of Align Your Steps (Sabour et al. 2024) for dpm++."""
     layout: Literal["slots", "packed"] = "packed"
     """Where a group's images are in a batch, since kernels round differently from place to place.
 
@@ -56,6 +60,12 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _schedule_fits(self) -> "Recipe":
+        if self.schedule == "ays" and (self.sampler, self.steps) != ("dpm++", 10):
+            raise ValueError(f"schedule ays has 10 steps of dpm++, not {self.steps} of {self.sampler}")
+        return self
+
+    @model_validator(mode="after")
     def _saved_no_larger_than_made(self) -> "Recipe":
         if self.save_size > self.image_size:
             raise ValueError(f"save_size {self.save_size} is larger than image_size {self.image_size}")
@@ -63,8 +73,10 @@ class Recipe(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all fields as canonical JSON; without `layout` if it is packed."""
-        fields = self.model_dump(exclude={"layout"} if self.layout == "packed" else None)
+        """SHA-256, in hexadecimal, of all fields as canonical JSON; fields that came later only if set."""
+        later = ("layout", "guidance_until", "schedule")
+        fields = self.model_dump()
+        fields = {k: v for k, v in fields.items() if k not in later or v != Recipe.model_fields[k].default}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

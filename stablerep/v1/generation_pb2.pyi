@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Recipe(_message.Message):
-    __slots__ = ("model", "revision", "sampler", "steps", "guidance_scale", "image_size", "save_size", "images_per_caption", "batch_images", "jpeg_quality", "dtype", "digest", "layout")
+    __slots__ = ("model", "revision", "sampler", "steps", "guidance_scale", "image_size", "save_size", "images_per_caption", "batch_images", "jpeg_quality", "dtype", "digest", "layout", "guidance_until", "schedule")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SAMPLER_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,8 @@ class Recipe(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     model: str
     revision: str
     sampler: str
@@ -38,7 +40,9 @@ class Recipe(_message.Message):
     dtype: str
     digest: str
     layout: str
-    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., sampler: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., image_size: _Optional[int] = ..., save_size: _Optional[int] = ..., images_per_caption: _Optional[int] = ..., batch_images: _Optional[int] = ..., jpeg_quality: _Optional[int] = ..., dtype: _Optional[str] = ..., digest: _Optional[str] = ..., layout: _Optional[str] = ...) -> None: ...
+    guidance_until: float
+    schedule: str
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., sampler: _Optional[str] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., image_size: _Optional[int] = ..., save_size: _Optional[int] = ..., images_per_caption: _Optional[int] = ..., batch_images: _Optional[int] = ..., jpeg_quality: _Optional[int] = ..., dtype: _Optional[str] = ..., digest: _Optional[str] = ..., layout: _Optional[str] = ..., guidance_until: _Optional[float] = ..., schedule: _Optional[str] = ...) -> None: ...
 
 class CaptionSource(_message.Message):
     __slots__ = ("uri", "upload_id", "format", "column", "limit", "header")

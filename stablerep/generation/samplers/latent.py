@@ -1,10 +1,12 @@
-"""Stable Diffusion and Stable Diffusion XL: by embeddings and our own noise."""
+"""Stable Diffusion and Stable Diffusion XL: by embeddings, our own noise and our own loop over the steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from diffusers.schedulers import AysSchedules
 from torch import Tensor
 
 from stablerep.config.recipe import Recipe
@@ -12,6 +14,7 @@ from stablerep.errors import InvalidInput
 from stablerep.generation.noise import draw_noise, make_generator
 from stablerep.generation.pipeline import LoadedPipeline, make_scheduler
 from stablerep.generation.samplers.interface import OnStep, as_callback
+from stablerep.generation.samplers.solver import SolverStep, solve, solver_steps
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class LatentSampler:
         self._recipe = recipe
         self._scheduler = make_scheduler(loaded, recipe.sampler)
         self._is_xl = isinstance(loaded.pipe, StableDiffusionXLPipeline)
+        self._steps = self._own_steps()
         vae = loaded.pipe.vae
         if self._is_xl and vae.dtype == torch.float16 and vae.config.force_upcast:
             vae.to(torch.float32)  # XL's autoencoder overflows in half precision
@@ -59,6 +63,8 @@ class LatentSampler:
         generators = [make_generator(seed) for seed in seeds]
         states = torch.cat([embedding.states for embedding in embeddings])
         noise = draw_noise(generators, self._shape).to(self._device, states.dtype)
+        if self._steps is not None:
+            return self._denoise(self._steps, embeddings, states, noise, on_step)
         self._pipe.scheduler = self._scheduler
         result = self._pipe(
             **self._prompts(embeddings, states),
@@ -93,6 +99,76 @@ class LatentSampler:
             return Embedding(states, pooled)
         _, states = self._pipe.encode_prompt("", self._device, 1, do_classifier_free_guidance=True)
         return Embedding(states)
+
+    def _own_steps(self) -> list[SolverStep] | None:
+        """None where diffusers' own loop is taken: for samplers that are no plain DDIM or DPM-Solver++."""
+        recipe, unet = self._recipe, self._pipe.unet.config
+        timesteps = None
+        if recipe.schedule == "ays":
+            timesteps = AysSchedules[f"StableDiffusion{'XL' if self._is_xl else ''}Timesteps"]
+        steps = None
+        if unet.time_cond_proj_dim is None and unet.class_embed_type is None:
+            steps = solver_steps(self._scheduler, recipe.steps, timesteps)
+        if steps is None and (timesteps or recipe.guidance_until < 1):
+            field = "schedule" if timesteps else "guidance_until"
+            message = f"{type(self._scheduler).__name__} of {recipe.model} cannot be run with another {field}"
+            raise InvalidInput(message, field=field)
+        return steps
+
+    def _denoise(
+        self,
+        steps: Sequence[SolverStep],
+        embeddings: Sequence[Embedding],
+        states: Tensor,
+        noise: Tensor,
+        on_step: OnStep | None,
+    ) -> Tensor:
+        """The pipeline's loop, with everything that needs no latents done before it."""
+        unet, recipe, count = self._pipe.unet, self._recipe, len(embeddings)
+        guided = round(len(steps) * recipe.guidance_until) if recipe.guidance_scale > 1 else 0
+        timesteps = torch.tensor([step.timestep for step in steps], device=self._device)
+        captions = self._conditions(embeddings, states)
+        both = self._with_empty(captions, count) if guided else captions
+
+        def output(number: int, x: Tensor) -> Tensor:
+            rows = torch.cat([x, x]) if number < guided else x
+            given = both if number < guided else captions
+            predicted: Tensor = unet(rows.to(noise.dtype), timesteps[number], return_dict=False, **given)[
+                0
+            ].float()
+            if number >= guided:
+                return predicted
+            empty, caption = predicted.chunk(2)
+            return empty + recipe.guidance_scale * (caption - empty)
+
+        return solve(steps, noise, output, on_step or (lambda: None)).to(noise.dtype)
+
+    def _conditions(self, embeddings: Sequence[Embedding], states: Tensor) -> dict[str, Any]:
+        """What the UNet is told of the captions."""
+        if not self._is_xl:
+            return {"encoder_hidden_states": states}
+        pooled = torch.cat([embedding.pooled for embedding in embeddings if embedding.pooled is not None])
+        side = self._recipe.image_size
+        projection = self._pipe.text_encoder_2.config.projection_dim if self._pipe.text_encoder_2 else None
+        ids = self._pipe._get_add_time_ids(
+            (side, side), (0, 0), (side, side), dtype=states.dtype, text_encoder_projection_dim=projection
+        )
+        added = {"text_embeds": pooled, "time_ids": ids.to(self._device).repeat(len(embeddings), 1)}
+        return {"encoder_hidden_states": states, "added_cond_kwargs": added}
+
+    def _with_empty(self, captions: dict[str, Any], count: int) -> dict[str, Any]:
+        """The same for the empty prompt, then for the captions."""
+        states = self._empty.states.expand(count, -1, -1)
+        both: dict[str, Any] = {
+            "encoder_hidden_states": torch.cat([states, captions["encoder_hidden_states"]])
+        }
+        if self._empty.pooled is not None:
+            added = captions["added_cond_kwargs"]
+            both["added_cond_kwargs"] = {
+                "text_embeds": torch.cat([self._empty.pooled.expand(count, -1), added["text_embeds"]]),
+                "time_ids": added["time_ids"].repeat(2, 1),
+            }
+        return both
 
     def _prompts(self, embeddings: Sequence[Embedding], states: Tensor) -> dict[str, Tensor]:
         prompts = {"prompt_embeds": states, "negative_prompt_embeds": self._empty.states.expand_as(states)}

@@ -15,6 +15,7 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     UNet2DModel,
 )
+from diffusers.schedulers import AysSchedules
 from safetensors.torch import load_file
 
 from stablerep.captions import Caption
@@ -169,6 +170,72 @@ class TestAgainstDiffusers:
         ).images
         assert np.abs(ours.permute(0, 2, 3, 1).numpy() - theirs).max() < 1e-4
         assert theirs.std() > 0.01
+
+    @pytest.mark.parametrize("kind", ["sd", "xl"])
+    @pytest.mark.parametrize("share", [0.3, 0.75])
+    def test_guidance_for_a_share_of_the_steps(
+        self, request: pytest.FixtureRequest, kind: str, share: float
+    ) -> None:
+        """As diffusers' documentation ends it: by a callback that drops the empty prompt."""
+        folder = request.getfixturevalue(kind)
+        recipe = recipe_for(folder, guidance_scale=4.0, steps=8, save_size=32, guidance_until=share)
+        generator = Generator(recipe, seed=5)
+        with torch.inference_mode():
+            ours = generator._sampler.decode(generator.latents(CAPTIONS[:2]))
+        until = round(8 * share)
+        dropped = ["prompt_embeds", *(["add_text_embeds", "add_time_ids"] if kind == "xl" else [])]
+
+        def drop(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if step == until - 1:
+                pipe._guidance_scale = 1.0
+                return {name: tensors[name].chunk(2)[-1] for name in dropped}
+            return {}
+
+        pipe = DiffusionPipeline.from_pretrained(folder)
+        pipe.scheduler = make_scheduler(load_pipeline(recipe), "ddim")
+        seeds = [noise_seed(5, caption.id, index) for caption in CAPTIONS[:2] for index in range(3)]
+        theirs = pipe(
+            prompt=[caption.text for caption in CAPTIONS[:2] for _ in range(3)],
+            latents=draw_noise([make_generator(seed) for seed in seeds], (4, 8, 8)),
+            num_inference_steps=8,
+            guidance_scale=4.0,
+            height=32,
+            width=32,
+            output_type="np",
+            callback_on_step_end=drop,
+            callback_on_step_end_tensor_inputs=dropped,
+        ).images
+        assert np.abs(ours.permute(0, 2, 3, 1).numpy() - theirs).max() < 1e-4
+        whole = Generator(recipe.model_copy(update={"guidance_until": 1.0}), seed=5)
+        assert not torch.allclose(whole.latents(CAPTIONS[:2]), generator.latents(CAPTIONS[:2]), atol=1e-3)
+
+    @pytest.mark.parametrize("kind", ["sd", "xl"])
+    def test_align_your_steps(self, request: pytest.FixtureRequest, kind: str) -> None:
+        folder = request.getfixturevalue(kind)
+        recipe = recipe_for(folder, sampler="dpm++", schedule="ays", steps=10, save_size=32)
+        generator = Generator(recipe, seed=5)
+        with torch.inference_mode():
+            ours = generator._sampler.decode(generator.latents(CAPTIONS[:1]))
+        pipe = DiffusionPipeline.from_pretrained(folder)
+        pipe.scheduler = make_scheduler(load_pipeline(recipe), "dpm++")
+        theirs = pipe(
+            prompt=[CAPTIONS[0].text] * 3,
+            latents=draw_noise([make_generator(noise_seed(5, 0, index)) for index in range(3)], (4, 8, 8)),
+            timesteps=AysSchedules[f"StableDiffusion{'XL' if kind == 'xl' else ''}Timesteps"],
+            guidance_scale=recipe.guidance_scale,
+            height=32,
+            width=32,
+            output_type="np",
+        ).images
+        assert np.abs(ours.permute(0, 2, 3, 1).numpy() - theirs).max() < 1e-4
+
+    def test_what_diffusers_alone_can_sample_has_its_own_schedule_and_guidance(self, sd: Path) -> None:
+        pipeline = load_pipeline(recipe_for(sd))
+        ancestral = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
+        pipeline = type(pipeline)(**{**vars(pipeline), "scheduler": ancestral})
+        recipe = recipe_for(sd, sampler="pipeline", guidance_until=0.5)
+        with pytest.raises(InvalidInput, match="another guidance_until"):
+            Generator(recipe, pipeline=pipeline)
 
     def test_normalised_latents_of_xl_are_undone(self, xl: Path) -> None:
         recipe = recipe_for(xl)

@@ -56,10 +56,35 @@ def test_each_field_changes_the_digest():
         "jpeg_quality": "94",
         "dtype": "bfloat16",
         "layout": "packed",
+        "guidance_until": "0.5",
     }
-    assert set(other) == set(Recipe.model_fields)
+    assert {*other, "schedule"} == set(Recipe.model_fields)
     digests = {load_recipe("tiny", {field: value}).digest for field, value in other.items()}
     assert len(digests | {load_recipe("tiny").digest}) == len(other) + 1
+    ten = {"sampler": "dpm++", "steps": "10"}
+    assert load_recipe("tiny", ten).digest != load_recipe("tiny", {**ten, "schedule": "ays"}).digest
+
+
+def test_fields_that_came_later_leave_digests_as_they_were():
+    assert load_recipe("sd15").digest == PAPER
+    assert load_recipe("sd15", {"guidance_until": "1", "schedule": ""}).digest == PAPER
+
+
+PAPER = "106bdd668f1e45acb13cf432251985f26382fa7d014dd30b0e686f5b43cb132b"
+
+
+@pytest.mark.parametrize("changes", [{}, {"sampler": "dpm++"}, {"steps": "10"}])
+def test_align_your_steps_has_ten_of_dpm(changes):
+    with pytest.raises(InvalidInput, match=r"schedule: schedule ays has 10 steps of dpm\+\+"):
+        load_recipe("sd15", {"schedule": "ays", **changes})
+
+
+def test_faster_presets_are_recipes_of_their_own():
+    recipes = [load_recipe(name) for name in ("sd15", "sd15-25", "sd15-fast")]
+    assert [recipe.steps for recipe in recipes] == [50, 25, 10]
+    assert len({recipe.digest for recipe in recipes}) == 3
+    same = {"sampler", "steps", "schedule"}
+    assert len({recipe.model_dump_json(exclude=same) for recipe in recipes}) == 1
 
 
 def test_a_number_written_in_two_ways_is_one_recipe():
@@ -135,7 +160,7 @@ def test_a_bad_override_names_its_field(field, value):
 
 
 def test_unknown_preset_lists_what_there_is():
-    with pytest.raises(InvalidInput, match="flat, sd15, tiny") as caught:
+    with pytest.raises(InvalidInput, match="flat, sd15, sd15-25, sd15-fast, tiny") as caught:
         load_recipe("sd16")
     assert caught.value.field == "preset"
 
