@@ -1,0 +1,84 @@
+"""The benchmark of a GPU runs here at tiny sizes, part by part, and keeps what it has when it is stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+FIGURES = {
+    "sampling": {
+        "stablerep_images_per_second",
+        "diffusers_images_per_second",
+        "fast_images_per_second",
+        "unet_ms",
+    },
+    "loss": {"240_stablerep", "240_dense"},
+    "step": {"plain timm loop", "stablerep"},
+    "one_card": {"views", "views_per_second"},
+    "input": {"views_per_second", "data_wait", "step_alone_views_per_second"},
+    "remake": {"same_bytes"},
+}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def start(out, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--out", str(out), *options]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_every_part_but_the_study(tmp_path):
+    out = tmp_path / "gpu.json"
+    process = start(out)
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["sizes"].startswith("tiny")
+    assert set(result["parts"]) == set(FIGURES)
+    for part, figures in FIGURES.items():
+        assert figures <= result["parts"][part].keys(), output
+        assert "ended" not in result["parts"][part]
+    assert result["parts"]["remake"]["same_bytes"] == "3 of 3"
+
+
+def test_a_part_that_is_out_of_time_keeps_its_figures(tmp_path):
+    out = tmp_path / "gpu.json"
+    process = start(out, "--parts", "loss,study", "--minutes", "0.3")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    parts = json.loads(out.read_text(encoding="utf-8"))["parts"]
+    assert parts["loss"]["240_stablerep"]["ms"] > 0
+    assert parts["study"] == {"ended": "out of time"}
+
+
+def test_ctrl_c_keeps_what_there_is(tmp_path):
+    out = tmp_path / "gpu.json"
+    process = start(out, "--parts", "loss,step")
+    until = time.monotonic() + 100
+    while not (out.exists() and "240_dense" in out.read_text(encoding="utf-8")):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert "240_dense" in json.loads(out.read_text(encoding="utf-8"))["parts"]["loss"]
+
+
+def test_an_unknown_part_is_named(tmp_path):
+    process = start(tmp_path / "gpu.json", "--parts", "speed")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "no part 'speed'; there are sampling, loss" in output
+
+
+@pytest.mark.parametrize("part", ["study"])
+def test_the_study_is_a_sweep_with_ten_times_the_steps(part):
+    from benchmarks.gpu import PARTS, TINY, Sizes
+
+    assert part in PARTS
+    assert "train.steps=2400" in Sizes().study
+    assert "train.steps=4" in TINY.study
