@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from stablerep.config.names import check_dataset
+from stablerep.data.corpus.spans import Spans
 from stablerep.errors import InvalidInput, NotFound
-from stablerep.shards import Group, IndexedGroup, read_dataset, read_group, read_index
+from stablerep.shards import Group, read_dataset, read_group, read_index
 from stablerep.shards.layout import dataset_prefix, index_prefix, shard_of, shards_prefix
 from stablerep.storage import S3Access, Store, open_store
 
@@ -30,21 +31,22 @@ class GroupDataset(Sequence[Group]):
         found = committed_shards(self.url, s3) if shards is None else tuple(shards)
         self.shards = found
         with ThreadPoolExecutor(_READERS) as readers:
-            indexes = list(readers.map(self._read_groups, found))
-        self._groups = [group for index in indexes for group in index]
-        self._shard_of_group = np.repeat(np.array(found), [len(index) for index in indexes])
-        self.captions = [group.caption for group in self._groups]
-        self.image_counts = np.array([len(group.image_spans) for group in self._groups], dtype=np.int64)
+            read = list(readers.map(self._read_shard, found))
+        self._spans = Spans([spans for spans, _ in read])
+        self._shard_of_group = np.repeat(np.array(found), [len(spans) for spans, _ in read])
+        self.captions = [caption for _, captions in read for caption in captions]
+        self.image_counts = self._spans.counts
         self.labels = first_with_text(self.captions)
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self.captions)
 
     def __getitem__(self, index: int) -> Group:  # type: ignore[override]  # no slices: a group is a read
         """Group `index`, with its images still encoded. Raises IndexError; StoreError where reading fails."""
         position = range(len(self))[index]
         shard = int(self._shard_of_group[position])
-        return read_group(self._store, self.name, shard, self._groups[position])
+        group = self._spans.group(position, self.captions[position])
+        return read_group(self._store, self.name, shard, group)
 
     def counts_there(self, indices: np.ndarray) -> np.ndarray:
         """How many images these groups have."""
@@ -52,18 +54,16 @@ class GroupDataset(Sequence[Group]):
 
     def where(self, index: int) -> str:
         """Group `index` by its caption, shard and dataset, for messages."""
-        return (
-            f"caption {self._groups[index].caption_id} in shard {self._shard_of_group[index]} of {self.url}"
-        )
+        return f"caption {self._spans.ids[index]} in shard {self._shard_of_group[index]} of {self.url}"
 
     def __iter__(self) -> Iterator[Group]:
         return (self[index] for index in range(len(self)))
 
-    def _read_groups(self, shard: int) -> tuple[IndexedGroup, ...]:
+    def _read_shard(self, shard: int) -> tuple[Spans, list[str]]:
         index = read_index(self._store, self.name, shard)
         if index is None:
             raise NotFound(f"shard {shard} of {self.url} has no index; it was there before, or is asked for")
-        return index.groups
+        return Spans.of(index.groups), [group.caption for group in index.groups]
 
 
 def identify(url: str) -> dict[str, Any]:
