@@ -1,7 +1,9 @@
 """`stablerep sweep` with real services: it fills its figure, is stopped and resumed, outlives failures."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -109,6 +112,34 @@ def test_a_sweep_is_stopped_resumed_and_says_what_failed(file):
     assert len(titles) == 1
     (done,) = [run for run in out.glob("store/runs/*") if (run / "result.json").exists()]
     assert len(list((done / "probes").iterdir())) == 1
+
+
+def kill_child(sweep: subprocess.Popen, named: str) -> None:
+    """Kills (-9) the first process below the sweep whose command holds these words, once there is one."""
+    deadline = time.monotonic() + 240
+    while True:
+        assert sweep.poll() is None, sweep.communicate()[0]
+        assert time.monotonic() < deadline, f"no {named}"
+        for child in psutil.Process(sweep.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if named in " ".join(child.cmdline()):
+                    child.kill()
+                    return
+        time.sleep(0.05)
+
+
+def test_a_sweep_outlives_its_queue_server_a_worker_and_a_trainer(file):
+    options = ["--processes", "1", "--set", "axes.method.values={StableRep: {}}", "--set", "train.steps=40"]
+    more = ["--set", "train.checkpoint_every=5", "--set", "train.views_per_batch=64"]
+    sweep = start(file, *ONE, *options, *more, "--set", "data.synthetic.limit=96")
+    for named in ("services.generator", "valkey-server", "services.trainer"):
+        kill_child(sweep, named)
+    printed = sweep.communicate(timeout=400)[0]
+    assert sweep.returncode == 0, printed
+    for named in ("generator-0", "trainer-stablerep"):
+        assert re.search(rf"{named}\S* was ended by signal 9 \(Killed\); restarting it", printed), printed
+    content = json.loads((file.parent / "out" / "small.json").read_text(encoding="utf-8"))
+    assert 0.1 < content["points"][0]["scores"]["knn"] < 1
 
 
 def test_show_makes_nothing_and_says_what_would_be_made(file):
