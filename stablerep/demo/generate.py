@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from stablerep.client.environment import client_from_environment
 from stablerep.client.progress import show_job
 from stablerep.demo.settings import DemoSettings, Images
 from stablerep.errors import StableRepError
+from stablerep.local.patience import patiently
 from stablerep.local.services import LocalServices, local_services
 from stablerep.local.tasks import Whole
 from stablerep.progress import Bars
@@ -66,7 +68,7 @@ def _run_job(services: LocalServices, settings: DemoSettings, kind: Images, bars
         while not job.done:
             services.revive()
             time.sleep(_POLL_SECONDS)
-            job = client.get_job(job.name)
+            job = patiently(partial(client.get_job, job.name), meanwhile=services.revive)
             show_job(bars, task, job)
     if job.state.value != "SUCCEEDED":
         raise StableRepError(f"generation ended as {job.state.value}: {job.error or 'see the logs'}")

@@ -16,6 +16,7 @@ from stablerep.client.progress import show_job
 from stablerep.data.corpus.growing import is_whole
 from stablerep.importing.sources import find_images
 from stablerep.importing.write import import_images
+from stablerep.local.patience import patiently
 from stablerep.local.services import LocalServices, local_services
 from stablerep.local.tasks import Task, run_tasks
 from stablerep.progress import Bars, console
@@ -90,7 +91,7 @@ class Execution:
             client_from_environment(services.address) as client,
         ):
             for made in wanted:
-                job = create_job(client, made)
+                job = patiently(partial(create_job, client, made), meanwhile=services.revive)
                 bar = bars.add(f"generate {made.name}", max(1, job.counts.shards), job.counts.done)
                 job = self._wait(services, client, job.name, partial(show_job, bars, bar))
                 if job.state.value != "SUCCEEDED":
@@ -99,7 +100,7 @@ class Execution:
 
     def _wait(self, services: LocalServices, client: Client, name: str, show: Any) -> Any:
         while True:
-            job = client.get_job(name)
+            job = patiently(partial(client.get_job, name), meanwhile=services.revive)
             show(job)
             if job.done:
                 return job

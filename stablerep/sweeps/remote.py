@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stablerep.client import Client, Run
 from stablerep.errors import InvalidInput
+from stablerep.local.patience import patiently
 from stablerep.progress import Bars
 from stablerep.sweeps.draw import draw
 from stablerep.sweeps.execute import create_job
@@ -46,7 +48,9 @@ class RemoteExecution:
         self._check()
         datasets = {name: made for plan in self.plans for name, made in plan.datasets.items()}
         jobs = {
-            name: create_job(self.client, made) for name, made in datasets.items() if made.source.captions
+            name: patiently(partial(create_job, self.client, made))
+            for name, made in datasets.items()
+            if made.source.captions
         }
         trainings = {name: one for plan in self.plans for name, one in plan.trainings.items()}
         with Bars() as bars:
@@ -56,7 +60,7 @@ class RemoteExecution:
             while waiting or active:
                 for name in jobs:
                     if not jobs[name].done:
-                        jobs[name] = self.client.get_job(jobs[name].name)
+                        jobs[name] = patiently(partial(self.client.get_job, jobs[name].name))
                 done = sum(job.counts.done for job in jobs.values())
                 total = sum(job.counts.shards for job in jobs.values())
                 bars.update(shards, done, total=max(1, total))
@@ -110,34 +114,40 @@ class RemoteExecution:
         if training.weights:
             settings["dataset_weights"] = list(training.weights)
         datasets = [name.rpartition("/datasets/")[2] for name in training.datasets]
-        run = self.client.runs.train(
-            training.name,
-            datasets,
-            preset=training.preset,
-            config=settings,
-            gpus_per_node=self.gpus,
-            launcher=self.launcher,
+        run = patiently(
+            partial(
+                self.client.runs.train,
+                training.name,
+                datasets,
+                preset=training.preset,
+                config=settings,
+                gpus_per_node=self.gpus,
+                launcher=self.launcher,
+            )
         )
         yield from self._until_over(run)
         for data in {plan.spec.probe.data for plan in self.plans if training.name in plan.trainings}:
             if training.name in self.failures:
                 return
-            probe = self.client.runs.probe(
-                f"probe-{data}-{training.name}"[:63],
-                f"runs/{training.name}",
-                [data],
-                gpus_per_node=self.gpus,
-                launcher=self.launcher,
+            probe = patiently(
+                partial(
+                    self.client.runs.probe,
+                    f"probe-{data}-{training.name}"[:63],
+                    f"runs/{training.name}",
+                    [data],
+                    gpus_per_node=self.gpus,
+                    launcher=self.launcher,
+                )
             )
             yield from self._until_over(probe, training.name)
-            measured = self.client.runs.get(probe.name).result.get("probes", {}).get(data)
+            measured = patiently(partial(self.client.runs.get, probe.name)).result.get("probes", {}).get(data)
             if measured is not None:
                 self._scores[training.name, data] = {key: measured[key] for key in ("linear", "few", "knn")}
 
     def _until_over(self, run: Run, about: str = "") -> Iterator[None]:
         while not run.done:
             yield
-            run = self.client.runs.get(run.name)
+            run = patiently(partial(self.client.runs.get, run.name))
         if run.state.value != "SUCCEEDED":
             self.failures[about or run.run] = f"{run.name} {run.state.value}: {run.error}".strip(": ")
 

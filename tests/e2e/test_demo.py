@@ -1,5 +1,6 @@
 """The demo in real processes: a worker and a trainer are killed, the demo is interrupted and resumed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from stablerep.client import GeneratorClient
@@ -78,9 +80,18 @@ def alive(pid: int) -> bool:
     return True
 
 
+def queue_server(demo: subprocess.Popen[bytes]) -> int | None:
+    """The process id of the demo's queue server, if it runs."""
+    for child in psutil.Process(demo.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == "valkey-server" and child.status() != psutil.STATUS_ZOMBIE:
+                return child.pid
+    return None
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """A finished tiny demo that lost a worker, was interrupted while generating, and lost a trainer."""
+    """A finished tiny demo that lost a worker and its queue server, was interrupted, and lost a trainer."""
     demo = Demo(tmp_path_factory.mktemp("e2e") / "demo")
     first = demo.start()
     started = [first]
@@ -91,6 +102,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         assert worker is not None
         os.kill(worker, signal.SIGKILL)
         wait_until(lambda: demo.pid_of("generator-0") not in (None, worker), first, "another worker")
+        server = queue_server(first)
+        assert server is not None
+        os.kill(server, signal.SIGKILL)
+        wait_until(lambda: queue_server(first) not in (None, server), first, "another queue server")
         children = [demo.pid_of(name) for name in ("gateway", "generator-0", "generator-1")]
         demo.indexed_at_interrupt = demo.indexed()
         first.send_signal(signal.SIGINT)

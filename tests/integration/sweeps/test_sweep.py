@@ -132,10 +132,16 @@ def test_a_sweep_outlives_its_queue_server_a_worker_and_a_trainer(file):
     options = ["--processes", "1", "--set", "axes.method.values={StableRep: {}}", "--set", "train.steps=40"]
     more = ["--set", "train.checkpoint_every=5", "--set", "train.views_per_batch=64"]
     sweep = start(file, *ONE, *options, *more, "--set", "data.synthetic.limit=96")
-    for named in ("services.generator", "valkey-server", "services.trainer"):
-        kill_child(sweep, named)
+    kill_child(sweep, "services.generator")
+    deadline = time.monotonic() + 240
+    while not list((file.parent / "out").glob("store/datasets/*/index/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    kill_child(sweep, "valkey-server")
+    kill_child(sweep, "services.trainer")
     printed = sweep.communicate(timeout=400)[0]
     assert sweep.returncode == 0, printed
+    assert "the queue server has ended; restarting it" in printed, printed
     for named in ("generator-0", "trainer-stablerep"):
         assert re.search(rf"{named}\S* was ended by signal 9 \(Killed\); restarting it", printed), printed
     content = json.loads((file.parent / "out" / "small.json").read_text(encoding="utf-8"))
