@@ -36,6 +36,10 @@ def sweep(
             "--set", metavar="KEY=VALUE", help="Override of a setting, such as seeds=1, or seeds=[3,4]."
         ),
     ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="NAME.json of another machine: its points are not made here; several."),
+    ] = None,
     processes: Annotated[
         int,
         typer.Option(min=0, help="Trainings, probes or workers at a time; 0: one a core, with --on eight."),
@@ -63,11 +67,16 @@ def sweep(
 
         stablerep sweep my-sweep.yaml --processes 8
 
+        stablerep sweep guidance --set seeds=[1,2] --out here     # and on another machine seeds=[0]
+
+        stablerep sweep guidance --with there.json --out here     # together
+
         stablerep sweep my-sweep.yaml --on kubernetes --gpus 8 --processes 20
     """
     from stablerep.cli.jobs import split_overrides
     from stablerep.config.loading import parse_value
     from stablerep.sweeps.plan import make_plan
+    from stablerep.sweeps.results import read_measured, text_table
     from stablerep.sweeps.spec import load_sweep, sweep_presets
 
     names = [*(file or []), *(figure or [])]
@@ -76,13 +85,15 @@ def sweep(
     changes = {key: parse_value(value, value, key) for key, value in split_overrides(overrides).items()}
     store = (out / "store").resolve().as_uri()
     plans = [make_plan(*load_sweep(name, changes), store) for name in names]
+    given = read_measured(measured or [], plans)
     console.print("\n".join(_told(plans)))
+    if given:
+        console.print(f"{len(given):,} of them measured elsewhere")
     if show:
         return
     from stablerep.local.foreground import interrupt_on_sigterm, only_one
     from stablerep.sweeps.execute import Execution
     from stablerep.sweeps.remote import RemoteExecution
-    from stablerep.sweeps.results import text_table
 
     out.mkdir(parents=True, exist_ok=True)
     command = typed_command()
@@ -94,10 +105,10 @@ def sweep(
             if is_elsewhere(on):
                 client = stack.enter_context(connection.client())
                 launcher, at_once = "" if on == "gateway" else on, processes or _AT_ONCE_ELSEWHERE
-                execution = RemoteExecution(plans, out, client, launcher, gpus, at_once, command)
+                execution = RemoteExecution(plans, out, client, launcher, gpus, at_once, command, given)
             else:
                 at_once = processes or max(1, (os.cpu_count() or 1) // threads)
-                execution = Execution(plans, out, at_once, threads, command)
+                execution = Execution(plans, out, at_once, threads, command, given)
             execution.run()
     except KeyboardInterrupt:
         console.print(f"\nstopped; everything finished so far is kept. Go on with: {command}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ class Execution:
 
     Attributes:
         at_once: processes that generate, train or probe at a time, with `threads` compute threads each.
+        given: what was measured elsewhere, see `read_measured`; such runs are not trained here.
         failures: why a run has no scores, by its name.
     """
 
@@ -47,6 +48,7 @@ class Execution:
     at_once: int
     threads: int
     command: str
+    given: Mapping[tuple[str, str], Scores] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _found: dict[tuple[str, str], Scores] = field(default_factory=dict)
     _to_train: set[str] = field(default_factory=set)
@@ -56,6 +58,7 @@ class Execution:
         """Makes what is missing; a second call goes on where the first was stopped."""
         began = time.monotonic()
         self._store = open_store(self.out / "store")
+        self._found.update(self.given)
         self._import()
         self._generate()
         usable = [one for one in self._trainings() if not self._lost(one)]
@@ -109,7 +112,7 @@ class Execution:
 
     def _tasks(self, trainings: Sequence[Training]) -> Iterable[Task]:
         """The trainings that are not done, in order, each followed by probes when enough wait for one."""
-        self._to_train = {one.name for one in trainings if not self._trained(one)}
+        self._to_train = {one.name for one in trainings if not self._trained(one) and not self._measured(one)}
         self._to_probe = [one for one in trainings if self._trained(one) and not self._measured(one)]
         yield from self._probe_tasks(at_least=1)
         for training in trainings:
@@ -238,7 +241,8 @@ class Execution:
 
     def _made(self, kind: str) -> list[Made]:
         datasets = {name: made for plan in self.plans for name, made in plan.datasets.items()}
-        return [made for made in datasets.values() if getattr(made.source, kind)]
+        needed = {name for one in self._trainings() if not self._measured(one) for name in one.datasets}
+        return [made for made in datasets.values() if getattr(made.source, kind) and made.name in needed]
 
     def _runs_on(self, made: Made) -> list[str]:
         return [

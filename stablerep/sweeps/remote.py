@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,8 @@ class RemoteExecution:
     Attributes:
         at_once: runs and probes that are created and not over; the gateway's launcher may queue them.
         gpus: of each machine of a run.
+        given: what was measured elsewhere, see `read_measured`; such runs are not created.
+        given: what was measured elsewhere, see `read_measured`; such runs are not created.
     """
 
     plans: Sequence[Plan]
@@ -39,6 +41,7 @@ class RemoteExecution:
     gpus: int
     at_once: int
     command: str
+    given: Mapping[tuple[str, str], Scores] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _scores: dict[tuple[str, str], Scores] = field(default_factory=dict)
 
@@ -46,13 +49,16 @@ class RemoteExecution:
         """Raises InvalidInput for what only this machine has: images to import, photographs in folders."""
         began = time.monotonic()
         self._check()
-        datasets = {name: made for plan in self.plans for name, made in plan.datasets.items()}
+        trainings = self._not_given()
+        needed = {name for one in trainings.values() for name in one.datasets}
+        datasets = {
+            name: made for plan in self.plans for name, made in plan.datasets.items() if made.name in needed
+        }
         jobs = {
             name: patiently(partial(create_job, self.client, made))
             for name, made in datasets.items()
             if made.source.captions
         }
-        trainings = {name: one for plan in self.plans for name, one in plan.trainings.items()}
         with Bars() as bars:
             shards = bars.add("shards", max(1, len(jobs)))
             bar = bars.add("runs", len(trainings))
@@ -81,6 +87,19 @@ class RemoteExecution:
     def scores(self, probe: ProbeSpec) -> Any:
         """What a run measured up to by this probe, by its name; None for none."""
         return lambda run: self._scores.get((run, probe.data))
+
+    def _not_given(self) -> dict[str, Training]:
+        """The trainings by name, but for those that were measured elsewhere."""
+        wanted: dict[str, Training] = {}
+        for plan in self.plans:
+            probe = plan.spec.probe
+            for name, training in plan.trainings.items():
+                scores = self.given.get((name, probe.model_dump_json()))
+                if scores is None:
+                    wanted[name] = training
+                else:
+                    self._scores[name, probe.data] = scores
+        return wanted
 
     def _check(self) -> None:
         for plan in self.plans:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,12 +11,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from stablerep.errors import InvalidInput
 from stablerep.evaluation.records import ProbeRecord, parse_record
 from stablerep.shards.layout import run_key
 from stablerep.storage import Store
 from stablerep.sweeps.plan import Plan
 from stablerep.sweeps.spec import ProbeSpec
 
+_WORDS = {"seeds", "title", "about"}
 _PACKAGES = ("stablerep", "torch", "diffusers", "timm", "numpy")
 
 Scores = Mapping[str, float]
@@ -39,6 +41,45 @@ def read_scores(store: Store, run: str, probe: ProbeSpec) -> Scores | None:
         if is_of(record, probe):
             return {name: score.value for name, score in record.scores.items()}
     return None
+
+
+def read_measured(files: Sequence[Path], plans: Sequence[Plan]) -> dict[tuple[str, str], Scores]:
+    """What other machines measured, from their NAME.json: scores by a run's name here and its probe.
+
+    Points are known by their labels and seed. Raises InvalidInput for a file that is no sweep's, for a sweep
+    that is not among the plans, and for one with other settings than its seeds.
+    """
+    found: dict[tuple[str, str], Scores] = {}
+    for file in files:
+        content = _read_sweep(file)
+        plan = next((one for one in plans if one.name == content["sweep"]), None)
+        if plan is None:
+            known = ", ".join(one.name for one in plans)
+            raise InvalidInput(f"{file} is of the sweep {content['sweep']}, not of {known}", field="with")
+        here, there = plan.spec.model_dump(mode="json"), content["spec"]
+        settings = {**here, **there}.keys() - _WORDS
+        different = sorted(key for key in settings if here.get(key) != there.get(key))
+        if different:
+            message = f"{file} was measured with another {different[0]}; only seeds may differ"
+            raise InvalidInput(message, field="with")
+        runs = {(tuple(point.labels.items()), point.seed): point.run for point in plan.points}
+        for point in content["points"]:
+            run = runs.get((tuple(point["labels"].items()), point["seed"]))
+            if run is not None and point["scores"]:
+                found.setdefault((run, plan.spec.probe.model_dump_json()), point["scores"])
+    return found
+
+
+def _read_sweep(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidInput(f"there is no file {file}", field="with") from None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not {"sweep", "spec", "points"} <= content.keys():
+        raise InvalidInput(f"{file} is no NAME.json of a sweep", field="with")
+    return content
 
 
 def is_of(record: ProbeRecord, probe: ProbeSpec) -> bool:

@@ -18,6 +18,8 @@ import yaml
 from stablerep.evaluation.records import parse_record
 from stablerep.local.services import local_services
 from stablerep.storage import open_store
+from stablerep.sweeps.plan import make_plan
+from stablerep.sweeps.spec import load_sweep
 
 SWEEP = {
     "title": "Guidance & temperature <small>",
@@ -146,6 +148,34 @@ def test_a_sweep_outlives_its_queue_server_a_worker_and_a_trainer(file):
         assert re.search(rf"{named}\S* was ended by signal 9 \(Killed\); restarting it", printed), printed
     content = json.loads((file.parent / "out" / "small.json").read_text(encoding="utf-8"))
     assert 0.1 < content["points"][0]["scores"]["knn"] < 1
+
+
+def test_what_another_machine_measured_is_not_made_again(file, tmp_path):
+    plan = make_plan(*load_sweep(str(file), {}), "file:///elsewhere")
+    points = [
+        {"labels": point.labels, "seed": point.seed, "scores": {"knn": 0.25 + 0.125 * number}}
+        for number, point in enumerate(plan.points)
+    ]
+    there = tmp_path / "there.json"
+    content = {"sweep": "small", "spec": plan.spec.model_dump(mode="json"), "points": points}
+    there.write_text(json.dumps(content), encoding="utf-8")
+    drawn = start(file, "--with", str(there))
+    printed = drawn.communicate(timeout=60)[0]
+    assert drawn.returncode == 0, printed
+    assert "4 of them measured elsewhere" in printed
+    here = json.loads((tmp_path / "out" / "small.json").read_text(encoding="utf-8"))
+    assert [point["scores"] for point in here["points"]] == [point["scores"] for point in points]
+    assert not (tmp_path / "out" / "store" / "datasets").exists()
+
+    for changed, message in (
+        ({"sweep": "other"}, "is of the sweep other, not of small"),
+        ({"spec": {**content["spec"], "use": ["real"]}}, "was measured with another use"),
+    ):
+        there.write_text(json.dumps({**content, **changed}), encoding="utf-8")
+        refused = start(file, "--with", str(there))
+        assert message in refused.communicate(timeout=60)[0]
+    there.write_text("[]", encoding="utf-8")
+    assert "is no NAME.json of a sweep" in start(file, "--with", str(there)).communicate(timeout=60)[0]
 
 
 def test_show_makes_nothing_and_says_what_would_be_made(file):
