@@ -14,6 +14,9 @@ from stablerep.config import loading
 from stablerep.errors import InvalidInput
 
 MAX_CAPTIONS_PER_SHARD = 10_000
+_SHARD_SIZES = ("images_per_shard", "captions_per_shard")
+"""Either says how large shards are. Images are the work: fewer a caption are more captions a shard."""
+_IMAGES_PER_SHARD = 160
 
 
 class Recipe(BaseModel):
@@ -103,15 +106,16 @@ def load_preset(name: str, overrides: Mapping[str, str] | None = None) -> Preset
 
 
 def load_recipe_file(path: Path, overrides: Mapping[str, str] | None = None) -> Preset:
-    """A recipe in a YAML file: the keys of `Recipe`, and optionally `captions_per_shard`.
+    """A recipe in a YAML file: the keys of `Recipe`, and `images_per_shard` or `captions_per_shard` if wanted.
 
     A key `preset: NAME` fills in whatever the file leaves out. Raises `InvalidInput` naming the wrong field.
     """
     values = loading.read_mapping(path, "preset")
     base: dict[str, Any] = {}
     if "preset" in values:
-        preset = load_preset(str(values.pop("preset")))
-        base = {**preset.recipe.model_dump(), "captions_per_shard": preset.captions_per_shard}
+        base = loading.read_preset("generation", str(values.pop("preset")))
+    if values.keys() & set(_SHARD_SIZES):
+        base = {name: value for name, value in base.items() if name not in _SHARD_SIZES}
     return _build(_over(base, values), overrides or {})
 
 
@@ -137,17 +141,27 @@ def _over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 def _build(values: dict[str, Any], overrides: Mapping[str, str]) -> Preset:
     for name in overrides:
-        if name == "captions_per_shard":
+        if name in _SHARD_SIZES:
             raise InvalidInput("is a setting of the job, not of the recipe", field=name)
         if name not in Recipe.model_fields:
             raise InvalidInput(f"no such field; a recipe has {', '.join(Recipe.model_fields)}", field=name)
     fields = _over(values, overrides)
-    captions_per_shard = check_captions_per_shard(fields.pop("captions_per_shard", 16))
+    images, captions = (fields.pop(name, None) for name in _SHARD_SIZES)
     fields.setdefault("layout", "slots")
     try:
-        return Preset(Recipe.model_validate(fields), captions_per_shard)
+        recipe = Recipe.model_validate(fields)
     except ValidationError as error:
         raise _invalid(error) from error
+    if captions is None:
+        captions = _captions_for(_IMAGES_PER_SHARD if images is None else images, recipe)
+    return Preset(recipe, check_captions_per_shard(captions))
+
+
+def _captions_for(images: Any, recipe: Recipe) -> int:
+    """How many captions have about so many images."""
+    if type(images) is not int or images < 1:
+        raise InvalidInput(f"{images!r} is no number of images from 1", field="images_per_shard")
+    return min(MAX_CAPTIONS_PER_SHARD, max(1, images // recipe.images_per_caption))
 
 
 def check_captions_per_shard(value: Any) -> int:

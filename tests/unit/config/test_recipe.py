@@ -120,6 +120,27 @@ def test_sd15_is_the_paper():
     )
 
 
+@pytest.mark.parametrize(("images", "captions"), [("10", 16), ("2", 80), ("1", 160), ("99", 1)])
+def test_a_shard_is_so_much_work_whatever_a_caption_has(images, captions):
+    recipe = {"images_per_caption": images, "batch_images": images}
+    assert load_preset("sd15", recipe).captions_per_shard == captions
+
+
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ("preset: sd15\nimages_per_shard: 400\n", 40),
+        ("preset: sd15\ncaptions_per_shard: 7\n", 7),
+        ("preset: sd15\nimages_per_caption: 5\n", 32),
+        ("preset: sd15\nimages_per_shard: 10000000\n", 10_000),
+        ("preset: sd15\nimages_per_shard: 400\ncaptions_per_shard: 7\n", 7),
+    ],
+)
+def test_a_file_says_how_large_its_shards_are(tmp_path, text, captions):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load(str(tmp_path / "mine.yaml")).captions_per_shard == captions
+
+
 def test_every_preset_loads():
     assert {"sd15", "tiny"} <= set(preset_names())
     for name in preset_names():
@@ -150,6 +171,7 @@ def test_every_preset_loads():
         ("dtype", "int8"),
         ("colour", "red"),
         ("captions_per_shard", "8"),
+        ("images_per_shard", "8"),
         ("digest", "0"),
     ],
 )
@@ -195,6 +217,8 @@ def test_recipe_file_on_top_of_a_preset(tmp_path):
         ("steps: 3\n", "model"),
         ("preset: tiny\nstep: 3\n", "step"),
         ("preset: tiny\ncaptions_per_shard: 0\n", "captions_per_shard"),
+        ("preset: tiny\nimages_per_shard: 0\n", "images_per_shard"),
+        ("preset: tiny\nimages_per_shard: many\n", "images_per_shard"),
         ("preset: nothing\n", "preset"),
         ("just words", "preset"),
         ("a: [", "preset"),
