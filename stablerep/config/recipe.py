@@ -106,7 +106,7 @@ def load_preset(name: str, overrides: Mapping[str, str] | None = None) -> Preset
 
 
 def load_recipe_file(path: Path, overrides: Mapping[str, str] | None = None) -> Preset:
-    """A recipe in a YAML file: the keys of `Recipe`, and `images_per_shard` or `captions_per_shard` if wanted.
+    """A recipe in a YAML file: the keys of `Recipe`, maybe `images_per_shard` or `captions_per_shard`.
 
     A key `preset: NAME` fills in whatever the file leaves out. Raises `InvalidInput` naming the wrong field.
     """
