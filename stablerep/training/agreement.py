@@ -39,6 +39,11 @@ def last_checkpoint(run: Run, ranks: Ranks) -> int:
     return int(ranks.sum([float(newest)])[0])
 
 
+def taken_over(run: str) -> AlreadyExists:
+    """What a process ends with whose run another one owns."""
+    return AlreadyExists(f"another process trains run {run} now; this one has ended", field="run")
+
+
 def agree(
     config: TrainConfig,
     ranks: Ranks,
@@ -69,7 +74,7 @@ def agree(
     )
     *total, floors, failing, any_stopping, any_displaced, all_damaged, all_decoded = sums
     if any_displaced:
-        raise AlreadyExists(f"another process trains run {run.name} now; this one has ended", field="run")
+        raise taken_over(run.name)
     if all_damaged > config.damaged_share * (all_damaged + all_decoded):
         _refuse_damage(loader, all_damaged, all_damaged + all_decoded)
     mean = [value / ranks.size for value in total]

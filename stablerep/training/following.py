@@ -13,7 +13,7 @@ from stablerep.data.corpus.growing import (
     job_has_ended,
     planned_shards,
 )
-from stablerep.errors import NotFound
+from stablerep.errors import NotFound, StableRepError
 from stablerep.progress import console
 from stablerep.shards.layout import create_key, run_key
 from stablerep.storage import Store
@@ -59,15 +59,24 @@ def follow_dataset(store: Store, run: str, number: int, url: str) -> GrowingData
 
 
 def when_all_are_ready(
-    ranks: Ranks, stop: Callable[[], bool], announce: Callable[[], None]
+    ranks: Ranks,
+    stop: Callable[[], bool],
+    announce: Callable[[], None],
+    displaced: Callable[[], StableRepError | None] = lambda: None,
 ) -> Callable[[bool], bool | None]:
     """Agrees over all ranks whether the next batch is taken: when each has made its part of it.
 
-    Else a rank that is asked to stop while it waits would leave the others in the middle of a step.
+    Else a rank that is asked to stop while it waits would leave the others in the middle of a step. Where one
+    has lost the run to another process, all raise what `displaced` gave.
     """
 
     def go_on(ready: bool) -> bool | None:
-        all_ready, stopping = ranks.sum([float(ready), float(stop())])
+        error = displaced()
+        all_ready, stopping, lost = ranks.sum([float(ready), float(stop()), float(error is not None)])
+        if lost:
+            with ranks.together():
+                if error is not None:
+                    raise error
         if stopping:
             announce()
             return False

@@ -23,7 +23,7 @@ from stablerep.errors import Diverged, InvalidInput
 from stablerep.evaluation.effective_rank import effective_rank
 from stablerep.runs.config import TrainConfig
 from stablerep.shards.layout import run_key
-from stablerep.training.agreement import agree, last_checkpoint, record_divergence
+from stablerep.training.agreement import agree, last_checkpoint, record_divergence, taken_over
 from stablerep.training.callbacks import NoCallback, TrainingCallback
 from stablerep.training.checkpoint import collect_state, read_checkpoint, restore_state
 from stablerep.training.distributed import Ranks
@@ -242,7 +242,13 @@ def _train_steps(
 
         ahead, go_on, left = config.prefetch, None, threading.Event()
         if run.corpus.growing:
-            ahead, go_on = max(1, ahead), when_all_are_ready(ranks, signals.stop.is_set, left.set)
+            lost = signals.displaced.is_set
+            ahead, go_on = (
+                max(1, ahead),
+                when_all_are_ready(
+                    ranks, signals.stop.is_set, left.set, lambda: taken_over(run.name) if lost() else None
+                ),
+            )
         for share, waited in _timed(loader.shares(start.step, config.steps, ahead, go_on=go_on)):
             step = share.step + 1
             rates = schedule(config, share.step)

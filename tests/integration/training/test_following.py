@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from stablerep.data import GroupDataset
-from stablerep.errors import NotFound
+from stablerep.errors import AlreadyExists, NotFound
 from stablerep.shards import build_tar, commit_shard
 from stablerep.shards.captions_file import write_captions
 from stablerep.shards.group import skipped_group
 from stablerep.shards.layout import create_key, dead_key, event_key, planned_key, run_key, shard_key
 from stablerep.storage import open_store
-from stablerep.training import TrainConfig
+from stablerep.training import TrainConfig, starts
 from stablerep.training.checkpoint import checkpoint_steps
 from stablerep.training.distributed import Ranks
 from stablerep.training.loop import train
@@ -177,6 +177,22 @@ def test_stopped_while_it_waits_it_keeps_a_checkpoint_and_goes_on_from_it(growin
     compared = settings(growing.url, "compared", follow=True, **few)
     train(compared, ALONE, threading.Event())
     assert losses(config) == losses(compared)
+
+
+def test_a_run_that_is_taken_over_while_it_waits_ends_at_once(growing, monkeypatch):
+    monkeypatch.setattr(starts, "RENEW_SECONDS", 0.2)
+    growing.plan()
+    growing.add(0)
+
+    def take_over() -> None:
+        own = starts._this(ALONE.device, 1).model_copy(update={"host": "elsewhere"})
+        assert starts._write(growing.store, "lost", 2, own, if_absent=True)
+
+    threading.Timer(2.0, take_over).start()
+    config = settings(growing.url, "lost", follow=True, views_per_batch=6, steps=16)
+    with pytest.raises(AlreadyExists, match="another process trains run lost now"):
+        train(config, ALONE, threading.Event())
+    assert checkpoint_steps(growing.store, "lost") == []  # the other one's is not written over
 
 
 def test_a_job_that_ended_without_its_shards_ends_the_run(growing):
