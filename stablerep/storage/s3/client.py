@@ -20,7 +20,7 @@ from stablerep.storage.s3.credentials import find_credentials
 AWS_ENDPOINT = "https://s3.amazonaws.com"
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
-CONNECTIONS = 16  # kept open; more are made when more threads ask
+CONNECTIONS = 32  # kept open; more are made when more threads ask
 
 
 @dataclass(frozen=True)
