@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stablerep.errors import InvalidInput
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -150,7 +152,7 @@ class MethodConfig(BaseModel, ABC):
 
     def with_tokenizer(self, where: str) -> MethodConfig:
         """The same method, with the tokenizer at another place."""
-        raise NotImplementedError(f"{self.name} knows no texts")
+        raise InvalidInput(f"{self.name} knows no texts", field="method")
 
     def after_step(self, modules: Any, done: float) -> None:
         """After an optimiser step; `done` is the share of all steps that are done, 0..1."""
