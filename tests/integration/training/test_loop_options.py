@@ -261,3 +261,19 @@ def test_where_views_are_made():
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(16, "float32"), (28, "bfloat16")])
+def test_convolutions_of_single_pixels_are_in_float32_on_a_cpu(url, monkeypatch, size, wanted):
+    """Weights of their gradient in bfloat16 are never written: see `convolves_single_pixels`."""
+    monkeypatch.setattr("stablerep.training.learner._cpu_multiplies_bfloat16", lambda: True)
+    config = configuration(
+        url,
+        "pixels",
+        encoder={"name": "resnet18", "kwargs": {"layers": [1, 1, 1, 1]}, "image_size": size},
+        precision="auto",
+    )
+    assert build_learner(config, torch.device("cpu"), 1).precision == wanted
+    assert build_learner(
+        config.model_copy(update={"precision": "bfloat16"}), torch.device("cpu"), 1
+    ).precision == ("bfloat16")
