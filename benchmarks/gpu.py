@@ -78,7 +78,13 @@ TINY = Sizes(
     one_card_parts=4,
     input_groups=32,
     input_steps=4,
-    study=("seeds=1", "train.steps=4", "data.synthetic.limit=64", "data.synthetic.recipe.steps=1"),
+    study=(
+        "seeds=1",
+        "train.steps=4",
+        "data.synthetic.limit=64",
+        "data.synthetic.recipe.steps=1",
+        "axes.guidance.values=[2]",
+    ),
 )
 VIEWS_PER_CAPTION = 6
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

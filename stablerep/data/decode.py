@@ -1,6 +1,7 @@
 """Encoded images to pixels, as fast as this machine can."""
 
 import io
+import math
 
 import cv2
 import numpy as np
@@ -16,10 +17,13 @@ def decode_image(data: bytes) -> np.ndarray:
     """Uint8 [h w 3] of an encoded image, the same numbers as Pillow's. Raises one of `files.DAMAGED`."""
     if data.startswith(_JPEG):
         try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            if colours == "CMYK" or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise ValueError("for Pillow")  # which has its own CMYK, and refuses what is too large
             pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
             return pixels
         except ValueError:
-            pass  # damaged, or of a kind such as CMYK that Pillow knows: it says which
+            pass  # it says what is wrong, if anything is
     with Image.open(io.BytesIO(data)) as image:
         return np.array(image.convert("RGB"))
 

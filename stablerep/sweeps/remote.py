@@ -31,7 +31,6 @@ class RemoteExecution:
         at_once: runs and probes that are created and not over; the gateway's launcher may queue them.
         gpus: of each machine of a run.
         given: what was measured elsewhere, see `read_measured`; such runs are not created.
-        given: what was measured elsewhere, see `read_measured`; such runs are not created.
     """
 
     plans: Sequence[Plan]

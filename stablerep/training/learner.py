@@ -84,7 +84,8 @@ def build_learner(config: TrainConfig, device: torch.device, ranks: int) -> Lear
     # Convolutions run 1.3 times faster on a CPU with channels last, and on tensor cores too.
     modules["encoder"] = modules["encoder"].to(memory_format=torch.channels_last)
     precision = choose_precision(config.precision, device)
-    if config.precision == "auto" and device.type == "cpu" and convolves_single_pixels(encoder, config):
+    chosen = config.precision == "auto" and precision == "bfloat16"
+    if chosen and device.type == "cpu" and convolves_single_pixels(encoder, config.encoder.image_size):
         precision = "float32"
     dtype = torch.float64 if precision == "float64" else torch.float32
     learner = Learner(config.method, modules, precision, config.average).to(device, dtype)
@@ -133,7 +134,7 @@ def choose_precision(wanted: Literal["auto"] | Precision, device: torch.device) 
     return "bfloat16" if _cpu_multiplies_bfloat16() else "float32"
 
 
-def convolves_single_pixels(encoder: nn.Module, config: TrainConfig) -> bool:
+def convolves_single_pixels(encoder: nn.Module, size: int) -> bool:
     """Whether a 3 x 3 convolution with a stride meets a map of one pixel, as in ResNets at 16 px.
 
     In bfloat16 on a CPU, torch 2.15 (oneDNN) leaves weights of its gradient unwritten: whatever was in that
@@ -145,7 +146,7 @@ def convolves_single_pixels(encoder: nn.Module, config: TrainConfig) -> bool:
         if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and module.stride != (1, 1):
             found.append(min(given[0].shape[-2:]) == 1)
 
-    size, training = config.encoder.image_size, encoder.training
+    training = encoder.training
     hooks = [module.register_forward_hook(look) for module in encoder.modules()]
     with torch.no_grad():
         encoder.eval()(torch.zeros(1, 3, size, size))

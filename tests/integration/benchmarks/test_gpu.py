@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 FIGURES = {
     "sampling": {
         "stablerep_images_per_second",
@@ -46,6 +44,16 @@ def test_every_part_but_the_study(tmp_path):
     assert result["parts"]["remake"]["same_bytes"] == "3 of 3"
 
 
+def test_the_study(tmp_path):
+    out = tmp_path / "gpu.json"
+    process = start(out, "--parts", "study")
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    summary = json.loads(out.read_text(encoding="utf-8"))["parts"]["study"]["summary"]
+    assert [one["labels"]["method"] for one in summary] == ["StableRep", "SimCLR"]
+    assert all(len(scores) == 1 for one in summary for scores in one["scores"].values())
+
+
 def test_a_part_that_is_out_of_time_keeps_its_figures(tmp_path):
     out = tmp_path / "gpu.json"
     process = start(out, "--parts", "loss,study", "--minutes", "0.3")
@@ -73,12 +81,3 @@ def test_an_unknown_part_is_named(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "no part 'speed'; there are sampling, loss" in output
-
-
-@pytest.mark.parametrize("part", ["study"])
-def test_the_study_is_a_sweep_with_ten_times_the_steps(part):
-    from benchmarks.gpu import PARTS, TINY, Sizes
-
-    assert part in PARTS
-    assert "train.steps=2400" in Sizes().study
-    assert "train.steps=4" in TINY.study
