@@ -196,7 +196,7 @@ def _s3_ways(encoded: Sequence[bytes]) -> dict[str, Callable[[], object]]:
     keys = [one.object_name for one in client.list_objects("bench", "store/datasets/photographs/shards/")]
     urls = [f"pipe:curl -s '{client.presigned_get_object('bench', key or '')}'" for key in keys]
     corpus = Corpus((GroupDataset("s3://bench/store/datasets/photographs"),))
-    sets = make_positive_sets(corpus.captions, corpus.image_counts, at_least=IMAGES)
+    sets = make_positive_sets(corpus.labels(), corpus.image_counts, at_least=IMAGES)
     order = BatchOrder(sets, 0, PER_SHARD, IMAGES)
     source = ImageSource(corpus, memory=0)
     steps = len(groups) // PER_SHARD

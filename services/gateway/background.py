@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
 from types import TracebackType
 
+from services.gateway.manifests import Manifests
 from services.process.logs import about
 from services.process.loops import forever, log_unexpected, surviving
 from stablerep.captions.remote.access import STORE_ONLY, Remote
@@ -31,6 +32,8 @@ INSPECT_SECONDS = 10.0
 """Between two inspections of the queue for keys that were lost."""
 RECORDS_SECONDS = 60.0
 """Between two comparisons of the queue with the jobs' records in the store."""
+MANIFEST_SECONDS = 5.0
+"""Between two looks for shards that the manifest of their dataset does not hold yet."""
 MAX_TORN = 5
 """Attempts in a row at a source that is unchanged and yet cannot be read; then the job fails."""
 
@@ -53,13 +56,18 @@ class Planners:
         self._torn: dict[str, int] = {}
         self._inspected = self._compared = float("-inf")
         self._knows_policy = False
+        self._manifests = Manifests(store, queue, self._stop)
         self._loops: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Planners":
-        rounds = {"planning": self._find_work, "totals": self._count_totals}
+        rounds = {
+            "planning": (self._find_work, POLL_SECONDS),
+            "totals": (self._count_totals, POLL_SECONDS),
+            "manifests": (self._manifests.round, MANIFEST_SECONDS),
+        }
         self._loops = [
-            asyncio.create_task(forever(name, round, POLL_SECONDS), name=name)
-            for name, round in rounds.items()
+            asyncio.create_task(forever(name, round, seconds), name=name)
+            for name, (round, seconds) in rounds.items()
         ]
         return self
 

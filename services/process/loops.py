@@ -18,7 +18,7 @@ _errors = Counter(
     ["loop"],
 )
 
-for _loop in ("planning", "totals", "runs", "lease keeper", "readiness"):
+for _loop in ("planning", "totals", "manifests", "runs", "lease keeper", "readiness"):
     _errors.labels(_loop)  # exported from the start, so that the first error is an increase
 
 

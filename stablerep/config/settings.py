@@ -161,6 +161,10 @@ class GeneratorSettings(_Part):
         default="",
         description="host:port of /metrics, /healthz and /readyz; port 0 takes a free one; empty: off",
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="compiled networks, shared through the store (compiled/); auto: on a GPU by CUDA",
+    )
     preload: str = Field(
         default="",
         description="preset whose pipeline is loaded before the worker is ready; empty: at the first shard",

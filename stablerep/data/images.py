@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stablerep.data.corpus.offsets import Offsets
 from stablerep.data.corpus.positive_sets import Corpus
 from stablerep.data.decode import decode_image, resize
 from stablerep.data.files import DAMAGED, why_damaged
@@ -64,7 +66,7 @@ class ImageSource:
         self._decoders = ThreadPoolExecutor(_DECODERS, "decoder")
         self._lock = threading.Lock()
         counts = corpus.image_counts
-        self._first = np.concatenate([[0], np.cumsum(counts)])
+        self._offsets = Offsets(counts)
         self._kept: _Kept | None = None
         if memory is not None and self._estimate(counts) <= memory:
             self._kept = self._decode_all(memory)
@@ -77,14 +79,14 @@ class ImageSource:
     def images(self, groups: np.ndarray, numbers: np.ndarray, timer: Timer | None = None) -> Pixels:
         """The image `numbers[i]` of group `groups[i]`, for [n] of both."""
         if self._kept is not None:
-            return self._kept.choose(self._first[groups] + numbers)
+            return self._kept.choose(self._offsets.before(groups) + numbers)
         return _pad(self.each(groups, numbers, timer))
 
     def each(self, groups: np.ndarray, numbers: np.ndarray, timer: Timer | None = None) -> list[np.ndarray]:
         """The same images one by one, uint8 [h w 3]."""
         timer = timer or Timer()
         if self._kept is not None:
-            return self._kept.each(self._first[groups] + numbers)
+            return self._kept.each(self._offsets.before(groups) + numbers)
         unique, position = np.unique(groups, return_inverse=True)
         with timer.of("read"):
             encoded = list(self._fetchers.map(self._corpus.encoded, unique.tolist()))
@@ -119,7 +121,8 @@ class ImageSource:
         total = int(counts.sum())
         if not total:
             raise InvalidInput("the datasets hold no images", field="datasets")
-        for group in np.flatnonzero(counts)[:100].tolist():
+        with_images = (group for group, count in enumerate(counts) if count)
+        for group in islice(with_images, 100):
             for data in self._corpus.encoded(group):
                 try:
                     return float(self._decode(data).size) * total

@@ -13,6 +13,7 @@ from stablerep.captions import Caption
 from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.generation.batch_size import BatchSize
+from stablerep.generation.compiled import Compiled
 from stablerep.generation.encode import encode_jpeg, to_bytes
 from stablerep.generation.noise import noise_seed
 from stablerep.generation.pending import GroupPixels, PendingGroup, Row, split_captions
@@ -47,6 +48,8 @@ class Generator:
         seed: the job's; with caption id and image index it decides the noise. -2^63 to 2^63 - 1.
         device: such as "cuda:1"; None or empty: the best there is. Ignored if `pipeline` is given.
         pipeline: one already loaded that `fits` the recipe.
+        compiled: the pipeline's networks, compiled for the recipe (`compile_networks`); the groups' `info`
+            then says by which artifact: bytes are the same for the same one.
         batch_limit: upper bound of images in a batch, for a GPU too small for the recipe's; 0: none.
         on_stage: called with the seconds of each stage; it waits for the GPU at the end of each.
         on_halved: called when a batch is halved for want of memory.
@@ -61,6 +64,7 @@ class Generator:
         seed: int = 0,
         device: torch.device | str | None = None,
         pipeline: LoadedPipeline | None = None,
+        compiled: Compiled | None = None,
         batch_limit: int = 0,
         on_stage: OnStage | None = None,
         on_halved: Callable[[], None] | None = None,
@@ -78,7 +82,8 @@ class Generator:
         self._on_stage = on_stage
         self._on_halved = on_halved
         self._text_seconds = 0.0
-        self._sampler = make_sampler(self.pipeline, recipe)
+        self._compiled = compiled
+        self._sampler = make_sampler(self.pipeline, recipe, compiled.networks if compiled else None)
 
     @property
     def batch_images(self) -> int:
@@ -181,6 +186,8 @@ class Generator:
         count = self.recipe.images_per_caption
         seeds = [noise_seed(self.seed, caption.id, index) for index in range(count)]
         info: dict[str, Any] = {"recipe_digest": self.recipe.digest, "seeds": seeds}
+        if self._compiled is not None:
+            info["compiled"] = self._compiled.artifact[:16]
         if self._sampler.is_truncated(caption.text):
             info["truncated"] = True
         return PendingGroup(caption, self._sampler.embed(caption.text), seeds, [None] * count, info)

@@ -24,6 +24,7 @@ from stablerep.shards import (
     write_dataset,
 )
 from stablerep.shards.group import skipped_group
+from stablerep.shards.manifest import block_count, update_block
 from stablerep.storage import Store
 
 IMAGES_PER_GROUP = 10
@@ -93,6 +94,8 @@ def import_images(
         )
     counts = {"shards": len(shards), "groups": result.groups, "images": result.images}
     write_dataset(store, info.model_copy(update={"counts": counts}))
+    for block in range(block_count(len(shards))):
+        update_block(store, name, block, len(shards), over=True)
     return result
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from stablerep.errors import InvalidInput, NotFound, Unavailable, WrongState
+from stablerep.jobs.manifests import manifest_locked
 from stablerep.jobs.records import (
     CreateRecord,
     Event,
@@ -200,6 +201,8 @@ def _carry_out(store: Store, queue: Queue, record: CreateRecord, delete_data: bo
         return (info.key for info in store.list(prefix) if not info.key.startswith(without))
 
     queue.remove(dataset)
+    with manifest_locked(queue, dataset):
+        pass  # whoever was at the manifest is done, and finds that there is no job the next time
     count = store.delete_many(keys(dataset_prefix(dataset), without=(job,))) if delete_data else 0
     count += store.delete_many(keys(job, without=(create, events)))
     mark_deleting(store, record)

@@ -1,7 +1,9 @@
 """Names of the objects in a store, built from checked names.
 
 datasets/<dataset>/dataset.json  captions/000123.jsonl.zst  shards/000123.tar  index/000123.json
+datasets/<dataset>/manifest/manifest.json  000-0123456789abcdef.arrow
 datasets/<dataset>/job/create.json  planned.json  events/<time>-<kind>.json  dead/000123.json
+compiled/<card>-<torch>-<recipe>/artifact.json  0123456789abcdef.bin
 uploads/<upload>/upload.json  000000.part
 requests/<request id>.json
 runs/<run>/...
@@ -17,6 +19,7 @@ DATASETS = "datasets/"
 RUNS = "runs/"
 ACTIVE_RUNS = "active-runs/"
 MAX_SHARDS = 1_000_000  # six digits in every name
+SHARDS_PER_BLOCK = 1000  # of a manifest: shards whose numbers differ in the last three digits
 
 
 def dataset_prefix(dataset: str) -> str:
@@ -51,6 +54,22 @@ def index_key(dataset: str, shard: int) -> str:
 
 def index_prefix(dataset: str) -> str:
     return f"{dataset_prefix(dataset)}index/"
+
+
+def index_block_prefix(dataset: str, block: int) -> str:
+    """What the keys of the indexes of a block's shards, and no others, start with."""
+    return f"{index_prefix(dataset)}{_number(block * SHARDS_PER_BLOCK)[:-3]}"
+
+
+def manifest_key(dataset: str) -> str:
+    """Which blocks there are of the manifest; the indexes hold the same, in more objects."""
+    return f"{dataset_prefix(dataset)}manifest/manifest.json"
+
+
+def block_key(dataset: str, block: int, sha256: str) -> str:
+    """A block of the manifest with these contents: it is never written with others."""
+    number = _number(block * SHARDS_PER_BLOCK)[:-3]
+    return f"{dataset_prefix(dataset)}manifest/{number}-{sha256[:16]}.arrow"
 
 
 def job_prefix(dataset: str) -> str:
@@ -112,6 +131,11 @@ def upload_prefix(upload_id: str) -> str:
 def request_key(request_id: str) -> str:
     """Which request an id belongs to; the first one to carry it creates this. Raises InvalidInput."""
     return f"requests/{check_request_id(request_id)}.json"
+
+
+def compiled_prefix(card: str, torch: str, recipe: str) -> str:
+    """Where the compiled networks of a recipe lie, for one kind of card and one version of torch."""
+    return f"compiled/{card}-{torch}-{recipe[:16]}/"
 
 
 def active_run_key(run: str) -> str:

@@ -1,11 +1,21 @@
 """Shards in a store: committing one so that tar and index always agree, and reading its groups back."""
 
+from tarfile import BLOCKSIZE
+
 from pydantic import ValidationError
 
 from stablerep.errors import NotFound, TornObject
 from stablerep.shards.group import Group
 from stablerep.shards.layout import index_key, shard_key
-from stablerep.shards.tar import IndexedGroup, ShardIndex, build_tar, index_tar, parse_group_json
+from stablerep.shards.tar import (
+    IndexedGroup,
+    ShardIndex,
+    build_tar,
+    check_header,
+    index_tar,
+    member_names,
+    parse_group_json,
+)
 from stablerep.storage.interface import Store
 
 __all__ = [
@@ -64,9 +74,11 @@ def read_group(store: Store, dataset: str, shard: int, group: IndexedGroup) -> G
     """One group by one range read. Raises NotFound, and TornObject where tar and index disagree."""
     key = shard_key(dataset, shard)
     spans = (*group.image_spans, group.json_span)
-    first = min(offset for offset, _ in spans)
+    first = min(offset for offset, _ in spans) - BLOCKSIZE
     try:
         data = store.get_range(key, first, max(sum(span) for span in spans) - first)
+        for name, (offset, length) in zip(member_names(group.caption_id, len(spans) - 1), spans, strict=True):
+            check_header(data[offset - BLOCKSIZE - first : offset - first], name, length)
         *encoded, content = (data[offset - first : offset - first + length] for offset, length in spans)
         info = parse_group_json(content, group.caption_id)
     except TornObject as error:

@@ -117,6 +117,17 @@ def parse_group_json(data: bytes, caption_id: int) -> dict[str, Any]:
     return content
 
 
+def member_names(caption_id: int, images: int) -> list[str]:
+    """Of a group with so many images, in the order in which they lie in a tar."""
+    return [*(f"{caption_id:09d}.{number:02d}.jpg" for number in range(images)), f"{caption_id:09d}.json"]
+
+
+def check_header(raw: bytes, name: str, size: int) -> None:
+    """Whether a member's header is that of a file of this name and size. Raises TornObject if not."""
+    if not raw.startswith(b"%s\0" % name.encode()) or raw[124:136] != b"%011o\0" % size:
+        raise TornObject(f"{name} of {size} bytes is not at its place")
+
+
 def _members(group: Group) -> Iterator[tuple[str, bytes]]:
     if not 0 <= group.caption_id < MAX_CAPTION_ID:
         raise InvalidInput(f"{group.caption_id} is not in 0..{MAX_CAPTION_ID - 1}", field="caption_id")
@@ -126,9 +137,8 @@ def _members(group: Group) -> Iterator[tuple[str, bytes]]:
         raise InvalidInput(f"caption {group.caption_id} has neither images nor an error", field="encoded")
     if clash := {"caption", "caption_id"} & group.info.keys():
         raise InvalidInput(f"{sorted(clash)} belong to the group itself, not to its info", field="info")
-    for number, image in enumerate(group.encoded):
-        yield f"{group.caption_id:09d}.{number:02d}.jpg", image
-    yield f"{group.caption_id:09d}.json", _group_json(group)
+    names = member_names(group.caption_id, len(group.encoded))
+    yield from zip(names, (*group.encoded, _group_json(group)), strict=True)
 
 
 def _group_json(group: Group) -> bytes:
@@ -151,8 +161,7 @@ def _member_of(name: str) -> int:
 
 def _spans(caption_id: int, members: list[tuple[str, Span]]) -> list[Span]:
     """Spans of the images in order and of the JSON, of a group whose members are all there."""
-    names = [f"{caption_id:09d}.{number:02d}.jpg" for number in range(len(members) - 1)]
-    if [name for name, _ in members] != [*names, f"{caption_id:09d}.json"]:
+    if [name for name, _ in members] != member_names(caption_id, len(members) - 1):
         raise TornObject(f"the members of caption {caption_id} are incomplete or out of order")
     if not all(length for _, (_, length) in members):
         raise TornObject(f"a member of caption {caption_id} is empty")

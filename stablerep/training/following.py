@@ -11,8 +11,8 @@ from stablerep.data.corpus.growing import (
     GrowingDataset,
     WaitCancelled,
     job_has_ended,
-    planned_shards,
 )
+from stablerep.data.corpus.opening import planned_shards
 from stablerep.errors import NotFound, StableRepError
 from stablerep.progress import console
 from stablerep.shards.layout import create_key, run_key

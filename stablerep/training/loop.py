@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,9 @@ from stablerep.data.batches.order import BatchOrder, MixtureOrder
 from stablerep.data.corpus.positive_sets import (
     Corpus,
     PositiveSets,
+    first_with_text,
     make_positive_sets,
+    merged_positive_sets,
     single_images,
     without_words,
 )
@@ -136,21 +138,18 @@ def _train(
     return result
 
 
-def _positive_sets(config: TrainConfig, corpus: Corpus) -> tuple[list[str], PositiveSets]:
+def _positive_sets(config: TrainConfig, corpus: Corpus) -> tuple[Sequence[str], PositiveSets]:
     """The texts that labels number, and what captions are drawn from."""
     needs = config.method.needs()
-    captions = corpus.captions
     if needs.by_image:
-        return captions, single_images(corpus.image_counts)
-    texts = without_words(captions, config.drop_words) if config.drop_words else captions
-    sets = make_positive_sets(
-        captions,
-        corpus.image_counts,
-        at_least=needs.images,
-        drop_words=config.drop_words,
-        parts=corpus.parts if config.dataset_weights else None,
-    )
-    return texts, sets
+        return corpus.captions, single_images(corpus.image_counts)
+    if not config.drop_words:
+        sets = make_positive_sets(corpus.labels(), corpus.image_counts, at_least=needs.images)
+        return corpus.captions, sets
+    texts = without_words(corpus.captions, config.drop_words)
+    parts = corpus.parts if config.dataset_weights else None
+    labels = first_with_text(texts)
+    return texts, merged_positive_sets(labels, corpus.image_counts, at_least=needs.images, parts=parts)
 
 
 def _order(config: TrainConfig, corpus: Corpus, sets: PositiveSets) -> BatchOrder | MixtureOrder:
@@ -168,7 +167,7 @@ def _loader(
     order: BatchOrder | MixtureOrder,
     source: ImageSource,
     learner: Learner,
-    texts: list[str],
+    texts: Sequence[str],
 ) -> RankLoader:
     needs = config.method.needs()
     read = None

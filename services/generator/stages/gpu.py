@@ -17,6 +17,7 @@ from services.generator.stages.upload import Uploader
 from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
 from stablerep.generation import Generator, LoadedPipeline, load_pipeline
+from stablerep.generation.compiled import Compiled, compile_networks
 from stablerep.shards import Group
 
 LOADING_SECONDS = 3600.0
@@ -36,6 +37,7 @@ class Gpu:
         self._uploader = uploader
         self._pipeline: LoadedPipeline | None = None
         self._generator: Generator | None = None
+        self._compiled: dict[str, Compiled | None] = {}
 
     def preload(self, recipe: Recipe) -> None:
         """Loads the recipe's pipeline and waits for its hub if it must; returns early when the worker stops.
@@ -45,7 +47,7 @@ class Gpu:
         failures = 0
         while not self._worker.drain.ordered:
             try:
-                self._load(recipe)
+                self._compile(self._load(recipe), recipe)
                 return
             except (InvalidInput, NotFound):
                 raise
@@ -119,10 +121,12 @@ class Gpu:
         return current
 
     def _new_generator(self, recipe: Recipe, seed: int) -> Generator:
+        pipeline = self._load(recipe)
         return Generator(
             recipe,
             seed=seed,
-            pipeline=self._load(recipe),
+            pipeline=pipeline,
+            compiled=self._compile(pipeline, recipe),
             batch_limit=self._worker.settings.batch_limit,
             on_stage=observe_stage,
             on_halved=count_oom_halving,
@@ -133,6 +137,7 @@ class Gpu:
             return self._pipeline
         # The old one goes first: two do not fit on many a GPU.
         self._pipeline = self._generator = None
+        self._compiled.clear()
         self.state, self.recipe_digest = "LOADING", ""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -152,6 +157,21 @@ class Gpu:
         self._worker.readiness.clear_problem("model")
         self.recipe_digest = recipe.digest
         return self._pipeline
+
+    def _compile(self, pipeline: LoadedPipeline, recipe: Recipe) -> Compiled | None:
+        """Compiled networks, where the setting wants them and the recipe has such; once a recipe."""
+        wanted = self._worker.settings.compile
+        if wanted == "off" or (wanted == "auto" and pipeline.device.type != "cuda"):
+            return None
+        if recipe.digest not in self._compiled:
+            self.state = "LOADING"
+            self._worker.heartbeat.beat(LOADING_SECONDS)
+            try:
+                self._compiled[recipe.digest] = compile_networks(pipeline, recipe, self._worker.store)
+            finally:
+                self.state = "IDLE"
+                self._worker.heartbeat.beat()
+        return self._compiled[recipe.digest]
 
     def _serve_previews(self, *, loaded_only: bool) -> None:
         """Makes the groups that clients wait for; in the middle of a shard only with the pipeline in use."""

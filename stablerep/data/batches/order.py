@@ -8,8 +8,7 @@ raw output of Philox, whose stream numpy keeps fixed; its distributions' streams
 """
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -50,6 +49,7 @@ class BatchOrder:
     captions: int
     images_per_caption: int
     follow: bool = False
+    _orders: "_Orders" = field(default_factory=lambda: _Orders(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.sets) < self.captions:
@@ -67,8 +67,8 @@ class BatchOrder:
         """The global batch of step `step`, counted from 0 over the whole run."""
         epoch, position = divmod(step, self.steps_per_epoch)
         window = _window(len(self.sets), self.captions) if self.follow and epoch == 0 else 0
-        order = _epoch_order(self.seed, epoch, len(self.sets), window=window)
-        chosen = order[position * self.captions : (position + 1) * self.captions]
+        order = self._orders.order(self.seed, epoch, len(self.sets), window=window)
+        chosen = order[position * self.captions : (position + 1) * self.captions].astype(np.int64)
         return self.drawn_from(step, chosen)
 
     def drawn_from(self, step: int, pools: np.ndarray) -> Batch:
@@ -95,6 +95,7 @@ class MixtureOrder:
     parts: np.ndarray
     weights: tuple[float, ...]
     follow: bool = False
+    _orders: "_Orders" = field(default_factory=lambda: _Orders(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for part, weight in enumerate(self._shares):
@@ -150,7 +151,7 @@ class MixtureOrder:
         found = np.empty(end - first, dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
             window = _window(len(own), self.captions) if self.follow and epoch == 0 else 0
-            order = _epoch_order(self.seed, epoch, len(own), part + 1, window)
+            order = self._orders.order(self.seed, epoch, len(own), part + 1, window)
             found[epochs == epoch] = own[order[places[epochs == epoch]]]
         return found
 
@@ -159,7 +160,7 @@ def _draw(sets: PositiveSets, seed: int, step: int, pools: np.ndarray, each: int
     uniform = uniforms(seed, IMAGES, step, (len(pools), each))
     images = draw_without_replacement(sets.counts[pools], uniform)
     groups, within = sets.locate(np.broadcast_to(pools[:, None], images.shape), images)
-    return Batch(step, sets.labels[pools], groups, within, pools)
+    return Batch(step, sets.labels[pools].astype(np.int64), groups, within, pools)
 
 
 def uniforms(seed: int, stream: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -182,13 +183,36 @@ def draw_without_replacement(counts: np.ndarray, uniform: np.ndarray) -> np.ndar
     return drawn
 
 
-@lru_cache(maxsize=16)
-def _epoch_order(seed: int, epoch: int, length: int, part: int = 0, window: int = 0) -> np.ndarray:
-    """A permutation; with a window, of each run of so many by itself."""
+@dataclass
+class _Orders:
+    """The last order of each dataset of a run: one takes 4 bytes a pool, and a batch is cut out of each."""
+
+    kept: dict[int, tuple[tuple[int, ...], np.ndarray]] = field(default_factory=dict)
+
+    def order(self, seed: int, epoch: int, length: int, part: int = 0, window: int = 0) -> np.ndarray:
+        """A permutation; with a window, of each run of so many by itself."""
+        which = (seed, epoch, length, window)
+        if part not in self.kept or self.kept[part][0] != which:
+            self.kept.pop(part, None)  # or two would be in memory
+            self.kept[part] = (which, epoch_order(seed, epoch, length, part, window))
+        return self.kept[part][1]
+
+
+def epoch_order(seed: int, epoch: int, length: int, part: int = 0, window: int = 0) -> np.ndarray:
+    """A permutation; with a window, of each run of so many by itself. Uint32 or int64 [length]."""
     drawn = _raw(seed, ORDER, epoch, length, part)
-    if not window:
-        return np.argsort(drawn, kind="stable")
-    return np.lexsort((drawn, np.arange(length) // window))
+    if window:
+        return np.lexsort((drawn, np.arange(length) // window))
+    # What sorting all of it gives, without the memory that this takes: one part of the values after another.
+    order = np.empty(length, dtype=np.uint32 if length < 2**32 else np.int64)
+    bits = max(0, (length >> 19).bit_length())
+    filled = 0
+    top = (drawn >> np.uint64(64 - bits)).astype(np.uint16) if bits else np.zeros(length, np.uint16)
+    for value in range(1 << bits):
+        where = np.flatnonzero(top == value)
+        order[filled : filled + len(where)] = where[np.argsort(drawn[where], kind="stable")]
+        filled += len(where)
+    return order
 
 
 def _window(length: int, captions: int) -> int:

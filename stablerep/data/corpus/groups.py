@@ -1,20 +1,22 @@
-"""A dataset as a sequence of groups, read from its index files with no service running."""
+"""A dataset as a sequence of groups, read from its manifest and index files with no service running."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from stablerep.config.names import check_dataset
-from stablerep.data.corpus.spans import Spans
-from stablerep.errors import InvalidInput, NotFound
-from stablerep.shards import Group, read_dataset, read_group, read_index
-from stablerep.shards.layout import dataset_prefix, index_prefix, shard_of, shards_prefix
+from stablerep.data.corpus.opening import committed, open_pieces, usable_manifest
+from stablerep.data.corpus.rows import Captions, first_with_hash
+from stablerep.errors import InvalidInput, NotFound, TornObject
+from stablerep.shards import Group, IndexedGroup, read_dataset, read_group, read_index
+from stablerep.shards.layout import dataset_prefix, shards_prefix
 from stablerep.storage import S3Access, Store, open_store
 
-_READERS = 8  # index files read at once: on S3 each costs a round trip
+logger = logging.getLogger("stablerep.data")
 
 
 class GroupDataset(Sequence[Group]):
@@ -23,30 +25,39 @@ class GroupDataset(Sequence[Group]):
     Only the committed shards that there were when it was opened count, in order of caption id. `captions[i]`
     is the text of group i, `image_counts[i]` the number of its images, and `labels[i]` the index of the first
     group with that text: equal texts have one label. `shards` restricts it to these shards.
+
+    Captions and places of images stay in the dataset's manifest, which is mapped into memory: a group takes
+    six bytes of a process's own memory, where there is a manifest.
     """
+
+    captions: Sequence[str]
+    image_counts: np.ndarray  # int16 or int64 [groups]
 
     def __init__(self, url: str, *, shards: Sequence[int] | None = None, s3: S3Access | None = None) -> None:
         self.url = url.rstrip("/")
         self._store, self.name = open_dataset(self.url, s3)
-        found = committed_shards(self.url, s3) if shards is None else tuple(shards)
-        self.shards = found
-        with ThreadPoolExecutor(_READERS) as readers:
-            read = list(readers.map(self._read_shard, found))
-        self._spans = Spans([spans for spans, _ in read])
-        self._shard_of_group = np.repeat(np.array(found), [len(spans) for spans, _ in read])
-        self.captions = [caption for _, captions in read for caption in captions]
-        self.image_counts = self._spans.counts
-        self.labels = first_with_text(self.captions)
+        self._pieces, numbers = open_pieces(self._store, self.name, shards)
+        if not len(numbers):
+            raise _nothing_in(self._store, self.name, self.url)
+        self.shards = tuple(numbers.tolist())
+        self.captions = Captions(self._pieces)
+        self.image_counts = self._pieces.image_counts()
+        self._told = False
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, index: int) -> Group:  # type: ignore[override]  # no slices: a group is a read
         """Group `index`, with its images still encoded. Raises IndexError; StoreError where reading fails."""
-        position = range(len(self))[index]
-        shard = int(self._shard_of_group[position])
-        group = self._spans.group(position, self.captions[position])
-        return read_group(self._store, self.name, shard, group)
+        rows, row = self._pieces.locate(range(len(self))[index])
+        shard, group = rows.shard(row), rows.group(row)
+        try:
+            return read_group(self._store, self.name, shard, group)
+        except (NotFound, TornObject):
+            fresh = self._in_index(shard, group) if rows.in_manifest else None
+            if fresh is None:
+                raise
+            return read_group(self._store, self.name, shard, fresh)
 
     def counts_there(self, indices: np.ndarray) -> np.ndarray:
         """How many images these groups have."""
@@ -54,16 +65,37 @@ class GroupDataset(Sequence[Group]):
 
     def where(self, index: int) -> str:
         """Group `index` by its caption, shard and dataset, for messages."""
-        return f"caption {self._spans.ids[index]} in shard {self._shard_of_group[index]} of {self.url}"
+        rows, row = self._pieces.locate(index)
+        return f"caption {rows.ids[row]} in shard {rows.shard(row)} of {self.url}"
 
     def __iter__(self) -> Iterator[Group]:
         return (self[index] for index in range(len(self)))
 
-    def _read_shard(self, shard: int) -> tuple[Spans, list[str]]:
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The index of the first group with the same text, int32 or int64 [groups]."""
+        return first_with_hash(self.hashes())
+
+    def hashes(self) -> np.ndarray:
+        """Of the captions, uint64 [groups]: equal for equal ones."""
+        return self._pieces.hashes()
+
+    def _in_index(self, shard: int, stale: IndexedGroup) -> IndexedGroup | None:
+        """Where the shard's own index has the group, if elsewhere: the shard was made again."""
         index = read_index(self._store, self.name, shard)
-        if index is None:
-            raise NotFound(f"shard {shard} of {self.url} has no index; it was there before, or is asked for")
-        return Spans.of(index.groups), [group.caption for group in index.groups]
+        found = () if index is None else index.groups
+        fresh = next((group for group in found if group.caption_id == stale.caption_id), None)
+        if fresh is None or fresh == stale:
+            return None
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "the manifest of %s is stale: shard %d is another by now; `stablerep reconcile %s` renews it",
+                self.url,
+                shard,
+                self.name,
+            )
+        return fresh
 
 
 def identify(url: str) -> dict[str, Any]:
@@ -82,18 +114,22 @@ def identify(url: str) -> dict[str, Any]:
 def committed_shards(url: str, s3: S3Access | None = None) -> tuple[int, ...]:
     """The numbers of a dataset's finished shards, in order. Raises NotFound if there is none."""
     store, name = open_dataset(url.rstrip("/"), s3)
-    found = tuple(shard_of(entry.key) for entry in store.list(index_prefix(name)))
-    if not found:
-        foreign = next(
-            (e.key for e in store.list(dataset_prefix(name)) if _is_foreign_tar(e.key, name)), None
+    found = committed(store, name, usable_manifest(store, name))
+    if not len(found):
+        raise _nothing_in(store, name, url)
+    return tuple(found.tolist())
+
+
+def _nothing_in(store: Store, dataset: str, url: str) -> NotFound:
+    foreign = next(
+        (e.key for e in store.list(dataset_prefix(dataset)) if _is_foreign_tar(e.key, dataset)), None
+    )
+    if foreign is not None:
+        return NotFound(
+            f"{url} holds tars of another kind, such as {foreign.rpartition('/')[2]}; make a dataset of "
+            "img2dataset's or other WebDataset tars: stablerep import TAR... --name NAME"
         )
-        if foreign is not None:
-            raise NotFound(
-                f"{url} holds tars of another kind, such as {foreign.rpartition('/')[2]}; make a dataset of "
-                "img2dataset's or other WebDataset tars: stablerep import TAR... --name NAME"
-            )
-        raise NotFound(f"no finished shard in {url}; is the job still running, and the name right?")
-    return found
+    return NotFound(f"no finished shard in {url}; is the job still running, and the name right?")
 
 
 def _is_foreign_tar(key: str, dataset: str) -> bool:

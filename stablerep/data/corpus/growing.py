@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from stablerep.data.corpus.groups import GroupDataset, first_with_text, open_dataset
-from stablerep.errors import NotFound, StableRepError, TornObject
+from stablerep.data.corpus.groups import GroupDataset, open_dataset
+from stablerep.data.corpus.opening import planned_shards, usable_manifest
+from stablerep.errors import NotFound, StableRepError
 from stablerep.shards import Group, IndexedGroup, ShardIndex, read_dataset, read_group, read_index
+from stablerep.shards.block import text_hash
 from stablerep.shards.captions_file import read_captions
-from stablerep.shards.layout import dead_key, events_prefix, index_prefix, planned_key
+from stablerep.shards.layout import dead_key, events_prefix, index_prefix
 from stablerep.storage import Store
 
 POLL_SECONDS = 2.0
@@ -61,7 +63,9 @@ class GrowingDataset(GroupDataset):
         self.captions = [caption.text for shard in planned for caption in shard]
         images = int(read_dataset(self._store, self.name).recipe["images_per_caption"])
         self.image_counts = np.full(len(self.captions), images, dtype=np.int64)
-        self.labels = first_with_text(self.captions)
+
+    def hashes(self) -> np.ndarray:
+        return np.array([text_hash(caption) for caption in self.captions], dtype=np.uint64)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -139,18 +143,9 @@ def is_whole(store: Store, dataset: str) -> bool:
         planned = planned_shards(store, dataset)
     except NotFound:
         return False
-    return sum(1 for _ in store.list(index_prefix(dataset))) >= planned
-
-
-def planned_shards(store: Store, dataset: str) -> int:
-    """How many shards the dataset's job will make. Raises NotFound while that is not known."""
-    key = planned_key(dataset)
-    try:
-        return int(json.loads(store.get(key))["shards"])
-    except NotFound:
-        raise NotFound(f"{key} is not in {store.url}: the job's captions are not all planned") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise TornObject(f"{key} in {store.url} cannot be read: {error}") from error
+    if usable_manifest(store, dataset).shard_count >= planned:
+        return True
+    return sum(1 for _ in store.children(index_prefix(dataset))) >= planned
 
 
 def job_has_ended(store: Store, dataset: str) -> bool:

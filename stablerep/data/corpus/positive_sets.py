@@ -2,83 +2,108 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from stablerep.data.corpus.groups import GroupDataset, first_with_text
+from stablerep.data.corpus.groups import GroupDataset
 from stablerep.data.corpus.growing import GrowingDataset
+from stablerep.data.corpus.rows import Chained, first_with_hash
 from stablerep.errors import InvalidInput
+from stablerep.shards.block import text_hash
 
 
 @dataclass(frozen=True)
 class PositiveSets:
     """P pools of images, each with a label; a pool is one group unless words were dropped.
 
-    The images of a pool are numbered 0..counts[p]-1 through its groups in order. `groups` lists the groups by
-    pool; `ends` is the running total of their images, in the same order.
+    The images of a pool are numbered 0..counts[p]-1 through its groups in order.
     """
 
-    labels: np.ndarray  # int64 [P]
-    counts: np.ndarray  # int64 [P]
-    starts: np.ndarray  # int64 [P]: images before the pool's first
-    first_groups: np.ndarray  # int64 [P]
-    groups: np.ndarray  # int64 [G]
-    ends: np.ndarray  # int64 [G]
+    labels: np.ndarray  # integers [P]
+    counts: np.ndarray  # integers [P]
     skipped: int
+    _members: "_Groups | _Merged" = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def first_groups(self) -> np.ndarray:
+        """The first group of each pool, integers [P]."""
+        return self.locate(np.arange(len(self)), np.zeros(len(self), np.int64))[0]
+
     def locate(self, pools: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The group, and the image within it, of image `images` of pool `pools`; arrays of one shape."""
+        """The group, and the image within it, of image `images` of pool `pools`; int64, of one shape."""
+        return self._members.locate(pools, images)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Every pool is a group; `kept` are these groups, None: all."""
+
+    kept: np.ndarray | None
+
+    def locate(self, pools: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        groups = pools if self.kept is None else self.kept[pools]
+        return groups.astype(np.int64), images.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """Pools are images one after the other: `starts` [P] are those before each pool's first.
+
+    `ends` [G] is the running total of the groups' images, in the order of the pools; `groups` [G] are these
+    groups, None: in their own order.
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+    groups: np.ndarray | None
+
+    def locate(self, pools: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         position = self.starts[pools] + images
         slot = np.searchsorted(self.ends, position, side="right")
         before = np.where(slot > 0, self.ends[slot - 1], 0)
-        return self.groups[slot], position - before
+        return slot if self.groups is None else self.groups[slot], (position - before).astype(np.int64)
 
 
-def make_positive_sets(
-    captions: Sequence[str],
-    image_counts: np.ndarray,
-    *,
-    at_least: int,
-    drop_words: Sequence[str] = (),
-    parts: np.ndarray | None = None,
-) -> PositiveSets:
-    """The pools with `at_least` images or more; the others are counted in `skipped`.
+def make_positive_sets(labels: np.ndarray, image_counts: np.ndarray, *, at_least: int) -> PositiveSets:
+    """Every group with `at_least` images or more as a pool; the others are counted in `skipped`.
 
-    Without `drop_words` every group is a pool of its own, and groups with equal texts share a label. With it
-    these words (whole, any case) are taken out of the texts, and groups whose texts are then equal become one
-    pool, but for those of different `parts`. Raises InvalidInput if nothing is left.
+    `labels` [groups] are equal where texts are. Raises InvalidInput if nothing is left.
     """
-    texts = without_words(captions, drop_words) if drop_words else captions
-    labels = first_with_text(texts)
-    pool_of_group = labels if drop_words else np.arange(len(labels))
-    if drop_words and parts is not None:
-        pool_of_group = labels * (int(parts.max()) + 1) + parts
+    kept = image_counts >= at_least
+    _check_some(kept, image_counts, at_least)
+    if kept.all():
+        return PositiveSets(labels, image_counts, 0, _Groups(None))
+    groups = np.flatnonzero(kept).astype(labels.dtype)
+    skipped = len(labels) - len(groups)
+    return PositiveSets(labels[groups], image_counts[groups], skipped, _Groups(groups))
+
+
+def merged_positive_sets(
+    labels: np.ndarray, image_counts: np.ndarray, *, at_least: int, parts: np.ndarray | None = None
+) -> PositiveSets:
+    """Groups with one label become one pool, but for those of different `parts`, where they are given.
+
+    Raises InvalidInput if no pool has `at_least` images.
+    """
+    pool_of_group = labels.astype(np.int64)
+    if parts is not None:
+        pool_of_group = pool_of_group * (int(parts.max()) + 1) + parts
     order = np.argsort(pool_of_group, kind="stable")
     keys, first_slot, pool_of_slot = np.unique(pool_of_group[order], return_index=True, return_inverse=True)
     counts = np.bincount(pool_of_slot, image_counts[order], minlength=len(keys)).astype(np.int64)
-    ends = np.cumsum(image_counts[order])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     kept = counts >= at_least
-    if not kept.any():
-        most = int(counts.max(initial=0))
-        raise InvalidInput(
-            f"no caption has {at_least} images to draw (the most is {most}): lower images_per_caption; "
-            "single images are for method=simclr, or images_per_caption=1 with crops=2",
-            field="method.images_per_caption",
-        )
-    first = order[first_slot]
+    _check_some(kept, counts, at_least)
     return PositiveSets(
-        labels=labels[first][kept],
+        labels=labels[order[first_slot]][kept],
         counts=counts[kept],
-        starts=starts[kept],
-        first_groups=first[kept],
-        groups=order,
-        ends=ends,
         skipped=int(len(keys) - kept.sum()),
+        _members=_Merged(starts[kept], np.cumsum(image_counts[order]), order),
     )
 
 
@@ -87,16 +112,24 @@ def single_images(image_counts: np.ndarray) -> PositiveSets:
     total = int(image_counts.sum())
     if not total:
         raise InvalidInput("the datasets hold no images", field="datasets")
-    each, groups = np.arange(total), np.arange(len(image_counts))
-    return PositiveSets(
-        labels=each,
-        counts=np.ones(total, np.int64),
-        starts=each,
-        first_groups=np.repeat(groups, image_counts),
-        groups=groups,
-        ends=np.cumsum(image_counts),
-        skipped=0,
-    )
+    each = np.arange(total)
+    one = np.broadcast_to(np.int64(1), (total,))
+    return PositiveSets(each, one, 0, _Merged(each, np.cumsum(image_counts), None))
+
+
+def _check_some(kept: np.ndarray, counts: np.ndarray, at_least: int) -> None:
+    if not kept.any():
+        most = int(counts.max(initial=0))
+        raise InvalidInput(
+            f"no caption has {at_least} images to draw (the most is {most}): lower images_per_caption; "
+            "single images are for method=simclr, or images_per_caption=1 with crops=2",
+            field="method.images_per_caption",
+        )
+
+
+def first_with_text(texts: Sequence[str]) -> np.ndarray:
+    """For every text the index of the first one equal to it, integers [n]."""
+    return first_with_hash(np.fromiter((text_hash(text) for text in texts), np.uint64, len(texts)))
 
 
 def without_words(captions: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -128,12 +161,17 @@ class Corpus:
         return counts
 
     @property
-    def captions(self) -> list[str]:
-        return [caption for dataset in self.datasets for caption in dataset.captions]
+    def captions(self) -> Sequence[str]:
+        return Chained([dataset.captions for dataset in self.datasets])
 
-    @property
+    @cached_property
     def image_counts(self) -> np.ndarray:
+        """Integers [groups]."""
         return np.concatenate([dataset.image_counts for dataset in self.datasets])
+
+    def labels(self) -> np.ndarray:
+        """The index of the first group of all datasets with the same text, integers [groups]."""
+        return first_with_hash(np.concatenate([dataset.hashes() for dataset in self.datasets]))
 
     def encoded(self, group: int) -> tuple[bytes, ...]:
         """The encoded images of group `group`, counted through all datasets."""
@@ -145,8 +183,9 @@ class Corpus:
 
     @property
     def parts(self) -> np.ndarray:
-        """The dataset of every group, from 0: int64 [groups]."""
-        return np.repeat(np.arange(len(self.datasets)), [len(dataset) for dataset in self.datasets])
+        """The dataset of every group, from 0: int16 [groups]."""
+        numbers = np.arange(len(self.datasets), dtype=np.int16)
+        return np.repeat(numbers, [len(dataset) for dataset in self.datasets])
 
     def where(self, group: int) -> str:
         """Group `group`, counted through all datasets, by its caption, shard and dataset."""

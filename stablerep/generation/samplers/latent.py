@@ -1,6 +1,6 @@
 """Stable Diffusion and Stable Diffusion XL: by embeddings, our own noise and our own loop over the steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,17 +25,32 @@ class Embedding:
     pooled: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Networks:
+    """The two networks that take the time: as diffusers has them, or compiled.
+
+    unet: (latents [n c h w], timestep, *, encoder_hidden_states, ...) -> (output,).
+    decoder: latents [n c h w] -> images [n 3 H W], -1 to 1.
+    """
+
+    unet: Callable[..., tuple[Tensor, ...]]
+    decoder: Callable[[Tensor], Tensor]
+
+
 class LatentSampler:
     """Stable Diffusion (1, 2, XL): captions embedded once, the empty prompt once, own noise and decoding."""
 
-    def __init__(self, loaded: LoadedPipeline, recipe: Recipe) -> None:
+    def __init__(self, loaded: LoadedPipeline, recipe: Recipe, networks: Networks | None = None) -> None:
+        vae = loaded.pipe.vae
+        self._networks = networks or Networks(
+            loaded.pipe.unet, lambda latents: vae.decode(latents, return_dict=False)[0]
+        )
         self._pipe = loaded.pipe
         self._device = loaded.device
         self._recipe = recipe
         self._scheduler = make_scheduler(loaded, recipe.sampler)
         self._is_xl = isinstance(loaded.pipe, StableDiffusionXLPipeline)
         self._steps = self._own_steps()
-        vae = loaded.pipe.vae
         if self._is_xl and vae.dtype == torch.float16 and vae.config.force_upcast:
             vae.to(torch.float32)  # XL's autoencoder overflows in half precision
         side, factor = recipe.image_size, loaded.pipe.vae_scale_factor
@@ -89,7 +104,24 @@ class LatentSampler:
                 for values in (vae.config.latents_mean, vae.config.latents_std)
             )
             latents = latents * std + mean
-        return (vae.decode(latents, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+        return (self._networks.decoder(latents).float() / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def own_loop(self) -> bool:
+        """Whether the steps are the package's own, not those of diffusers' pipeline."""
+        return self._steps is not None
+
+    @torch.inference_mode()
+    def run_once(self, batch: int) -> None:
+        """Runs both networks in each shape that a batch of the recipe has: compiled ones are made then."""
+        assert self._steps is not None
+        embeddings = [self._empty] * batch
+        states = self._empty.states.expand(batch, -1, -1)
+        latents = torch.zeros(batch, *self._shape, device=self._device, dtype=states.dtype)
+        output = self._output(self._steps, embeddings, states, latents)
+        for number in {0, len(self._steps) - 1}:
+            output(number, latents)
+        self.decode(latents)
 
     @torch.inference_mode()
     def _embed_empty(self) -> Embedding:
@@ -124,7 +156,14 @@ class LatentSampler:
         on_step: OnStep | None,
     ) -> Tensor:
         """The pipeline's loop, with everything that needs no latents done before it."""
-        unet, recipe, count = self._pipe.unet, self._recipe, len(embeddings)
+        output = self._output(steps, embeddings, states, noise)
+        return solve(steps, noise, output, on_step or (lambda: None)).to(noise.dtype)
+
+    def _output(
+        self, steps: Sequence[SolverStep], embeddings: Sequence[Embedding], states: Tensor, noise: Tensor
+    ) -> Callable[[int, Tensor], Tensor]:
+        """What the UNet says at step k of latents x, with guidance: (k, x) -> float32 like x."""
+        unet, recipe, count = self._networks.unet, self._recipe, len(embeddings)
         guided = round(len(steps) * recipe.guidance_until) if recipe.guidance_scale > 1 else 0
         timesteps = torch.tensor([step.timestep for step in steps], device=self._device)
         captions = self._conditions(embeddings, states)
@@ -133,15 +172,13 @@ class LatentSampler:
         def output(number: int, x: Tensor) -> Tensor:
             rows = torch.cat([x, x]) if number < guided else x
             given = both if number < guided else captions
-            predicted: Tensor = unet(rows.to(noise.dtype), timesteps[number], return_dict=False, **given)[
-                0
-            ].float()
+            predicted = unet(rows.to(noise.dtype), timesteps[number], return_dict=False, **given)[0].float()
             if number >= guided:
                 return predicted
             empty, caption = predicted.chunk(2)
             return empty + recipe.guidance_scale * (caption - empty)
 
-        return solve(steps, noise, output, on_step or (lambda: None)).to(noise.dtype)
+        return output
 
     def _conditions(self, embeddings: Sequence[Embedding], states: Tensor) -> dict[str, Any]:
         """What the UNet is told of the captions."""

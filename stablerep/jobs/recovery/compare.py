@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stablerep.errors import NotFound
+from stablerep.jobs.manifests import forget_shards
 from stablerep.jobs.recovery.indexes import NOTHING, ShardBits, Totals, number_of, read_each, shards_below
 from stablerep.jobs.recovery.shard_check import NO_TAR, Checked, Verdict, index_reader, shard_checker
 from stablerep.queue.client import Queue
@@ -103,6 +104,8 @@ def apply_findings(
         lease = Lease(dataset, each.shard, "0-0", "reconciliation", 0.0, before.job_uid)
         totals = each.totals
         queue.complete(lease, groups=totals.groups, images=totals.images, skipped=totals.skipped)
+    if found.lost:
+        forget_shards(store, queue, dataset, found.lost)
     for shard in found.lost:
         # The index first: without it the shard is not done, whatever else there is.
         for key in (index_key, shard_key, dead_key):

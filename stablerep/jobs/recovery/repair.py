@@ -19,6 +19,7 @@ from itertools import islice
 from stablerep.captions.remote.access import STORE_ONLY, Remote
 from stablerep.errors import NotFound, StableRepError, Unavailable
 from stablerep.jobs.control import finish_deletion, record_dead
+from stablerep.jobs.manifests import update_manifest
 from stablerep.jobs.planning.plan import StopToken, rewrite_captions
 from stablerep.jobs.records import read_create
 from stablerep.jobs.recovery.compare import (
@@ -33,6 +34,7 @@ from stablerep.jobs.recovery.stored import StoredJob, job_names, read_job, with_
 from stablerep.queue.client import Queue
 from stablerep.queue.lock import hold
 from stablerep.queue.states import JobState
+from stablerep.shards.manifest import known_blocks
 from stablerep.storage.interface import Store
 
 logger = logging.getLogger("stablerep.queue")
@@ -244,7 +246,21 @@ def _repair_shards(
         apply_findings(store, queue, lock, dataset, before, found)
     if depth is Depth.SHARDS:
         logger.info("%s: counted what its %d finished shards hold", dataset, len(before.done))
+    else:
+        found.problems += _renew_manifest(store, queue, dataset, check)
     return _result(queue, dataset, found)
+
+
+def _renew_manifest(store: Store, queue: Queue, dataset: str, check: Callable[[], None]) -> list[str]:
+    """Compares the manifest with all indexes; what was stale or damaged in it is made anew, and named."""
+    before = known_blocks(store, dataset)
+    status = queue.status(dataset)
+    planned, over = status.counts.planned, status.state.final
+    changed = update_manifest(store, queue, dataset, planned, over=over, verify=True, check=check)
+    stale = sorted(set(changed) & before)
+    return [
+        f"block {number} of the manifest was not what the indexes say; it is made anew" for number in stale
+    ]
 
 
 def _result(queue: Queue, dataset: str, found: Findings) -> ReconcileResult:

@@ -43,14 +43,14 @@ class LocalStore:
         return self.root.as_uri()
 
     def get(self, key: str) -> bytes:
-        path = self._path(key)
+        path = self.path_of(key)
         with self._reading(key):
             return path.read_bytes()
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0:
             raise InvalidInput(f"offset {offset} and length {length} must not be negative", field="range")
-        path = self._path(key)
+        path = self.path_of(key)
         with self._reading(key), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if offset + length > size:
@@ -59,7 +59,7 @@ class LocalStore:
             return file.read(length)
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> bool:
-        path = self._path(key)
+        path = self.path_of(key)
         if isinstance(data, Path) and not data.is_file():
             raise InvalidInput(f"{data} is not a file", field="data")
         with self._writing(key):
@@ -77,7 +77,7 @@ class LocalStore:
         folders: set[Path] = set()
         with ThreadPoolExecutor(SYNCS) as syncing:
             for batch in batches(objects):
-                files = [(self._path(key), data) for key, data in batch]
+                files = [(self.path_of(key), data) for key, data in batch]
                 with self._writing(f"{batch[0][0]} and {len(batch) - 1} more"):
                     write_whole(files, syncing)
                 folders.update(path.parent for path, _ in files)
@@ -88,7 +88,7 @@ class LocalStore:
         return count
 
     def stat(self, key: str) -> ObjectInfo | None:
-        path = self._path(key)
+        path = self.path_of(key)
         try:
             with self._reading(key):
                 return _info(key, path) if path.is_file() else None
@@ -107,7 +107,7 @@ class LocalStore:
         return self._children(check_folder(prefix))
 
     def delete(self, key: str) -> None:
-        path = self._path(key)
+        path = self.path_of(key)
         try:
             with self._reading(key):
                 path.unlink()
@@ -121,7 +121,7 @@ class LocalStore:
         try:
             for key in keys:
                 count += 1
-                path = self._path(key)
+                path = self.path_of(key)
                 with suppress(NotFound), self._reading(key):
                     path.unlink()
                     folders.add(path.parent)
@@ -131,7 +131,8 @@ class LocalStore:
                     remove_while_empty(folder, self.root)
         return count
 
-    def _path(self, key: str) -> Path:
+    def path_of(self, key: str) -> Path:
+        """The file that the object is, whether it is there or not."""
         return self.root / check_key(key)
 
     @contextmanager

@@ -12,7 +12,14 @@ from stablerep.data import GroupDataset
 from stablerep.data.augment.apply import augment
 from stablerep.data.batches.loader import RankLoader
 from stablerep.data.batches.order import BatchOrder, MixtureOrder, draw_without_replacement, uniforms
-from stablerep.data.corpus.positive_sets import Corpus, make_positive_sets, single_images, without_words
+from stablerep.data.corpus.positive_sets import (
+    Corpus,
+    first_with_text,
+    make_positive_sets,
+    merged_positive_sets,
+    single_images,
+    without_words,
+)
 from stablerep.data.images import ImageSource
 from stablerep.errors import InvalidInput, NotFound
 from stablerep.methods.interface import LocalCrops
@@ -47,9 +54,10 @@ def dataset(tmp_path) -> GroupDataset:
 
 
 def pools_of(dataset: GroupDataset, at_least: int = 2, drop_words: tuple[str, ...] = ()):
-    return make_positive_sets(
-        dataset.captions, dataset.image_counts, at_least=at_least, drop_words=drop_words
-    )
+    if not drop_words:
+        return make_positive_sets(dataset.labels, dataset.image_counts, at_least=at_least)
+    labels = first_with_text(without_words(dataset.captions, drop_words))
+    return merged_positive_sets(labels, dataset.image_counts, at_least=at_least)
 
 
 def test_groups_are_read_by_position(dataset):
@@ -274,7 +282,7 @@ def mixture(tmp_path, weights=(0.7, 0.3), captions=5, seed=2) -> tuple[MixtureOr
         groups = [Group(i, f"text {i + 7 * part}", (jpeg(i), jpeg(100 + i))) for i in range(size)]
         datasets.append(GroupDataset(write_dataset((tmp_path / f"store{part}").as_uri(), groups)))
     corpus = Corpus(tuple(datasets))
-    sets = make_positive_sets(corpus.captions, corpus.image_counts, at_least=2, parts=corpus.parts)
+    sets = make_positive_sets(corpus.labels(), corpus.image_counts, at_least=2)
     return MixtureOrder(sets, seed, captions, 2, corpus.parts[sets.first_groups], weights), corpus
 
 
@@ -316,9 +324,8 @@ def test_a_step_of_a_mixture_depends_on_nothing_before_it(tmp_path):
 
 def test_dropped_words_do_not_pool_across_the_parts_of_a_mixture(tmp_path):
     texts, counts = ["red shoe", "red bag", "red hat"], np.array([2, 2, 2])
-    sets = make_positive_sets(
-        texts, counts, at_least=2, drop_words=("shoe", "bag", "hat"), parts=np.array([0, 0, 1])
-    )
+    labels = first_with_text(without_words(texts, ("shoe", "bag", "hat")))
+    sets = merged_positive_sets(labels, counts, at_least=2, parts=np.array([0, 0, 1]))
     assert sets.labels.tolist() == [0, 0]
     assert sets.counts.tolist() == [4, 2]
     assert sets.first_groups.tolist() == [0, 2]

@@ -1,0 +1,222 @@
+"""A recipe's UNet and autoencoder as compiled graphs, the same ones on every worker of one kind of card.
+
+torch picks kernels by their timing, so that two compilations may differ in an image's last bit. The first
+worker's compilation is therefore stored, kernels and choices included, and the others load it: under
+`compiled/<card>-<torch>-<recipe>/`, `artifact.json` (created only if absent: the first one counts) and the
+file that it names by its SHA-256. To load an artifact is to run code: it is taken only from the store that
+the shards go to, and only with the checksum that was recorded when it was made.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from stablerep.config.recipe import Recipe
+from stablerep.errors import InvalidInput, NotFound, TornObject
+from stablerep.generation.pipeline import LoadedPipeline
+from stablerep.generation.samplers.latent import LatentSampler, Networks
+from stablerep.shards.layout import compiled_prefix
+from stablerep.storage import Store
+
+logger = logging.getLogger("stablerep.generation")
+
+Say = Callable[[str], None]
+
+
+class Artifact(BaseModel):
+    """`artifact.json`: which compilation counts for a card, a torch and a recipe."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = 1
+    sha256: str
+    size: int
+    card: str
+    torch: str
+    recipe: str
+    seconds: float
+    create_time: datetime
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Compiled networks of a recipe; `artifact` is the SHA-256 of what they were loaded from or stored as."""
+
+    networks: Networks
+    artifact: str
+
+
+def compile_networks(
+    loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say = logger.info
+) -> Compiled | None:
+    """Loads the compilation that is in the store, or makes it and stores it; None for other pipelines.
+
+    `say` is told what is compiled or loaded, and how long it took. Raises TornObject for an artifact that is
+    not the one that was recorded, and whatever compiling raises.
+    """
+    if not can_compile(loaded, recipe):
+        return None
+    card = card_name(loaded.device)
+    prefix = compiled_prefix(card, torch.__version__, recipe.digest)
+    _prepare(loaded)
+    while True:
+        found = _read(store, prefix)
+        began = time.monotonic()
+        if found is not None:
+            say(f"loading the compiled networks of {recipe.model} from {store.url}/{prefix}")
+            compiled, missed = _load(loaded, recipe, _content(store, prefix, found))
+            if missed:
+                message = (
+                    "the stored compilation of %s does not fit this machine: %d graphs were compiled anew, "
+                )
+                logger.warning(
+                    message + "images may differ from other workers' in the last bit", prefix, missed
+                )
+                compiled = Compiled(compiled.networks, hashlib.sha256(_saved()).hexdigest())
+            say(f"loaded the compiled networks in {time.monotonic() - began:.0f} s")
+            return compiled
+        say(
+            f"compiling UNet and autoencoder of {recipe.model} for batches of {recipe.batch_images} "
+            f"on {card}: nothing is stored at {prefix} yet"
+        )
+        with _own_cache():
+            networks = _compile(loaded, recipe)
+            content = _saved()
+        seconds = time.monotonic() - began
+        say(f"compiled in {seconds:.0f} s; stored for other workers ({len(content) / 1e6:.1f} MB)")
+        digest = hashlib.sha256(content).hexdigest()
+        artifact = Artifact(
+            sha256=digest,
+            size=len(content),
+            card=card,
+            torch=torch.__version__,
+            recipe=recipe.digest,
+            seconds=round(seconds, 1),
+            create_time=datetime.now(UTC),
+        )
+        store.put(f"{prefix}{digest[:16]}.bin", content)
+        if store.put(f"{prefix}artifact.json", artifact.model_dump_json().encode(), if_absent=True):
+            return Compiled(networks, digest)
+        if _read(store, prefix) == artifact:  # its own, whose first answer was lost
+            return Compiled(networks, digest)
+        say("another worker was faster; its compilation counts")
+
+
+def can_compile(loaded: LoadedPipeline, recipe: Recipe) -> bool:
+    """Whether the recipe runs in the package's own loop, around a UNet and an autoencoder of diffusers."""
+    if loaded.pipe is None or not isinstance(getattr(loaded.pipe, "vae", None), AutoencoderKL):
+        return False
+    try:
+        return LatentSampler(loaded, recipe).own_loop
+    except (InvalidInput, AttributeError):
+        return False
+
+
+def card_name(device: torch.device) -> str:
+    """The kind of card that a compilation is for, such as NVIDIA-H200; a CPU by its instructions."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type}-{torch.backends.cpu.get_cpu_capability()}"
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+
+
+def _prepare(loaded: LoadedPipeline) -> None:
+    """What makes compiled graphs faster: one projection for queries, keys and values; channels last."""
+    for network in (loaded.pipe.unet, loaded.pipe.vae):
+        network.to(memory_format=torch.channels_last)
+        if getattr(network, "original_attn_processors", None) is None:
+            network.fuse_qkv_projections()
+
+
+def _compile(loaded: LoadedPipeline, recipe: Recipe) -> Networks:
+    """Compiled networks that have run once in every shape that the recipe has."""
+    vae = loaded.pipe.vae
+    networks = Networks(
+        torch.compile(loaded.pipe.unet, fullgraph=True, dynamic=False),
+        torch.compile(_Decoder(vae), fullgraph=True, dynamic=False),
+    )
+    LatentSampler(loaded, recipe, networks).run_once(recipe.batch_images)
+    return networks
+
+
+class _Decoder(nn.Module):
+    """What decoding runs, without the parts of diffusers that cannot be compiled as one graph."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        if self.vae.post_quant_conv is not None:
+            latents = self.vae.post_quant_conv(latents)
+        return self.vae.decoder(latents)
+
+
+def _load(loaded: LoadedPipeline, recipe: Recipe, content: bytes) -> tuple[Compiled, int]:
+    """Networks compiled from an artifact, and how many graphs were not in it."""
+    torch.compiler.reset()
+    with _own_cache():
+        torch.compiler.load_cache_artifacts(content)
+        before = counters["inductor"]["fxgraph_cache_miss"]
+        networks = _compile(loaded, recipe)
+        missed = counters["inductor"]["fxgraph_cache_miss"] - before
+    return Compiled(networks, hashlib.sha256(content).hexdigest()), missed
+
+
+def _saved() -> bytes:
+    saved = torch.compiler.save_cache_artifacts()
+    if saved is None:
+        raise InvalidInput("this torch keeps no compilation; set generator.compile=off", field="compile")
+    return saved[0]
+
+
+@contextmanager
+def _own_cache() -> Any:
+    """A cache of compilations that holds nothing yet: another's choices would be taken for this one's."""
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    folder = tempfile.mkdtemp(prefix="stablerep-compiled-")  # kernels are read from it as long as they run
+    os.environ.update(dict.fromkeys(names, folder))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _read(store: Store, prefix: str) -> Artifact | None:
+    key = f"{prefix}artifact.json"
+    try:
+        return Artifact.model_validate_json(store.get(key))
+    except NotFound:
+        return None
+    except ValidationError as error:
+        raise TornObject(f"{key} in {store.url} cannot be read; delete it to have it made again") from error
+
+
+def _content(store: Store, prefix: str, artifact: Artifact) -> bytes:
+    key = f"{prefix}{artifact.sha256[:16]}.bin"
+    content = store.get(key)
+    if hashlib.sha256(content).hexdigest() != artifact.sha256:
+        raise TornObject(
+            f"{key} in {store.url} is not what was recorded when it was made, and is not run; delete "
+            f"{prefix}artifact.json to have it made again"
+        )
+    return content
