@@ -208,6 +208,14 @@ class Queue:
         with self._reaching():
             return sorted(self._redis.smembers("sr:jobs"))
 
+    def ends(self) -> dict[str, str]:
+        """When each job that is over ended, in seconds, as text: another text, another end."""
+        names = self.jobs()
+        with self._reaching(), self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hget(f"sr:job:{name}", "end_time")
+            return {name: end for name, end in zip(names, pipe.execute(), strict=True) if end}
+
     def failures(self, dataset: str) -> dict[int, ShardFailures]:
         """Shards not yet done that have failed or lost a lease, and how often."""
         found: dict[int, dict[str, Any]] = {}

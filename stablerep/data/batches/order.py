@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stablerep.data.corpus.positive_sets import PositiveSets
+from stablerep.data.corpus.rows import top_bits
 from stablerep.errors import InvalidInput
 
 ORDER, IMAGES, AUGMENTATION, MASKS, PLACES, LOCAL = range(6)  # independent streams of random numbers
@@ -207,7 +208,7 @@ def epoch_order(seed: int, epoch: int, length: int, part: int = 0, window: int =
     order = np.empty(length, dtype=np.uint32 if length < 2**32 else np.int64)
     bits = max(0, (length >> 19).bit_length())
     filled = 0
-    top = (drawn >> np.uint64(64 - bits)).astype(np.uint16) if bits else np.zeros(length, np.uint16)
+    top = top_bits(drawn, bits)
     for value in range(1 << bits):
         where = np.flatnonzero(top == value)
         order[filled : filled + len(where)] = where[np.argsort(drawn[where], kind="stable")]

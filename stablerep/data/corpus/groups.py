@@ -36,10 +36,9 @@ class GroupDataset(Sequence[Group]):
     def __init__(self, url: str, *, shards: Sequence[int] | None = None, s3: S3Access | None = None) -> None:
         self.url = url.rstrip("/")
         self._store, self.name = open_dataset(self.url, s3)
-        self._pieces, numbers = open_pieces(self._store, self.name, shards)
-        if not len(numbers):
+        self._pieces, self._shards = open_pieces(self._store, self.name, shards)
+        if not len(self._shards):
             raise _nothing_in(self._store, self.name, self.url)
-        self.shards = tuple(numbers.tolist())
         self.captions = Captions(self._pieces)
         self.image_counts = self._pieces.image_counts()
         self._told = False
@@ -70,6 +69,11 @@ class GroupDataset(Sequence[Group]):
 
     def __iter__(self) -> Iterator[Group]:
         return (self[index] for index in range(len(self)))
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """The numbers of the dataset's shards that count, in order."""
+        return tuple(self._shards.tolist())
 
     @cached_property
     def labels(self) -> np.ndarray:

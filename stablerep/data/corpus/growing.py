@@ -55,9 +55,11 @@ class GrowingDataset(GroupDataset):
         self.cancelled = threading.Event()
         self._lock = threading.Lock()
         self._there: dict[int, dict[int, IndexedGroup]] = {}
-        self.shards = tuple(range(planned_shards(self._store, self.name)))
+        self._shards = np.arange(planned_shards(self._store, self.name))
         with ThreadPoolExecutor(_READERS) as readers:
-            planned = list(readers.map(lambda n: read_captions(self._store, self.name, n), self.shards))
+            planned = list(
+                readers.map(lambda n: read_captions(self._store, self.name, n), self._shards.tolist())
+            )
         self._ids = np.array([caption.id for shard in planned for caption in shard], dtype=np.int64)
         self._shard_of_group = np.repeat(np.array(self.shards, dtype=np.int64), list(map(len, planned)))
         self.captions = [caption.text for shard in planned for caption in shard]

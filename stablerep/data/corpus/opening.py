@@ -25,6 +25,7 @@ from stablerep.storage import Store
 logger = logging.getLogger("stablerep.data")
 
 _READERS = 32  # objects read at once: on S3 each costs a round trip
+_MAPPERS = 8  # blocks at once: each is checked, which takes the processor
 _LISTED_BLOCKS = 8  # more blocks than this outside the manifest: their indexes are listed together
 
 
@@ -37,10 +38,13 @@ def open_pieces(store: Store, dataset: str, shards: Sequence[int] | None = None)
     manifest = usable_manifest(store, dataset)
     numbers = committed(store, dataset, manifest) if shards is None else np.unique(shards)
     blocks = numbers // SHARDS_PER_BLOCK
-    with ThreadPoolExecutor(_READERS, "index") as readers:
-        entries = [entry for entry in manifest.blocks if entry.number in set(blocks.tolist())]
-        mapped = readers.map(lambda entry: _mapped(store, dataset, entry), entries)
+    asked = np.unique(blocks).tolist()
+    wanted_blocks = set(asked)
+    entries = [entry for entry in manifest.blocks if entry.number in wanted_blocks]
+    with ThreadPoolExecutor(_MAPPERS, "block") as mappers:
+        mapped = mappers.map(lambda entry: _mapped(store, dataset, entry), entries)
         held = {entry.number: rows for entry, rows in zip(entries, mapped, strict=True) if rows is not None}
+    with ThreadPoolExecutor(_READERS, "index") as readers:
 
         def read(shard: int) -> tuple[int, ShardIndex]:
             index = read_index(store, dataset, shard)
@@ -52,7 +56,7 @@ def open_pieces(store: Store, dataset: str, shards: Sequence[int] | None = None)
             return shard, index
 
         pieces: list[Piece] = []
-        for block in np.unique(blocks).tolist():
+        for block in asked:
             wanted, rows = numbers[blocks == block], held.get(block)
             if rows is not None and np.array_equal(rows.numbers, wanted):
                 pieces.append(Piece(rows, 0, len(rows)))
