@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 
 def write_manifest(folder: Path, captions: int) -> None:
     """The blocks of a dataset of so many captions, 16 a shard, ten JPEGs of about 20 kB a caption."""
-    from stablerep.shards.block import METADATA, BlockShard, build_block, pack_block, text_hash
+    from stablerep.shards.block import METADATA, BlockShards, build_block, pack_block, text_hash
     from stablerep.shards.layout import SHARDS_PER_BLOCK, block_key, manifest_key, planned_key
     from stablerep.shards.manifest import BlockEntry, Manifest
     from stablerep.storage import open_store
@@ -58,17 +58,15 @@ def write_manifest(folder: Path, captions: int) -> None:
             f"a photograph of thing {i} beside thing {i * 7919 % captions}, outdoors"
             for i in range(first, first + rows)
         ]
-        shards = [
-            BlockShard(
-                number=number * SHARDS_PER_BLOCK + k,
-                groups=min(A_SHARD, rows - k * A_SHARD),
-                images=IMAGES * min(A_SHARD, rows - k * A_SHARD),
-                skipped=0,
-                size=int(sizes[k * A_SHARD : (k + 1) * A_SHARD].sum()),
-                sha256=sha256(str(k).encode()).hexdigest(),
-            ).model_dump()
-            for k in range(-(-rows // A_SHARD))
-        ]
+        groups = [min(A_SHARD, rows - k) for k in range(0, rows, A_SHARD)]
+        shards = BlockShards(
+            numbers=list(range(number * SHARDS_PER_BLOCK, number * SHARDS_PER_BLOCK + len(groups))),
+            groups=groups,
+            images=[IMAGES * count for count in groups],
+            skipped=[0] * len(groups),
+            sizes=[int(part.sum()) for part in np.split(sizes, range(A_SHARD, rows, A_SHARD))],
+            sha256=[sha256(str(k).encode()).hexdigest() for k in range(len(groups))],
+        )
         offsets = pa.array(np.arange(0, rows * (IMAGES + 1) + 1, IMAGES + 1, dtype=np.int32))
         columns = [
             pa.array(np.arange(first, first + rows)),
@@ -78,14 +76,14 @@ def write_manifest(folder: Path, captions: int) -> None:
             pa.ListArray.from_arrays(offsets, pa.array(lengths.ravel())),
         ]
         arrays = [column.cast(field.type) for column, field in zip(columns, schema, strict=True)]
-        described = schema.with_metadata({METADATA: json.dumps(shards).encode()})
+        described = schema.with_metadata({METADATA: shards.model_dump_json().encode()})
         content = pack_block(pa.RecordBatch.from_arrays(arrays, schema=described))
         digest = sha256(content).hexdigest()
         store.put(block_key("large", number, digest), content)
         entries.append(
             BlockEntry(
                 number=number,
-                end=number * SHARDS_PER_BLOCK + len(shards),
+                end=number * SHARDS_PER_BLOCK + len(groups),
                 groups=rows,
                 images=rows * IMAGES,
                 size=len(content),

@@ -7,13 +7,12 @@ whole blocks behind a header, so that their offsets follow from start and length
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from itertools import pairwise
 from tarfile import BLOCKSIZE
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stablerep.errors import TornObject
 from stablerep.shards.tar import IndexedGroup, ShardIndex
@@ -25,17 +24,17 @@ METADATA = b"stablerep"
 """Key of the schema's metadata under which the shards of a block stand, as JSON."""
 
 
-class BlockShard(BaseModel):
-    """A shard of a block: how many rows are of its groups, in order, and which tar they describe."""
+class BlockShards(BaseModel):
+    """The shards of a block, in order: how many rows are of their groups, and which tars they describe."""
 
     model_config = ConfigDict(frozen=True)
 
-    number: int
-    groups: int
-    images: int
-    skipped: int
-    size: int
-    sha256: str
+    numbers: list[int] = []
+    groups: list[int] = []
+    images: list[int] = []
+    skipped: list[int] = []
+    sizes: list[int] = []
+    sha256: list[str] = []
 
 
 def _columns() -> "dict[str, pa.DataType]":
@@ -54,24 +53,17 @@ def build_block(indexes: Iterable[tuple[int, ShardIndex]]) -> "pa.RecordBatch":
     """The block of these shards, by number and in order. Raises TornObject for an index of no tar."""
     import pyarrow as pa
 
-    shards: list[dict[str, Any]] = []
+    shards = BlockShards()
     parts: list[pa.RecordBatch] = []
     for number, index in indexes:
-        shards.append(
-            BlockShard(
-                number=number,
-                groups=len(index.groups),
-                images=index.images,
-                skipped=len(index.skipped),
-                size=index.size,
-                sha256=index.sha256,
-            ).model_dump()
-        )
+        facts = (number, len(index.groups), index.images, len(index.skipped), index.size, index.sha256)
+        for name, fact in zip(BlockShards.model_fields, facts, strict=True):
+            getattr(shards, name).append(fact)
         if not all(map(_is_in_a_row, index.groups)):
             raise TornObject(f"the index of shard {number} describes no tar; delete it to have it made again")
         parts.append(_rows(index))
     columns = _columns()
-    schema = pa.schema(list(columns.items()), {METADATA: json.dumps(shards).encode()})
+    schema = pa.schema(list(columns.items()), {METADATA: shards.model_dump_json().encode()})
     # One batch: each of its columns is then one piece of memory.
     arrays = [
         pa.concat_arrays([part.column(name) for part in parts]) if parts else pa.array([], kind)
@@ -106,16 +98,16 @@ def open_block(source: "pa.Buffer | pa.MemoryMappedFile") -> "pa.RecordBatch":
     return block
 
 
-def shards_of(block: "pa.RecordBatch") -> tuple[BlockShard, ...]:
-    """The shards of a block, in order. Raises TornObject."""
+def shards_of(block: "pa.RecordBatch") -> BlockShards:
+    """The shards of a block. Raises TornObject."""
     try:
-        found = json.loads((block.schema.metadata or {})[METADATA])
-        shards = tuple(BlockShard(**shard) for shard in found)
-    except (KeyError, TypeError, ValueError) as error:
+        found = BlockShards.model_validate_json((block.schema.metadata or {})[METADATA])
+    except (KeyError, ValidationError) as error:
         raise TornObject(f"a block without its shards: {error}") from error
-    if sum(shard.groups for shard in shards) != block.num_rows:
+    lengths = {len(getattr(found, name)) for name in BlockShards.model_fields}
+    if len(lengths) != 1 or sum(found.groups) != block.num_rows:
         raise TornObject("a block whose rows are not those of its shards")
-    return shards
+    return found
 
 
 def text_hash(text: str) -> int:

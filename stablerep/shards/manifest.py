@@ -136,9 +136,9 @@ def _make(store: Store, dataset: str, number: int, shards: list[int]) -> tuple[B
     entry = BlockEntry(
         number=number,
         end=end,
-        missing=tuple(sorted(set(range(first, end)).difference(shard.number for shard in found))),
+        missing=tuple(sorted(set(range(first, end)).difference(found.numbers))),
         groups=block.num_rows,
-        images=sum(shard.images for shard in found),
+        images=sum(found.images),
         size=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stablerep.data.corpus.positive_sets import PositiveSets
-from stablerep.data.corpus.rows import top_bits
 from stablerep.errors import InvalidInput
 
 ORDER, IMAGES, AUGMENTATION, MASKS, PLACES, LOCAL = range(6)  # independent streams of random numbers
 
 
 _WINDOW_BATCHES = 4
+_SORTED_AT_ONCE = 1 << 21
 _WINDOWS = 64
 
 
@@ -201,18 +201,25 @@ class _Orders:
 
 def epoch_order(seed: int, epoch: int, length: int, part: int = 0, window: int = 0) -> np.ndarray:
     """A permutation; with a window, of each run of so many by itself. Uint32 or int64 [length]."""
-    drawn = _raw(seed, ORDER, epoch, length, part)
     if window:
+        drawn = _raw(seed, ORDER, epoch, length, part)
         return np.lexsort((drawn, np.arange(length) // window))
-    # What sorting all of it gives, without the memory that this takes: one part of the values after another.
+    # What sorting all numbers at once gives, without the memory for all of them: those with the same highest
+    # bits after one another, drawn anew each time.
     order = np.empty(length, dtype=np.uint32 if length < 2**32 else np.int64)
-    bits = max(0, (length >> 19).bit_length())
+    bits = (length // _SORTED_AT_ONCE).bit_length()
     filled = 0
-    top = top_bits(drawn, bits)
-    for value in range(1 << bits):
-        where = np.flatnonzero(top == value)
-        order[filled : filled + len(where)] = where[np.argsort(drawn[where], kind="stable")]
-        filled += len(where)
+    for highest in range(1 << bits):
+        generator = _philox(seed, ORDER, epoch, part)
+        values, places = [], []
+        for start in range(0, length, _SORTED_AT_ONCE):
+            drawn = generator.random_raw(min(_SORTED_AT_ONCE, length - start))
+            own = np.flatnonzero(drawn >> np.uint64(64 - bits) == highest) if bits else np.arange(len(drawn))
+            values.append(drawn[own])
+            places.append((own + start).astype(order.dtype))
+        sorted_places = np.concatenate(places)[np.argsort(np.concatenate(values), kind="stable")]
+        order[filled : filled + len(sorted_places)] = sorted_places
+        filled += len(sorted_places)
     return order
 
 
@@ -222,4 +229,8 @@ def _window(length: int, captions: int) -> int:
 
 
 def _raw(seed: int, stream: int, step: int, count: int, part: int = 0) -> np.ndarray:
-    return np.random.Philox(key=seed, counter=[0, part, stream, step]).random_raw(count)
+    return _philox(seed, stream, step, part).random_raw(count)
+
+
+def _philox(seed: int, stream: int, step: int, part: int) -> np.random.Philox:
+    return np.random.Philox(key=seed, counter=[0, part, stream, step])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 
 from stablerep.data.corpus.block_files import map_block
 from stablerep.data.corpus.rows import Piece, Pieces, Rows
@@ -43,7 +44,11 @@ def open_pieces(store: Store, dataset: str, shards: Sequence[int] | None = None)
     entries = [entry for entry in manifest.blocks if entry.number in wanted_blocks]
     with ThreadPoolExecutor(_MAPPERS, "block") as mappers:
         mapped = mappers.map(lambda entry: _mapped(store, dataset, entry), entries)
-        held = {entry.number: rows for entry, rows in zip(entries, mapped, strict=True) if rows is not None}
+        held = {
+            entry.number: Rows(block, in_manifest=True)
+            for entry, block in zip(entries, mapped, strict=True)
+            if block is not None
+        }
     with ThreadPoolExecutor(_READERS, "index") as readers:
 
         def read(shard: int) -> tuple[int, ShardIndex]:
@@ -117,9 +122,9 @@ def _listed(store: Store, prefix: str) -> list[int]:
     return [shard_of(info.key) for info in store.list(prefix)]
 
 
-def _mapped(store: Store, dataset: str, entry: BlockEntry) -> Rows | None:
+def _mapped(store: Store, dataset: str, entry: BlockEntry) -> pa.RecordBatch | None:
     try:
-        return Rows(map_block(store, dataset, entry), in_manifest=True)
+        return map_block(store, dataset, entry)
     except (TornObject, NotFound) as error:
         logger.warning(
             "block %d of the manifest of %s cannot be used (%s); the indexes of its shards are read. "

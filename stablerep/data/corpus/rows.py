@@ -20,8 +20,8 @@ class Rows:
     def __init__(self, block: pa.RecordBatch, *, in_manifest: bool) -> None:
         self.in_manifest = in_manifest
         shards = shards_of(block)
-        self.numbers = np.array([shard.number for shard in shards], dtype=np.int64)
-        self.ends = np.cumsum([shard.groups for shard in shards], dtype=np.int64)
+        self.numbers = np.array(shards.numbers, dtype=np.int64)
+        self.ends = np.cumsum(shards.groups, dtype=np.int64)
         self.ids = block.column("caption_id").to_numpy()
         self.hashes = block.column("text_hash").to_numpy()
         self._captions = block.column("caption")
