@@ -8,8 +8,8 @@ import numpy as np
 import simplejpeg
 import torch
 from PIL import Image
-from torch.nn.functional import interpolate
 
+_resize_antialiased = torch.ops.aten._upsample_bilinear2d_aa.out
 _JPEG = b"\xff\xd8"
 
 
@@ -35,6 +35,15 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     if pixels.shape[0] <= height and pixels.shape[1] <= width:
         # Nothing to antialias: OpenCV takes a fifth of the time.
         return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
-    image = torch.from_numpy(np.ascontiguousarray(pixels)[None]).permute(0, 3, 1, 2)
-    planes = interpolate(image, (height, width), mode="bilinear", antialias=True)[0]
-    return cv2.merge(list(planes.numpy()))  # ten times faster than torch's own way to put channels last
+    made = np.empty((height, width, 3), dtype=np.uint8)
+    # What `interpolate` runs, with a place for the result: its own would have the channels first, which
+    # takes twice the time.
+    _resize_antialiased(
+        _with_planes(np.ascontiguousarray(pixels)), [height, width], False, out=_with_planes(made)
+    )
+    return made
+
+
+def _with_planes(pixels: np.ndarray) -> torch.Tensor:
+    """[1 3 h w], the same memory as [h w 3]."""
+    return torch.from_numpy(pixels[None]).permute(0, 3, 1, 2)

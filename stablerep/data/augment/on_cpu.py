@@ -51,8 +51,10 @@ def _brightness(view: np.ndarray, factor: float) -> np.ndarray:
 
 def _contrast(view: np.ndarray, factor: float) -> np.ndarray:
     mean = float(np.dot(cv2.mean(view)[:3], _LUMA))
-    offset = np.full((3, 1), (1 - factor) * mean, dtype=np.float32)
-    return cv2.transform(view, np.hstack([_EYE * np.float32(factor), offset]))
+    matrix = np.empty((3, 4), dtype=np.float32)
+    matrix[:, :3] = _EYE * np.float32(factor)
+    matrix[:, 3] = (1 - factor) * mean
+    return cv2.transform(view, matrix)
 
 
 def _saturation(view: np.ndarray, factor: float) -> np.ndarray:
@@ -61,9 +63,10 @@ def _saturation(view: np.ndarray, factor: float) -> np.ndarray:
 
 def _hue(view: np.ndarray, shift: float) -> np.ndarray:
     """Turns the hue by `shift` of a full circle; of 256 hues, which wrap around as bytes do."""
-    hue, saturation, value = cv2.split(cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL))
+    turned = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)
+    hue = cv2.extractChannel(turned, 0)
     hue += np.uint8(round(shift * 256) % 256)
-    return cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2RGB_FULL)
+    return cv2.cvtColor(cv2.insertChannel(hue, turned, 0), cv2.COLOR_HSV2RGB_FULL)
 
 
 def _blur(view: np.ndarray, sigma: float) -> np.ndarray:
