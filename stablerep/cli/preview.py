@@ -73,7 +73,7 @@ def _remake(url: str, caption_id: int, device: str, out: Path, as_json: bool) ->
     from stablerep.generation.remake import remake_group
 
     store, name = open_dataset(url)
-    found = remake_group(store, name, caption_id, device=device)
+    found = remake_group(store, name, caption_id, device=device, say=console.print)
     if error := found.made.info.get("error"):
         raise InvalidInput(f"caption {caption_id} could not be generated again: {error}", field="caption")
     _write(out, found.stored.caption, {"stored-": found.stored, "": found.made})

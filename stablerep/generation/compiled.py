@@ -2,9 +2,10 @@
 
 torch picks kernels by their timing, so that two compilations may differ in an image's last bit. The first
 worker's compilation is therefore stored, kernels and choices included, and the others load it: under
-`compiled/<card>-<torch>-<recipe>/`, `artifact.json` (created only if absent: the first one counts) and the
-file that it names by its SHA-256. To load an artifact is to run code: it is taken only from the store that
-the shards go to, and only with the checksum that was recorded when it was made.
+`compiled/<card>-<torch>-<networks>/`, `artifact.json` (created only if absent: the first one counts) and the
+file that it names by its SHA-256. Recipes that differ only in sampler and steps share it. To load an artifact
+is to run code: it is taken only from the store that the shards go to, and only with the checksum that was
+recorded when it was made.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ Say = Callable[[str], None]
 
 
 class Artifact(BaseModel):
-    """`artifact.json`: which compilation counts for a card, a torch and a recipe."""
+    """`artifact.json`: which compilation counts for a card, a torch, and networks in their shapes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,7 +48,7 @@ class Artifact(BaseModel):
     size: int
     card: str
     torch: str
-    recipe: str
+    networks: str
     seconds: float
     create_time: datetime
 
@@ -65,15 +66,18 @@ def compile_networks(
 ) -> Compiled | None:
     """Loads the compilation that is in the store, or makes it and stores it; None for other pipelines.
 
+    A process has one at a time: with the next one, those made before are compiled anew if they are used.
+
     `say` is told what is compiled or loaded, and how long it took. Raises TornObject for an artifact that is
     not the one that was recorded, and whatever compiling raises.
     """
     if not can_compile(loaded, recipe):
         return None
     card = card_name(loaded.device)
-    prefix = compiled_prefix(card, torch.__version__, recipe.digest)
+    prefix = compiled_prefix(card, torch.__version__, networks_digest(recipe))
     _prepare(loaded)
     while True:
+        torch.compiler.reset()  # else graphs of before that suit would be taken for this compilation's
         found = _read(store, prefix)
         began = time.monotonic()
         if found is not None:
@@ -104,7 +108,7 @@ def compile_networks(
             size=len(content),
             card=card,
             torch=torch.__version__,
-            recipe=recipe.digest,
+            networks=networks_digest(recipe),
             seconds=round(seconds, 1),
             create_time=datetime.now(UTC),
         )
@@ -124,6 +128,21 @@ def can_compile(loaded: LoadedPipeline, recipe: Recipe) -> bool:
         return LatentSampler(loaded, recipe).own_loop
     except (InvalidInput, AttributeError):
         return False
+
+
+def networks_digest(recipe: Recipe) -> str:
+    """Of what decides the graphs: the networks and their shapes; 16 hexadecimal digits."""
+    guided = recipe.guidance_scale > 1
+    facts = (
+        recipe.model,
+        recipe.revision,
+        recipe.dtype,
+        recipe.image_size,
+        recipe.batch_images,
+        guided,
+        guided and recipe.guidance_until < 1,
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def card_name(device: torch.device) -> str:
@@ -169,7 +188,6 @@ class _Decoder(nn.Module):
 
 def _load(loaded: LoadedPipeline, recipe: Recipe, content: bytes) -> tuple[Compiled, int]:
     """Networks compiled from an artifact, and how many graphs were not in it."""
-    torch.compiler.reset()
     with _own_cache():
         torch.compiler.load_cache_artifacts(content)
         before = counters["inductor"]["fxgraph_cache_miss"]

@@ -1,15 +1,20 @@
 """One stored group made again, to see whether its bytes are the same."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stablerep.captions import Caption
 from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, NotFound
+from stablerep.generation.compiled import Say, compile_networks
 from stablerep.generation.generator import Generator
+from stablerep.generation.pipeline import load_pipeline
 from stablerep.shards import Group, IndexedGroup, read_dataset, read_group, read_index
 from stablerep.shards.layout import index_prefix, shard_of
 from stablerep.storage import Store
+
+logger = logging.getLogger("stablerep.generation")
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,12 @@ class Remade:
         )
 
 
-def remake_group(store: Store, dataset: str, caption_id: int, *, device: str = "") -> Remade:
+def remake_group(
+    store: Store, dataset: str, caption_id: int, *, device: str = "", say: Say = logger.info
+) -> Remade:
     """Makes the images of one caption again as the dataset's recipe and seed say.
+
+    `say` is told of compiled networks that are loaded or made, where the group was made by such.
 
     Raises:
         NotFound: the dataset, or a group of that caption in its finished shards, is not there.
@@ -45,10 +54,17 @@ def remake_group(store: Store, dataset: str, caption_id: int, *, device: str = "
         raise InvalidInput(f"{dataset} has no recipe: it was not made by a job", field="dataset")
     recipe = Recipe.model_validate(info.recipe)
     stored = _find(store, dataset, caption_id)
-    generator = Generator(recipe, seed=info.job_seed, device=device or None)
+    pipeline = load_pipeline(recipe, device or None)
+    compiled = compile_networks(pipeline, recipe, store, say) if "compiled" in stored.info else None
+    generator = Generator(recipe, seed=info.job_seed, pipeline=pipeline, compiled=compiled)
     made = next(generator.generate([Caption(caption_id, stored.caption)]))
     exception = ""
-    if "batch_images" in stored.info:
+    if made.info.get("compiled") != stored.info.get("compiled"):
+        exception = (
+            f"it was made by the compiled networks {stored.info['compiled']}, of another kind of card or "
+            f"another torch; those of this machine are {made.info.get('compiled')}"
+        )
+    elif "batch_images" in stored.info:
         exception = f"it was made in a smaller batch, of {stored.info['batch_images']} images"
     elif recipe.layout == "packed" and generator.pipeline.device.type != "cpu":
         exception = "its recipe has no slots: on a GPU its place in the batch mattered"

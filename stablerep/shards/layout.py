@@ -3,7 +3,7 @@
 datasets/<dataset>/dataset.json  captions/000123.jsonl.zst  shards/000123.tar  index/000123.json
 datasets/<dataset>/manifest/manifest.json  000-0123456789abcdef.arrow
 datasets/<dataset>/job/create.json  planned.json  events/<time>-<kind>.json  dead/000123.json
-compiled/<card>-<torch>-<recipe>/artifact.json  0123456789abcdef.bin
+compiled/<card>-<torch>-<networks>/artifact.json  0123456789abcdef.bin
 uploads/<upload>/upload.json  000000.part
 requests/<request id>.json
 runs/<run>/...
@@ -133,9 +133,9 @@ def request_key(request_id: str) -> str:
     return f"requests/{check_request_id(request_id)}.json"
 
 
-def compiled_prefix(card: str, torch: str, recipe: str) -> str:
-    """Where the compiled networks of a recipe lie, for one kind of card and one version of torch."""
-    return f"compiled/{card}-{torch}-{recipe[:16]}/"
+def compiled_prefix(card: str, torch: str, networks: str) -> str:
+    """Where compiled networks lie, for one kind of card and one version of torch."""
+    return f"compiled/{card}-{torch}-{networks}/"
 
 
 def active_run_key(run: str) -> str:

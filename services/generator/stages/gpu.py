@@ -17,7 +17,7 @@ from services.generator.stages.upload import Uploader
 from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
 from stablerep.generation import Generator, LoadedPipeline, load_pipeline
-from stablerep.generation.compiled import Compiled, compile_networks
+from stablerep.generation.compiled import Compiled, compile_networks, networks_digest
 from stablerep.shards import Group
 
 LOADING_SECONDS = 3600.0
@@ -37,7 +37,7 @@ class Gpu:
         self._uploader = uploader
         self._pipeline: LoadedPipeline | None = None
         self._generator: Generator | None = None
-        self._compiled: dict[str, Compiled | None] = {}
+        self._compiled: tuple[str, Compiled | None] | None = None
 
     def preload(self, recipe: Recipe) -> None:
         """Loads the recipe's pipeline and waits for its hub if it must; returns early when the worker stops.
@@ -137,7 +137,7 @@ class Gpu:
             return self._pipeline
         # The old one goes first: two do not fit on many a GPU.
         self._pipeline = self._generator = None
-        self._compiled.clear()
+        self._compiled = None
         self.state, self.recipe_digest = "LOADING", ""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -159,26 +159,32 @@ class Gpu:
         return self._pipeline
 
     def _compile(self, pipeline: LoadedPipeline, recipe: Recipe) -> Compiled | None:
-        """Compiled networks, where the setting wants them and the recipe has such; once a recipe."""
+        """Compiled networks, where the setting wants them and the recipe has such; the last ones are kept."""
         wanted = self._worker.settings.compile
         if wanted == "off" or (wanted == "auto" and pipeline.device.type != "cuda"):
             return None
-        if recipe.digest not in self._compiled:
+        networks = networks_digest(recipe)
+        if self._compiled is None or self._compiled[0] != networks:
+            self._compiled = self._generator = None  # with the next ones, the last ones cannot be used
             self.state = "LOADING"
             self._worker.heartbeat.beat(LOADING_SECONDS)
             try:
-                self._compiled[recipe.digest] = compile_networks(pipeline, recipe, self._worker.store)
+                self._compiled = networks, compile_networks(pipeline, recipe, self._worker.store)
             finally:
                 self.state = "IDLE"
                 self._worker.heartbeat.beat()
-        return self._compiled[recipe.digest]
+        return self._compiled[1]
 
     def _serve_previews(self, *, loaded_only: bool) -> None:
         """Makes the groups that clients wait for; in the middle of a shard only with the pipeline in use."""
 
         def is_wanted(preview: Preview) -> bool:
-            pipeline = self._pipeline
-            return not loaded_only or (pipeline is not None and pipeline.fits(preview.recipe))
+            if not loaded_only:
+                return True
+            pipeline, compiled = self._pipeline, self._compiled
+            if pipeline is None or not pipeline.fits(preview.recipe):
+                return False
+            return compiled is None or compiled[0] == networks_digest(preview.recipe)
 
         while (preview := self._worker.previews.take(is_wanted)) is not None:
             try:

@@ -116,7 +116,7 @@ class LatentSampler:
         """Runs both networks in each shape that a batch of the recipe has: compiled ones are made then."""
         assert self._steps is not None
         embeddings = [self._empty] * batch
-        states = self._empty.states.expand(batch, -1, -1)
+        states = torch.cat([embedding.states for embedding in embeddings])  # laid out as captions' are
         latents = torch.zeros(batch, *self._shape, device=self._device, dtype=states.dtype)
         output = self._output(self._steps, embeddings, states, latents)
         for number in {0, len(self._steps) - 1}:

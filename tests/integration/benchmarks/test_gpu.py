@@ -11,7 +11,7 @@ FIGURES = {
     "sampling": {
         "stablerep_images_per_second",
         "diffusers_images_per_second",
-        "fast_images_per_second",
+        "fast_compiled_images_per_second",
         "unet_ms",
     },
     "loss": {"240_stablerep", "240_dense"},

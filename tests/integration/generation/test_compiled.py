@@ -1,0 +1,220 @@
+"""Compiled networks: the images of plain ones, the same bytes from a stored artifact, no other artifact run.
+
+Compiling takes a minute on one core, so that one compilation, of a pipeline with few layers, serves all.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stablerep.config.recipe import Recipe
+from stablerep.data import GroupDataset
+from stablerep.errors import TornObject
+from stablerep.generation import compiled, load_pipeline
+from stablerep.generation.compiled import can_compile, card_name, compile_networks, networks_digest
+from stablerep.generation.remake import remake_group
+from stablerep.runs.records import now
+from stablerep.shards import write_dataset
+from stablerep.shards.info import DatasetInfo
+from stablerep.shards.layout import compiled_prefix
+from stablerep.storage import open_store
+from tests.pipelines import make_random_consistency_pipeline, make_random_pipeline
+
+CAPTIONS = ["a red shoe", "a grey boot", "a dark bag"]
+pytestmark = pytest.mark.timeout(900)
+
+
+def recipe_of(folder: Path, **changes: object) -> Recipe:
+    settings: dict = {
+        "model": str(folder),
+        "dtype": "float32",
+        "sampler": "ddim",
+        "steps": 4,
+        "guidance_scale": 2.0,
+        "guidance_until": 0.5,
+        "images_per_caption": 2,
+        "batch_images": 4,
+        "image_size": 32,
+        "save_size": 32,
+        "jpeg_quality": 95,
+    }
+    return Recipe(**{**settings, **changes})
+
+
+def images(groups) -> list[np.ndarray]:
+    return [np.asarray(image).astype(int) for group in groups for image in group.images]
+
+
+MAKE = """
+import json, sys
+import torch
+from torch._dynamo.utils import counters
+from stablerep.config.recipe import Recipe
+from stablerep.generation import Generator, load_pipeline
+from stablerep.generation.compiled import compile_networks
+from stablerep.shards import build_tar, commit_shard
+from stablerep.storage import open_store
+
+def graphs():
+    return counters["inductor"]["fxgraph_cache_miss"] + counters["inductor"]["fxgraph_cache_hit"]
+
+recipe, store = Recipe.model_validate_json(sys.argv[1]), open_store(sys.argv[2])
+pipeline = load_pipeline(recipe, "cpu")
+captions = json.loads(sys.argv[3])
+plain = list(Generator(recipe, seed=5, pipeline=pipeline).generate(captions))
+compiled = compile_networks(pipeline, recipe, store, lambda text: print("said", text))
+made = graphs()
+groups = list(Generator(recipe, seed=5, pipeline=pipeline, compiled=compiled).generate(captions))
+print("graphs made", made, "while they were used", graphs() - made)
+print("artifact", compiled.artifact)
+for name, group in {"plain": plain, "shoes": groups}.items():
+    commit_shard(store, name, 0, build_tar(group))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store with an artifact, the dataset `shoes` that was made with it, `plain` without; what was said.
+
+    Made by a process of its own, as workers are: in one that runs tests, torch names graphs otherwise.
+    """
+    folder = tmp_path_factory.mktemp("compiled")
+    recipe = recipe_of(make_random_pipeline(folder / "pipeline", channels=(32, 32)))
+    store = open_store(folder / "store")
+    info = DatasetInfo(
+        name="shoes",
+        recipe=json.loads(recipe.model_dump_json()),
+        recipe_digest=recipe.digest,
+        job_seed=5,
+        captions_per_shard=3,
+        source={},
+        create_time=now(),
+    )
+    write_dataset(store, info)
+    output = run("-c", MAKE, recipe.model_dump_json(), store.url, json.dumps(CAPTIONS))
+    plain, groups = (list(GroupDataset(f"{store.url}/datasets/{name}")) for name in ("plain", "shoes"))
+    artifact = next(line.split()[1] for line in output.splitlines() if line.startswith("artifact "))
+    found = {"recipe": recipe, "store": store, "plain": plain, "groups": groups}
+    return {**found, "output": output, "artifact": artifact}
+
+
+def run(*arguments: str) -> str:
+    """What a process of its own prints."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_compiled_images_are_the_plain_ones_to_a_level(made):
+    pairs = zip(images(made["groups"]), images(made["plain"]), strict=True)
+    differences = [np.abs(own - plain) for own, plain in pairs]
+    assert max(difference.max() for difference in differences) <= 2
+    assert np.mean(differences) < 0.05
+
+
+def test_groups_say_by_which_artifact(made):
+    digest = made["artifact"]
+    assert {group.info["compiled"] for group in made["groups"]} == {digest[:16]}
+    assert "compiled" not in made["plain"][0].info
+    prefix = compiled_prefix(
+        card_name(torch.device("cpu")), torch.__version__, networks_digest(made["recipe"])
+    )
+    record = json.loads(made["store"].get(f"{prefix}artifact.json"))
+    assert record["sha256"] == digest
+    assert record["size"] == len(made["store"].get(f"{prefix}{digest[:16]}.bin"))
+    assert "said compiling UNet and autoencoder of " in made["output"]
+    assert "said compiled in " in made["output"]
+
+
+def test_every_shape_was_compiled_before_it_was_used(made):
+    """Or the first batch would compile again, into no artifact."""
+    assert "graphs made 3 while they were used 0" in made["output"]
+
+
+def test_another_process_loads_it_and_makes_the_same_bytes(made, tmp_path):
+    url = f"{made['store'].url}/datasets/shoes"
+    options = ("--dataset", url, "--caption-id", "1", "--device", "cpu", "--out", str(tmp_path))
+    output = run("-m", "stablerep", "preview", *options)
+    assert "loaded the compiled networks in" in output
+    assert "does not fit" not in output
+    assert "image 0: equal\nimage 1: equal\n" in output
+    assert "may differ" not in output
+
+
+def test_the_first_of_two_workers_counts(made, tmp_path, monkeypatch):
+    """What the slower one compiled is dropped for what the faster one has stored meanwhile."""
+    store, faster = open_store(tmp_path / "store"), made["store"]
+    said, loaded = [], []
+
+    class Raced:
+        """The store, in which another worker's artifact appears just before the first record is created."""
+
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def put(self, key, data, *, if_absent=False):
+            if key.endswith("artifact.json"):
+                for info in faster.list("compiled/"):
+                    store.put(info.key, faster.get(info.key))
+            return store.put(key, data, if_absent=if_absent)
+
+    def load(pipeline, recipe, content):
+        loaded.append(hashlib.sha256(content).hexdigest())
+        return compiled.Compiled(None, loaded[-1]), 0
+
+    monkeypatch.setattr(compiled, "_compile", lambda *_: None)
+    monkeypatch.setattr(compiled, "_saved", lambda: b"the slower one's")
+    monkeypatch.setattr(compiled, "_load", load)
+    pipeline = load_pipeline(made["recipe"], "cpu")
+    found = compile_networks(pipeline, made["recipe"], Raced(), said.append)
+    assert [found.artifact] == loaded == [made["artifact"]]
+    assert "another worker was faster; its compilation counts" in said
+
+
+def test_an_artifact_that_was_changed_is_not_run(made, tmp_path):
+    store = open_store(tmp_path / "store")
+    for info in made["store"].list("compiled/"):
+        data = made["store"].get(info.key)
+        store.put(info.key, data[:-1] + b"?" if info.key.endswith(".bin") else data)
+    pipeline = load_pipeline(made["recipe"], "cpu")
+    with pytest.raises(TornObject, match="is not run"):
+        compile_networks(pipeline, made["recipe"], store)
+
+
+def test_what_decides_the_graphs_decides_the_artifact(made):
+    recipe = made["recipe"]
+    same = [{"steps": 9}, {"sampler": "dpm++"}, {"guidance_scale": 7.5}, {"jpeg_quality": 80}]
+    other = [{"batch_images": 2}, {"image_size": 64}, {"guidance_until": 1.0}, {"dtype": "float16"}]
+    for changes in same:
+        assert networks_digest(recipe.model_copy(update=changes)) == networks_digest(recipe)
+    digests = {networks_digest(recipe.model_copy(update=changes)) for changes in other}
+    assert len(digests - {networks_digest(recipe)}) == len(other)
+
+
+def test_other_pipelines_are_left_as_they_are(tmp_path):
+    recipe = recipe_of(
+        make_random_consistency_pipeline(tmp_path / "lcm"), sampler="pipeline", guidance_until=1.0
+    )
+    pipeline = load_pipeline(recipe, "cpu")
+    assert not can_compile(pipeline, recipe)
+    assert compile_networks(pipeline, recipe, open_store(tmp_path / "store")) is None
+
+
+def test_remade_elsewhere_says_why_bytes_may_differ(made, monkeypatch, tmp_path):
+    monkeypatch.setattr("stablerep.generation.remake.compile_networks", lambda *_: None)
+    found = remake_group(made["store"], "shoes", 0, device="cpu")
+    assert "another kind of card" in found.exception
