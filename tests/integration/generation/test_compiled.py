@@ -6,8 +6,10 @@ Compiling takes a minute on one core, so that one compilation, of a pipeline wit
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,13 @@ from stablerep.errors import TornObject
 from stablerep.generation import compiled, load_pipeline
 from stablerep.generation.compiled import can_compile, card_name, compile_networks, networks_digest
 from stablerep.generation.remake import remake_group
+from stablerep.queue.states import JobState
 from stablerep.runs.records import now
 from stablerep.shards import write_dataset
 from stablerep.shards.info import DatasetInfo
 from stablerep.shards.layout import compiled_prefix
 from stablerep.storage import open_store
+from stablerep.testing.worker import plan_job
 from tests.pipelines import make_random_consistency_pipeline, make_random_pipeline
 
 CAPTIONS = ["a red shoe", "a grey boot", "a dark bag"]
@@ -153,6 +157,38 @@ def test_another_process_loads_it_and_makes_the_same_bytes(made, tmp_path):
     assert "does not fit" not in output
     assert "image 0: equal\nimage 1: equal\n" in output
     assert "may differ" not in output
+
+
+def test_a_worker_loads_it_and_its_groups_say_so(made, queue, redis_url, tmp_path):
+    store = made["store"]
+    plan_job(store, queue, "hats", made["recipe"], [list(enumerate(CAPTIONS))], seed=5)
+    settings = {
+        "store_url": store.url,
+        "redis_url": redis_url,
+        "generator.compile": "on",
+        "generator.device": "cpu",
+        "generator.lease_seconds": 3,
+    }
+    command = [sys.executable, "-m", "services.generator"]
+    command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    log = tmp_path / "log"
+    with log.open("w", encoding="utf-8") as file:
+        worker = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            while not queue.state("hats").final:
+                assert worker.poll() is None, log.read_text(encoding="utf-8")
+                time.sleep(0.1)
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(60) == 0, log.read_text(encoding="utf-8")
+    text = log.read_text(encoding="utf-8")
+    assert queue.state("hats") is JobState.SUCCEEDED, text
+    assert "loaded the compiled networks in" in text
+    assert "does not fit" not in text
+    assert "lost" not in text, "the lease was kept while they were loaded"
+    made_here = list(GroupDataset(f"{store.url}/datasets/hats"))
+    assert [group.encoded for group in made_here] == [group.encoded for group in made["groups"]]
+    assert {group.info["compiled"] for group in made_here} == {made["artifact"][:16]}
 
 
 def test_the_first_of_two_workers_counts(made, tmp_path, monkeypatch):
