@@ -51,8 +51,10 @@ bench: $(VENV)/.installed  ## measurements against what a user would pick instea
 	$(BIN)/python -m benchmarks.imports
 	$(BIN)/python -m benchmarks.input
 	$(BIN)/python -m benchmarks.loss
+	$(BIN)/python -m benchmarks.opening
 	$(BIN)/python -m benchmarks.queue
 	$(BIN)/python -m benchmarks.worker
+	$(BIN)/python -m benchmarks.plots
 
 clean:  ## remove the virtual environment, the demo's output and the caches of this checkout
 	rm -rf $(VENV) .cache demo .mypy_cache .ruff_cache .pytest_cache
