@@ -105,6 +105,17 @@ class ImageSource:
         with self._lock:
             return len(self.damaged), self._decoded
 
+    def damage(self) -> dict[tuple[int, int], str]:
+        """The damaged images found so far, by group and number, and what is wrong with them."""
+        with self._lock:
+            return dict(self.damaged)
+
+    def note(self, damaged: dict[tuple[int, int], str], decoded: int) -> None:
+        """Counts what another process found damaged, and decoded, in place of this one."""
+        with self._lock:
+            self.damaged.update(damaged)
+            self._decoded += decoded
+
     def describe_damage(self) -> str:
         """Some of the damaged images by dataset, shard and caption, and what is wrong with them."""
         with self._lock:

@@ -2,24 +2,16 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from stablerep.data.batches.loader import RankBatch, RankLoader, Texts
-from stablerep.data.batches.order import BatchOrder, MixtureOrder
-from stablerep.data.corpus.positive_sets import (
-    Corpus,
-    PositiveSets,
-    first_with_text,
-    make_positive_sets,
-    merged_positive_sets,
-    single_images,
-    without_words,
-)
+from stablerep.data.batches.loader import RankBatch, RankLoader
+from stablerep.data.batches.process import shares_by_process
 from stablerep.data.images import ImageSource
 from stablerep.errors import Diverged, InvalidInput
 from stablerep.evaluation.effective_rank import effective_rank
@@ -30,6 +22,7 @@ from stablerep.training.callbacks import NoCallback, TrainingCallback
 from stablerep.training.checkpoint import collect_state, read_checkpoint, restore_state
 from stablerep.training.distributed import Ranks
 from stablerep.training.export import export_run
+from stablerep.training.feeding import Place, make_loader, make_order, open_loader, positive_sets
 from stablerep.training.following import when_all_are_ready
 from stablerep.training.learner import Learner, build_learner
 from stablerep.training.online_probe import make_online_probe, probe_is_due
@@ -85,15 +78,17 @@ class _Signals:
 def _train(
     config: TrainConfig, ranks: Ranks, run: Run, signals: _Signals, callback: TrainingCallback | None
 ) -> dict[str, Any] | None:
-    texts, sets = _positive_sets(config, run.corpus)
-    order = _order(config, run.corpus, sets)
+    texts, sets = positive_sets(config, run.corpus)
+    order = make_order(config, run.corpus, sets)
     # Images that are not there yet cannot be decoded on opening.
     memory = config.decoded_bytes if all(one.is_whole() for one in run.corpus.growing) else None
     source = ImageSource(run.corpus, memory=memory, resolution=config.decoded_resolution)
     learner = build_learner(config, ranks.device, ranks.size)
     if config.shard:
         shard(learner, ranks, in_parts=config.encode_parts > 1)
-    loader = _loader(config, ranks, run.corpus, order, source, learner, texts)
+    patches = learner.encoder.patch_embed.num_patches if config.method.needs().noise else 0
+    place = Place(ranks.rank, ranks.size, ranks.device.type, patches)
+    loader = make_loader(config, place, run.corpus, order, source, texts)
     optimizer = build_optimizer(learner, config)
     seen = SeenImages(run.corpus.image_counts)
     scaling = LossScale(learner.precision, ranks.device)
@@ -101,7 +96,7 @@ def _train(
     callback = callback if callback is not None and ranks.first else NoCallback()
     try:
         end = _train_steps(
-            config, ranks, run, loader, learner, optimizer, start, signals, callback, seen, scaling
+            config, ranks, run, loader, place, learner, optimizer, start, signals, callback, seen, scaling
         )
     finally:
         for dataset in run.corpus.growing:
@@ -138,59 +133,6 @@ def _train(
     return result
 
 
-def _positive_sets(config: TrainConfig, corpus: Corpus) -> tuple[Sequence[str], PositiveSets]:
-    """The texts that labels number, and what captions are drawn from."""
-    needs = config.method.needs()
-    if needs.by_image:
-        return corpus.captions, single_images(corpus.image_counts)
-    if not config.drop_words:
-        sets = make_positive_sets(corpus.labels(), corpus.image_counts, at_least=needs.images)
-        return corpus.captions, sets
-    texts = without_words(corpus.captions, config.drop_words)
-    parts = corpus.parts if config.dataset_weights else None
-    labels = first_with_text(texts)
-    return texts, merged_positive_sets(labels, corpus.image_counts, at_least=needs.images, parts=parts)
-
-
-def _order(config: TrainConfig, corpus: Corpus, sets: PositiveSets) -> BatchOrder | MixtureOrder:
-    captions, images = config.captions_per_batch, config.method.needs().images
-    if not config.dataset_weights:
-        return BatchOrder(sets, config.seed, captions, images, config.follow)
-    parts = corpus.parts[sets.first_groups]
-    return MixtureOrder(sets, config.seed, captions, images, parts, config.dataset_weights, config.follow)
-
-
-def _loader(
-    config: TrainConfig,
-    ranks: Ranks,
-    corpus: Corpus,
-    order: BatchOrder | MixtureOrder,
-    source: ImageSource,
-    learner: Learner,
-    texts: Sequence[str],
-) -> RankLoader:
-    needs = config.method.needs()
-    read = None
-    if needs.texts:
-        from stablerep.models.tokenizer import load_tokenizer
-
-        read = Texts(texts, load_tokenizer(needs.tokenizer))
-    return RankLoader(
-        order=order,
-        source=source,
-        augment=config.augment,
-        crops=needs.crops,
-        rank=ranks.rank,
-        ranks=ranks.size,
-        patches=learner.encoder.patch_embed.num_patches if needs.noise else 0,
-        texts=read,
-        local=needs.local,
-        counts_there=corpus.counts_there if corpus.growing else None,
-        view_size=config.encoder.image_size if config.augments_on_cpu(ranks.device.type) else None,
-        pin=ranks.device.type == "cuda",
-    )
-
-
 def _resume(
     run: Run,
     ranks: Ranks,
@@ -215,6 +157,7 @@ def _train_steps(
     ranks: Ranks,
     run: Run,
     loader: RankLoader,
+    place: Place,
     learner: Learner,
     optimizer: torch.optim.Optimizer,
     start: Progress,
@@ -248,7 +191,14 @@ def _train_steps(
                     ranks, signals.stop.is_set, left.set, lambda: taken_over(run.name) if lost() else None
                 ),
             )
-        for share, waited in _timed(loader.shares(start.step, config.steps, ahead, go_on=go_on)):
+        if config.loads_in_process(
+            ranks.device.type, in_memory=loader.source.kept, follows=go_on is not None
+        ):
+            make = partial(open_loader, config, place)
+            shares = shares_by_process(loader, make, start.step, config.steps, ahead)
+        else:
+            shares = loader.shares(start.step, config.steps, ahead, go_on=go_on)
+        for share, waited in _timed(reporting.enter_context(closing(shares))):
             step = share.step + 1
             rates = schedule(config, share.step)
             rates.apply(optimizer)

@@ -26,6 +26,7 @@ _FREE = {
     "datasets",
     "threads",
     "prefetch",
+    "load_in",
     "decoded_bytes",
     "damaged_share",
     "encode_parts",
@@ -72,11 +73,12 @@ def open_run(config: TrainConfig, ranks: Ranks, stop: threading.Event) -> Run:
             _claim_data(store, name, config, stop)
             _claim_tokenizer(store, name, config)
     with ranks.together():
-        corpus = _open_corpus(store, name, config)
+        corpus = open_corpus(store, name, config)
     return Run(store, name, corpus)
 
 
-def _open_corpus(store: Store, name: str, config: TrainConfig) -> Corpus:
+def open_corpus(store: Store, name: str, config: TrainConfig) -> Corpus:
+    """The datasets of a run that has begun, at the shards that it started with."""
     data = _read_json(store, run_key(name, "data.json"))
     if data is None:
         raise NotFound(f"{config.run}/data.json is not there, which the first rank wrote; is it one store?")

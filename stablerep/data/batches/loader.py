@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -148,7 +148,7 @@ class RankLoader:
         ahead: int,
         *,
         go_on: Callable[[bool], bool | None] | None = None,
-    ) -> Iterator[RankBatch]:
+    ) -> Generator[RankBatch, None, None]:
         """The shares of steps first..end-1, made `ahead` of time by a thread; 0: when they are asked for.
 
         `go_on` is asked before each one whether to take it, and told whether it is made: None asks again a
@@ -214,7 +214,7 @@ class RankLoader:
 
 def _ahead(
     feed: RankLoader, first: int, end: int, ahead: int, go_on: Callable[[bool], bool | None] | None
-) -> Iterator[RankBatch]:
+) -> Generator[RankBatch, None, None]:
     made: queue.Queue[RankBatch | BaseException] = queue.Queue(ahead)
     abandoned = threading.Event()
 

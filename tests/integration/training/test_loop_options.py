@@ -72,6 +72,14 @@ def test_activations_computed_again_change_nothing(url, method):
     assert all(torch.equal(value, exported(again)[name]) for name, value in exported(plain).items())
 
 
+def test_batches_from_a_process_of_their_own_change_nothing(url):
+    thread = trained(url, "thread", decoded_bytes=0)
+    process = stopped_and_resumed(url, "process", 3, decoded_bytes=0, load_in="process")
+    assert losses(process) == losses(thread)
+    weights = exported(thread)
+    assert all(torch.equal(weights[name], value) for name, value in exported(process).items())
+
+
 def test_an_encoder_with_batch_norm_is_refused(url):
     with pytest.raises(InvalidInput, match="wants a ViT"):
         train(configuration(url, "bn", recompute=True), ALONE, threading.Event())
