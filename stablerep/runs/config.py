@@ -107,7 +107,7 @@ class TrainConfig(_Frozen):
     decoded_bytes: int = Field(default=10**9, ge=0)  # decode once and keep, if all pixels fit in this
     augment_on: Literal["auto", "cpu", "device"] = "auto"  # see augments_on_cpu
     prefetch: int = Field(default=2, ge=0)  # batches made ahead; 0: made when needed
-    load_in: Literal["auto", "thread", "process"] = "auto"  # see loads_in_process
+    load_in: Literal["auto", "thread", "process"] = "auto"  # who reads and decodes; see feeding.py
     checkpoint_every: int = Field(default=1000, ge=1)
     log_every: int = Field(default=20, ge=1)
 
@@ -178,16 +178,6 @@ class TrainConfig(_Frozen):
         if self.augment_on == "auto":
             return device == "cpu" and self.encoder.image_size >= 48
         return self.augment_on == "cpu"
-
-    def loads_in_process(self, device: str, *, in_memory: bool, follows: bool) -> bool:
-        """Whether a process of its own makes the batches ahead; else a thread of the one that trains.
-
-        By default on a GPU, whose process must not wait for Python's lock. Never for pixels that are in
-        memory already, nor for datasets that are still generated.
-        """
-        if in_memory or follows or not self.prefetch:
-            return False
-        return device == "cuda" if self.load_in == "auto" else self.load_in == "process"
 
     @property
     def learning_rate(self) -> float:

@@ -1,7 +1,10 @@
 """What feeds a rank's steps: captions that images are drawn from, their order, the loader of its shares."""
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from stablerep.data.batches.loader import RankLoader, Texts
 from stablerep.data.batches.order import BatchOrder, MixtureOrder
@@ -15,9 +18,13 @@ from stablerep.data.corpus.positive_sets import (
     without_words,
 )
 from stablerep.data.images import ImageSource
+from stablerep.progress import console
 from stablerep.runs.config import TrainConfig
 from stablerep.storage import open_store
 from stablerep.training.run import open_corpus
+
+SHARED = Path("/dev/shm")
+_LONGER = 1.5  # the longer side of an image, as a batch pads it, to its shorter one
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,41 @@ class Place:
     ranks: int
     device: str
     patches: int
+
+
+def loads_in_process(config: TrainConfig, place: Place, *, in_memory: bool, follows: bool) -> bool:
+    """Whether a process of its own makes the batches ahead; else a thread of the one that trains.
+
+    By default on a GPU, whose process must not wait for Python's lock, if the machine's shared memory holds
+    the batches of all its ranks. Never for pixels that are in memory already, nor for datasets that are still
+    generated.
+    """
+    if in_memory or follows or not config.prefetch:
+        return False
+    if config.load_in != "auto":
+        return config.load_in == "process"
+    if place.device != "cuda":
+        return False
+    needed, room = shared_bytes(config, place), shared_memory()
+    if needed > room and place.rank == 0:
+        console.print(
+            f"a thread reads and decodes: a process of its own would need {needed / 1e9:.1f} GB of shared "
+            f"memory, and {SHARED} has {room / 1e9:.1f} (in the chart: trainer.sharedMemory)"
+        )
+    return needed <= room
+
+
+def shared_bytes(config: TrainConfig, place: Place) -> int:
+    """Of the batches that are ahead, made and handed over at one time, of all ranks of this machine."""
+    side = config.encoder.image_size if config.augments_on_cpu(place.device) else config.decoded_resolution
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    each = config.views_per_batch // place.ranks * 3 * side**2 * _LONGER
+    return round(each * (config.prefetch + 2) * here)
+
+
+def shared_memory() -> int:
+    """Bytes that are free in the machine's, or the container's, shared memory; 0 where it has none."""
+    return shutil.disk_usage(SHARED).free if SHARED.is_dir() else 0
 
 
 def open_loader(config: TrainConfig, place: Place) -> RankLoader:

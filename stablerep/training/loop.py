@@ -22,7 +22,14 @@ from stablerep.training.callbacks import NoCallback, TrainingCallback
 from stablerep.training.checkpoint import collect_state, read_checkpoint, restore_state
 from stablerep.training.distributed import Ranks
 from stablerep.training.export import export_run
-from stablerep.training.feeding import Place, make_loader, make_order, open_loader, positive_sets
+from stablerep.training.feeding import (
+    Place,
+    loads_in_process,
+    make_loader,
+    make_order,
+    open_loader,
+    positive_sets,
+)
 from stablerep.training.following import when_all_are_ready
 from stablerep.training.learner import Learner, build_learner
 from stablerep.training.online_probe import make_online_probe, probe_is_due
@@ -191,9 +198,8 @@ def _train_steps(
                     ranks, signals.stop.is_set, left.set, lambda: taken_over(run.name) if lost() else None
                 ),
             )
-        if config.loads_in_process(
-            ranks.device.type, in_memory=loader.source.kept, follows=go_on is not None
-        ):
+        kept, follows = loader.source.kept, go_on is not None
+        if loads_in_process(config, place, in_memory=kept, follows=follows):
             make = partial(open_loader, config, place)
             shares = shares_by_process(loader, make, start.step, config.steps, ahead)
         else:

@@ -86,10 +86,12 @@ def test_a_sweep_is_stopped_resumed_and_says_what_failed(file):
         assert stopped.poll() is None, stopped.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    stopped.send_signal(signal.SIGSTOP)  # on a busy machine it would end while the second one starts
     second = start(file, *ONE)
     printed = second.communicate(timeout=60)[0]
     assert "another sweep is running in" in printed, printed
     stopped.send_signal(signal.SIGTERM)
+    stopped.send_signal(signal.SIGCONT)
     printed = stopped.communicate(timeout=60)[0]
     assert "everything finished so far is kept. Go on with: stablerep sweep" in printed, printed
     assert stopped.returncode != 0
