@@ -24,10 +24,11 @@ import torch
 from diffusers import AutoencoderKL
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
 from stablerep.config.recipe import Recipe
-from stablerep.errors import InvalidInput, NotFound, TornObject
+from stablerep.errors import InvalidInput, NotFound, StableRepError, TornObject
 from stablerep.generation.pipeline import LoadedPipeline
 from stablerep.generation.samplers.latent import LatentSampler, Networks
 from stablerep.shards.layout import compiled_prefix
@@ -36,6 +37,10 @@ from stablerep.storage import Store
 logger = logging.getLogger("stablerep.generation")
 
 Say = Callable[[str], None]
+
+
+class CannotCompile(StableRepError):
+    """This machine or pipeline cannot be compiled for; the networks as they are work all the same."""
 
 
 class Artifact(BaseModel):
@@ -69,7 +74,7 @@ def compile_networks(
     A process has one at a time: with the next one, those made before are compiled anew if they are used.
 
     `say` is told what is compiled or loaded, and how long it took. Raises TornObject for an artifact that is
-    not the one that was recorded, and whatever compiling raises.
+    not the one that was recorded, and CannotCompile, for want of a C compiler, say.
     """
     if not can_compile(loaded, recipe):
         return None
@@ -169,7 +174,11 @@ def _compile(loaded: LoadedPipeline, recipe: Recipe) -> Networks:
         torch.compile(loaded.pipe.unet, fullgraph=True, dynamic=False),
         torch.compile(_Decoder(vae), fullgraph=True, dynamic=False),
     )
-    LatentSampler(loaded, recipe, networks).run_once(recipe.batch_images)
+    try:
+        LatentSampler(loaded, recipe, networks).run_once(recipe.batch_images)
+    except TorchDynamoException as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise CannotCompile(f"{recipe.model} cannot be compiled here: {first}") from error
     return networks
 
 
@@ -199,7 +208,7 @@ def _load(loaded: LoadedPipeline, recipe: Recipe, content: bytes) -> tuple[Compi
 def _saved() -> bytes:
     saved = torch.compiler.save_cache_artifacts()
     if saved is None:
-        raise InvalidInput("this torch keeps no compilation; set generator.compile=off", field="compile")
+        raise CannotCompile("this torch keeps no compilation")
     return saved[0]
 
 

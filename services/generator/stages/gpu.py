@@ -1,5 +1,6 @@
 """The thread that owns the GPU: pipelines, batches of the shards that are ready, previews in between."""
 
+import logging
 import math
 import time
 from queue import Empty, SimpleQueue
@@ -17,8 +18,10 @@ from services.generator.stages.upload import Uploader
 from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
 from stablerep.generation import Generator, LoadedPipeline, load_pipeline
-from stablerep.generation.compiled import Compiled, compile_networks, networks_digest
+from stablerep.generation.compiled import CannotCompile, Compiled, compile_networks, networks_digest
 from stablerep.shards import Group
+
+logger = logging.getLogger("stablerep.generator")
 
 LOADING_SECONDS = 3600.0
 """A pipeline may first have to be downloaded."""
@@ -170,6 +173,12 @@ class Gpu:
             self._worker.heartbeat.beat(LOADING_SECONDS)
             try:
                 self._compiled = networks, compile_networks(pipeline, recipe, self._worker.store)
+            except CannotCompile as error:
+                if wanted == "on":
+                    raise
+                torch.compiler.reset()
+                logger.warning("%s; images are made without (generator.compile=off says nothing)", error)
+                self._compiled = networks, None
             finally:
                 self.state = "IDLE"
                 self._worker.heartbeat.beat()

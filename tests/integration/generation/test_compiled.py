@@ -5,22 +5,34 @@ Compiling takes a minute on one core, so that one compilation, of a pipeline wit
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
+from services.generator.stages import gpu
+from services.health.heartbeat import Heartbeat
 from stablerep.config.recipe import Recipe
+from stablerep.config.settings import GeneratorSettings
 from stablerep.data import GroupDataset
 from stablerep.errors import TornObject
 from stablerep.generation import compiled, load_pipeline
-from stablerep.generation.compiled import can_compile, card_name, compile_networks, networks_digest
+from stablerep.generation.compiled import (
+    CannotCompile,
+    can_compile,
+    card_name,
+    compile_networks,
+    networks_digest,
+)
 from stablerep.generation.remake import remake_group
 from stablerep.queue.states import JobState
 from stablerep.runs.records import now
@@ -219,6 +231,38 @@ def test_the_first_of_two_workers_counts(made, tmp_path, monkeypatch):
     found = compile_networks(pipeline, made["recipe"], Raced(), said.append)
     assert [found.artifact] == loaded == [made["artifact"]]
     assert "another worker was faster; its compilation counts" in said
+
+
+def test_what_cannot_be_compiled_is_told_in_a_line(made, tmp_path, monkeypatch):
+    def fail(self, batch):
+        raise TorchDynamoException("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setattr(compiled.LatentSampler, "run_once", fail)
+    store = open_store(tmp_path / "store")
+    with pytest.raises(CannotCompile, match=r"cannot be compiled here: Failed to find C compiler\."):
+        compile_networks(load_pipeline(made["recipe"], "cpu"), made["recipe"], store)
+    assert list(store.list()) == []
+
+
+@pytest.mark.parametrize("wanted", ["auto", "on"])
+def test_a_worker_goes_on_without_unless_it_was_told_to(wanted, tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise CannotCompile("no C compiler")
+
+    monkeypatch.setattr(gpu, "compile_networks", fail)
+    settings = GeneratorSettings(compile=wanted)
+    worker = SimpleNamespace(settings=settings, store=None, heartbeat=Heartbeat(600))
+    stage = gpu.Gpu(worker, None, None)
+    pipeline = SimpleNamespace(device=torch.device("cuda"))
+    recipe = recipe_of(tmp_path)
+    if wanted == "on":
+        with pytest.raises(CannotCompile):
+            stage._compile(pipeline, recipe)
+        return
+    with caplog.at_level(logging.WARNING):
+        assert stage._compile(pipeline, recipe) is None
+        assert stage._compile(pipeline, recipe) is None
+    assert len(caplog.records) == 1, "tried once"
 
 
 def test_an_artifact_that_was_changed_is_not_run(made, tmp_path):
