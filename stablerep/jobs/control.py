@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from stablerep.errors import InvalidInput, NotFound, Unavailable, WrongState
+from stablerep.errors import InvalidInput, NotFound, WrongState
 from stablerep.jobs.manifests import manifest_locked
 from stablerep.jobs.records import (
     CreateRecord,
@@ -19,7 +19,7 @@ from stablerep.jobs.records import (
 )
 from stablerep.queue.client import Queue
 from stablerep.queue.leases import ShardState
-from stablerep.queue.lock import hold
+from stablerep.queue.lock import hold_within
 from stablerep.queue.states import JobState
 from stablerep.shards.layout import (
     create_key,
@@ -216,12 +216,6 @@ def _carry_out(store: Store, queue: Queue, record: CreateRecord, delete_data: bo
 @contextmanager
 def _planning_stopped(queue: Queue, dataset: str, patience: float) -> Iterator[None]:
     """Keeps planners and other deletions off the job during the block: what they write would stay behind."""
-    deadline = time.monotonic() + patience
-    while True:
-        with hold(queue, f"sr:planning:{dataset}") as lock:
-            if lock is not None:
-                yield
-                return
-        if time.monotonic() >= deadline:
-            raise Unavailable(f"another process is planning or deleting job {dataset}; try again")
-        time.sleep(_LOOK_SECONDS)
+    problem = f"another process is planning or deleting job {dataset}; try again"
+    with hold_within(queue, f"sr:planning:{dataset}", patience, problem):
+        yield

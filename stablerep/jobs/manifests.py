@@ -1,18 +1,15 @@
 """Keeps the manifests of jobs' datasets at what their indexes say; one process a dataset at a time."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from stablerep.errors import Unavailable
 from stablerep.queue.client import Queue
-from stablerep.queue.lock import hold
+from stablerep.queue.lock import hold_within
 from stablerep.shards.manifest import block_count, drop_from_manifest, update_block
 from stablerep.storage.interface import Store
 
 PATIENCE_SECONDS = 60.0
 """How long one process waits for another, which holds the lock for a block at a time."""
-_LOOK_SECONDS = 0.1
 
 
 def update_manifest(
@@ -54,12 +51,6 @@ def forget_shards(store: Store, queue: Queue, dataset: str, shards: Iterable[int
 @contextmanager
 def manifest_locked(queue: Queue, dataset: str) -> Iterator[None]:
     """Keeps other processes off the manifest during the block. Raises Unavailable."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        with hold(queue, f"sr:manifest:{dataset}") as lock:
-            if lock is not None:
-                yield
-                return
-        if time.monotonic() >= deadline:
-            raise Unavailable(f"another process is at the manifest of {dataset}; try again")
-        time.sleep(_LOOK_SECONDS)
+    problem = f"another process is at the manifest of {dataset}; try again"
+    with hold_within(queue, f"sr:manifest:{dataset}", PATIENCE_SECONDS, problem):
+        yield

@@ -3,6 +3,7 @@
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ logger = logging.getLogger("stablerep.queue")
 
 LOCK_SECONDS = 15.0
 RENEWALS = 3  # in that time
+_LOOK_SECONDS = 0.1
 
 
 class Lock:
@@ -68,6 +70,20 @@ def hold(queue: Queue, name: str, *, seconds: float = LOCK_SECONDS) -> Iterator[
         left.set()
         thread.join()
         _give_up(queue, lock)
+
+
+@contextmanager
+def hold_within(queue: Queue, name: str, patience: float, problem: str) -> Iterator[None]:
+    """Holds the lock once others let go of it; raises Unavailable(`problem`) after `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        with hold(queue, name) as lock:
+            if lock is not None:
+                yield
+                return
+        if time.monotonic() >= deadline:
+            raise Unavailable(problem)
+        time.sleep(_LOOK_SECONDS)
 
 
 def _give_up(queue: Queue, lock: Lock) -> None:

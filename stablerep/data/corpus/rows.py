@@ -106,14 +106,11 @@ class Pieces:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint64)
 
 
-class Captions(Sequence[str]):
-    """The captions of pieces; each becomes a string when it is asked for."""
+class _Texts(Sequence[str]):
+    """Texts of which each is made when it is asked for, by `_text` of its place."""
 
-    def __init__(self, pieces: Pieces) -> None:
-        self._pieces = pieces
-
-    def __len__(self) -> int:
-        return len(self._pieces)
+    def _text(self, place: int) -> str:
+        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -121,16 +118,29 @@ class Captions(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        rows, row = self._pieces.locate(range(len(self))[index])
-        return rows.caption(row)
+            return [self._text(place) for place in range(len(self))[index]]
+        return self._text(range(len(self))[index])
+
+
+class Captions(_Texts):
+    """The captions of pieces."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+
+    def __len__(self) -> int:
+        return len(self._pieces)
 
     def __iter__(self) -> Iterator[str]:
         for piece in self._pieces.pieces:
             yield from piece.rows.captions(piece.first, piece.end)
 
+    def _text(self, place: int) -> str:
+        rows, row = self._pieces.locate(place)
+        return rows.caption(row)
 
-class Chained(Sequence[str]):
+
+class Chained(_Texts):
     """Several sequences of captions as one."""
 
     def __init__(self, parts: Sequence[Sequence[str]]) -> None:
@@ -139,23 +149,16 @@ class Chained(Sequence[str]):
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        place = range(len(self))[index]
+    def __iter__(self) -> Iterator[str]:
+        for part in self._parts:
+            yield from part
+
+    def _text(self, place: int) -> str:
         for part in self._parts:
             if place < len(part):
                 return part[place]
             place -= len(part)
-        raise IndexError(index)
-
-    def __iter__(self) -> Iterator[str]:
-        for part in self._parts:
-            yield from part
+        raise IndexError("no such caption")
 
 
 def first_with_hash(hashes: np.ndarray) -> np.ndarray:
