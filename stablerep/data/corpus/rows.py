@@ -1,5 +1,6 @@
 """The groups of a block of shards as arrays, mapped from a manifest or made from indexes."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -109,8 +110,8 @@ class Pieces:
 class _Texts(Sequence[str]):
     """Texts of which each is made when it is asked for, by `_text` of its place."""
 
-    def _text(self, place: int) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _text(self, place: int) -> str: ...
 
     @overload
     def __getitem__(self, index: int) -> str: ...
