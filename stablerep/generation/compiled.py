@@ -8,13 +8,15 @@ is to run code: it is taken only from the store that the shards go to, and only 
 recorded when it was made.
 """
 
+import atexit
 import hashlib
 import logging
 import os
 import re
+import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,8 +30,9 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
 from stablerep.config.recipe import Recipe
-from stablerep.errors import InvalidInput, NotFound, StableRepError, TornObject
+from stablerep.errors import NotFound, StableRepError, TornObject
 from stablerep.generation.pipeline import LoadedPipeline
+from stablerep.generation.samplers import make_sampler
 from stablerep.generation.samplers.latent import LatentSampler, Networks
 from stablerep.shards.layout import compiled_prefix
 from stablerep.storage import Store
@@ -89,11 +92,11 @@ def compile_networks(
             say(f"loading the compiled networks of {recipe.model} from {store.url}/{prefix}")
             compiled, missed = _load(loaded, recipe, _content(store, prefix, found))
             if missed:
-                message = (
-                    "the stored compilation of %s does not fit this machine: %d graphs were compiled anew, "
-                )
                 logger.warning(
-                    message + "images may differ from other workers' in the last bit", prefix, missed
+                    "the stored compilation of %s does not fit this machine: %d graphs were compiled anew, "
+                    "images may differ from other workers' in the last bit",
+                    prefix,
+                    missed,
                 )
                 compiled = Compiled(compiled.networks, hashlib.sha256(_saved()).hexdigest())
             say(f"loaded the compiled networks in {time.monotonic() - began:.0f} s")
@@ -106,7 +109,7 @@ def compile_networks(
             networks = _compile(loaded, recipe)
             content = _saved()
         seconds = time.monotonic() - began
-        say(f"compiled in {seconds:.0f} s; stored for other workers ({len(content) / 1e6:.1f} MB)")
+        say(f"compiled in {seconds:.0f} s ({len(content) / 1e6:.1f} MB)")
         digest = hashlib.sha256(content).hexdigest()
         artifact = Artifact(
             sha256=digest,
@@ -118,21 +121,22 @@ def compile_networks(
             create_time=datetime.now(UTC),
         )
         store.put(f"{prefix}{digest[:16]}.bin", content)
-        if store.put(f"{prefix}artifact.json", artifact.model_dump_json().encode(), if_absent=True):
-            return Compiled(networks, digest)
-        if _read(store, prefix) == artifact:  # its own, whose first answer was lost
+        created = store.put(f"{prefix}artifact.json", artifact.model_dump_json().encode(), if_absent=True)
+        if created or _read(store, prefix) == artifact:  # its own, though the first answer was lost
+            say("stored for other workers")
             return Compiled(networks, digest)
         say("another worker was faster; its compilation counts")
 
 
 def can_compile(loaded: LoadedPipeline, recipe: Recipe) -> bool:
-    """Whether the recipe runs in the package's own loop, around a UNet and an autoencoder of diffusers."""
-    if loaded.pipe is None or not isinstance(getattr(loaded.pipe, "vae", None), AutoencoderKL):
-        return False
-    try:
-        return LatentSampler(loaded, recipe).own_loop
-    except (InvalidInput, AttributeError):
-        return False
+    """Whether the recipe runs in the package's own loop, around a UNet and an autoencoder of diffusers.
+
+    Raises InvalidInput for a recipe that the pipeline cannot follow.
+    """
+    sampler = make_sampler(loaded, recipe)
+    return (
+        isinstance(sampler, LatentSampler) and sampler.own_loop and isinstance(loaded.pipe.vae, AutoencoderKL)
+    )
 
 
 def networks_digest(recipe: Recipe) -> str:
@@ -213,11 +217,12 @@ def _saved() -> bytes:
 
 
 @contextmanager
-def _own_cache() -> Any:
+def _own_cache() -> Iterator[None]:
     """A cache of compilations that holds nothing yet: another's choices would be taken for this one's."""
     names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     before = {name: os.environ.get(name) for name in names}
-    folder = tempfile.mkdtemp(prefix="stablerep-compiled-")  # kernels are read from it as long as they run
+    folder = tempfile.mkdtemp(prefix="stablerep-compiled-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # kernels are read from it as long as they run
     os.environ.update(dict.fromkeys(names, folder))
     try:
         yield

@@ -7,6 +7,7 @@ leaves the manifest before it leaves the store. What the manifest does not hold 
 
 import hashlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +23,8 @@ from stablerep.shards.layout import (
 from stablerep.shards.shards import read_index
 from stablerep.shards.tar import ShardIndex
 from stablerep.storage.interface import Store
+
+_READERS = 16  # indexes read at once: on S3 each costs a round trip
 
 
 class BlockEntry(BaseModel):
@@ -130,7 +133,9 @@ def drop_from_manifest(store: Store, dataset: str, shards: Iterable[int]) -> Non
 def _make(store: Store, dataset: str, number: int, shards: list[int]) -> tuple[BlockEntry, bytes]:
     from stablerep.shards.block import build_block, pack_block, shards_of
 
-    block = build_block((shard, index) for shard in shards if (index := _index(store, dataset, shard)))
+    with ThreadPoolExecutor(_READERS, "index") as readers:
+        indexes = readers.map(lambda shard: _index(store, dataset, shard), shards)
+        block = build_block((n, index) for n, index in zip(shards, indexes, strict=True) if index is not None)
     content, found = pack_block(block), shards_of(block)
     first, end = number * SHARDS_PER_BLOCK, shards[-1] + 1
     entry = BlockEntry(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stablerep.errors import NotFound, TornObject
+from stablerep.errors import NotFound, StoreError, TornObject
 from stablerep.shards.block import open_block
 from stablerep.shards.layout import block_key
 from stablerep.shards.manifest import BlockEntry
@@ -32,29 +32,31 @@ def map_block(store: Store, dataset: str, entry: BlockEntry) -> pa.RecordBatch:
     """A block, mapped. Raises NotFound, and TornObject where it is not what the manifest says."""
     key = block_key(dataset, entry.number, entry.sha256)
     if isinstance(store, LocalStore):
-        return _map(store.path_of(key), entry, key)
-    try:
-        folder = _cache_folder()
-        path = folder / f"{entry.sha256}.arrow"
+        path = store.path_of(key)
         if not path.exists():
-            with _one_process(folder / f"{entry.sha256}.lock"):
-                if not path.exists():
-                    _write_copy(path, _checked(store.get(key), entry, key))
-        os.utime(path)
+            raise NotFound(f"there is no object {key}")
+        return open_block(_checked(_mapped(path), entry, key))
+    try:
+        path = _cache_folder() / f"{entry.sha256}.arrow"
+        with _one_process(path.with_suffix(".lock")):
+            if not path.exists() or not _is_whole(path, entry):
+                _write_copy(path, _checked(store.get(key), entry, key))
+            os.utime(path)
+    except StoreError:
+        raise
     except OSError as error:  # no folder that can be written, or a full disk
         logger.warning("no copy of %s on this machine's disk (%s): each process holds it", key, error)
         return open_block(pa.py_buffer(_checked(store.get(key), entry, key)))
-    return _map(path, entry, key)
+    return open_block(_mapped(path))
 
 
-def _map(path: Path, entry: BlockEntry, key: str) -> pa.RecordBatch:
-    try:
-        with pa.memory_map(str(path)) as file:
-            mapped = file.read_buffer()
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no object {key}") from error
-    _checked(mapped, entry, key)
-    return open_block(mapped)
+def _mapped(path: Path) -> pa.Buffer:
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
+
+
+def _is_whole(path: Path, entry: BlockEntry) -> bool:
+    return hashlib.sha256(_mapped(path)).hexdigest() == entry.sha256
 
 
 def _checked(data: "bytes | pa.Buffer", entry: BlockEntry, key: str) -> "bytes | pa.Buffer":

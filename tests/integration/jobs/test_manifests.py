@@ -164,12 +164,21 @@ def test_one_copy_serves_all_processes_of_a_machine(store, queue, look, cache, m
     look()
     whole = captions(store)
     (copy,) = cache.glob("*.arrow")
-    monkeypatch.setattr("stablerep.data.corpus.block_files._write_copy", None)
-    assert captions(store) == whole
-    copy.write_bytes(copy.read_bytes()[:-1] + b"?")
+    good = copy.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("stablerep.data.corpus.block_files._write_copy", None)
+        assert captions(store) == whole
+    copy.write_bytes(good[:-1] + b"?")
+    with caplog.at_level(logging.WARNING):
+        assert captions(store) == whole
+    assert copy.read_bytes() == good, "a damaged copy is fetched again"
+    assert not caplog.records
+    key = block_key("shoes", 0, read_manifest(store, "shoes").blocks[0].sha256)
+    store.put(key, b"torn")
+    copy.unlink()
     with caplog.at_level(logging.WARNING):
         assert captions(store) == whole, "the indexes are read"
-    assert "other bytes" in caplog.text
+    assert [record.message.startswith("block 0 of the manifest") for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("store_url", ["s3"], indirect=True)
