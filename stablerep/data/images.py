@@ -89,7 +89,8 @@ class ImageSource:
             return self._kept.each(self._offsets.before(groups) + numbers)
         unique, position = np.unique(groups, return_inverse=True)
         with timer.of("read"):
-            encoded = list(self._fetchers.map(self._corpus.encoded, unique.tolist()))
+            runs = self._fetchers.map(self._corpus.encoded, self._corpus.together(unique))
+            encoded = [images for run in runs for images in run]
         wanted = [
             (int(unique[at]), encoded[at], int(number)) for at, number in zip(position, numbers, strict=True)
         ]
@@ -134,7 +135,7 @@ class ImageSource:
             raise InvalidInput("the datasets hold no images", field="datasets")
         with_images = (group for group, count in enumerate(counts) if count)
         for group in islice(with_images, 100):
-            for data in self._corpus.encoded(group):
+            for data in self._corpus.encoded([group])[0]:
                 try:
                     return float(self._decode(data).size) * total
                 except DAMAGED:
@@ -147,18 +148,21 @@ class ImageSource:
         """All images, or None once they turn out to be more than twice `memory`."""
         images: list[np.ndarray] = []
         used = 0
-        for group in _windows(len(self._corpus.image_counts), 64 * _DECODERS):
-            for part in self._decoders.map(self._decode_group, group):
+        for window in _windows(len(self._corpus.image_counts), 64 * _DECODERS):
+            with_images = np.flatnonzero(self._corpus.image_counts[window.start : window.stop]) + window.start
+            runs = self._fetchers.map(self._corpus.encoded, self._corpus.together(with_images))
+            read = (images for run in runs for images in run)
+            for part in self._decoders.map(self._decode_group, with_images.tolist(), read):
                 images += part
                 used += sum(image.size for image in part)
             if used > 2 * memory:
                 return None
         return _Kept(images)
 
-    def _decode_group(self, group: int) -> list[np.ndarray]:
-        count = int(self._corpus.image_counts[group])
-        encoded = self._corpus.encoded(group) if count else ()
-        return [self._sound(group, encoded, number) for number in range(count)]
+    def _decode_group(self, group: int, encoded: tuple[bytes, ...]) -> list[np.ndarray]:
+        return [
+            self._sound(group, encoded, number) for number in range(int(self._corpus.image_counts[group]))
+        ]
 
     def _sound(self, group: int, encoded: tuple[bytes, ...], number: int) -> np.ndarray:
         """Image `number`, or the next one of the group that can be decoded; grey if none can."""

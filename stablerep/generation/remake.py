@@ -1,17 +1,15 @@
 """One stored group made again, to see whether its bytes are the same."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stablerep.captions import Caption
 from stablerep.config.recipe import Recipe
-from stablerep.errors import InvalidInput, NotFound
+from stablerep.errors import InvalidInput
 from stablerep.generation.compiled import Say, compile_networks
 from stablerep.generation.generator import Generator
 from stablerep.generation.pipeline import load_pipeline
-from stablerep.shards import Group, IndexedGroup, read_dataset, read_group, read_index
-from stablerep.shards.layout import index_prefix, shard_of
+from stablerep.shards import Group, find_group, read_dataset, read_group
 from stablerep.storage import Store
 
 logger = logging.getLogger("stablerep.generation")
@@ -53,7 +51,7 @@ def remake_group(
     if not info.recipe:
         raise InvalidInput(f"{dataset} has no recipe: it was not made by a job", field="dataset")
     recipe = Recipe.model_validate(info.recipe)
-    stored = _find(store, dataset, caption_id)
+    stored = read_group(store, dataset, *find_group(store, dataset, caption_id))
     pipeline = load_pipeline(recipe, device or None)
     compiled = compile_networks(pipeline, recipe, store, say) if "compiled" in stored.info else None
     generator = Generator(recipe, seed=info.job_seed, pipeline=pipeline, compiled=compiled)
@@ -69,27 +67,3 @@ def remake_group(
     elif recipe.layout == "packed" and generator.pipeline.device.type != "cpu":
         exception = "its recipe has no slots: on a GPU its place in the batch mattered"
     return Remade(stored, made, exception)
-
-
-def _find(store: Store, dataset: str, caption_id: int) -> Group:
-    """The stored group, by a binary search over the shards: caption ids ascend in them."""
-    shards = [shard_of(entry.key) for entry in store.list(index_prefix(dataset))]
-    low, high = 0, len(shards)
-    while low < high:
-        middle = (low + high) // 2
-        groups = _groups(store, dataset, shards[middle])
-        found = next((group for group in groups if group.caption_id == caption_id), None)
-        if found is not None:
-            return read_group(store, dataset, shards[middle], found)
-        if groups and groups[-1].caption_id < caption_id:
-            low = middle + 1
-        else:
-            high = middle
-    raise NotFound(f"no finished shard of {dataset} has images of caption {caption_id}")
-
-
-def _groups(store: Store, dataset: str, shard: int) -> Sequence[IndexedGroup]:
-    index = read_index(store, dataset, shard)
-    if index is None:
-        raise NotFound(f"the index of shard {shard} of {dataset} has gone")
-    return index.groups

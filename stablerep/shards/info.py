@@ -1,5 +1,6 @@
 """`dataset.json`: recipe, counts and caption source of a dataset, readable with no service running."""
 
+import json
 from datetime import datetime
 from typing import Any, Literal
 
@@ -7,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stablerep.config.names import check_dataset
 from stablerep.errors import NotFound, TornObject
-from stablerep.shards.layout import dataset_key
+from stablerep.shards.layout import dataset_key, planned_key
 from stablerep.storage.interface import Store
 
 
@@ -47,3 +48,14 @@ def read_dataset(store: Store, dataset: str) -> DatasetInfo:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise TornObject(f"{key} in {store.url} cannot be read: {where}: {problem['msg']}") from error
+
+
+def planned_shards(store: Store, dataset: str) -> int:
+    """How many shards the dataset's job will make. Raises NotFound while that is not known."""
+    key = planned_key(dataset)
+    try:
+        return int(json.loads(store.get(key))["shards"])
+    except NotFound:
+        raise NotFound(f"{key} is not in {store.url}: the job's captions are not all planned") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise TornObject(f"{key} in {store.url} cannot be read: {error}") from error

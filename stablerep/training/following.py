@@ -12,9 +12,9 @@ from stablerep.data.corpus.growing import (
     WaitCancelled,
     job_has_ended,
 )
-from stablerep.data.corpus.opening import planned_shards
 from stablerep.errors import NotFound, StableRepError
 from stablerep.progress import console
+from stablerep.shards.info import planned_shards
 from stablerep.shards.layout import create_key, run_key
 from stablerep.storage import Store
 from stablerep.training.distributed import Ranks

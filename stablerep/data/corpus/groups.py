@@ -10,9 +10,9 @@ import numpy as np
 
 from stablerep.config.names import check_dataset
 from stablerep.data.corpus.opening import committed, open_pieces, usable_manifest
-from stablerep.data.corpus.rows import Captions, first_with_hash
+from stablerep.data.corpus.rows import Captions, Rows, first_with_hash
 from stablerep.errors import InvalidInput, NotFound, TornObject
-from stablerep.shards import Group, IndexedGroup, read_dataset, read_group, read_index
+from stablerep.shards import Group, IndexedGroup, read_dataset, read_group, read_groups, read_index
 from stablerep.shards.layout import dataset_prefix, shards_prefix
 from stablerep.storage import S3Access, Store, open_store
 
@@ -48,8 +48,24 @@ class GroupDataset(Sequence[Group]):
 
     def __getitem__(self, index: int) -> Group:  # type: ignore[override]  # no slices: a group is a read
         """Group `index`, with its images still encoded. Raises IndexError; StoreError where reading fails."""
-        rows, row = self._pieces.locate(range(len(self))[index])
-        shard, group = rows.shard(row), rows.group(row)
+        return self.read([index])[0]
+
+    def read(self, indices: Sequence[int]) -> list[Group]:
+        """These groups in this order; those that lie together in a shard by one range read."""
+        located = [self._pieces.locate(range(len(self))[index]) for index in indices]
+        placed = [(rows.shard(row), rows.group(row)) for rows, row in located]
+        try:
+            return read_groups(self._store, self.name, placed)
+        except (NotFound, TornObject):
+            if not any(rows.in_manifest for rows, _ in located):
+                raise
+        return [
+            self._read_stale(rows, shard, group)
+            for (rows, _), (shard, group) in zip(located, placed, strict=True)
+        ]
+
+    def _read_stale(self, rows: Rows, shard: int, group: IndexedGroup) -> Group:
+        """A group that may not be where the manifest says."""
         try:
             return read_group(self._store, self.name, shard, group)
         except (NotFound, TornObject):

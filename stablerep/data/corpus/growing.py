@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from stablerep.data.corpus.groups import GroupDataset, open_dataset
-from stablerep.data.corpus.opening import planned_shards, usable_manifest
+from stablerep.data.corpus.opening import usable_manifest
 from stablerep.errors import NotFound, StableRepError
-from stablerep.shards import Group, IndexedGroup, ShardIndex, read_dataset, read_group, read_index
+from stablerep.shards import Group, IndexedGroup, ShardIndex, read_dataset, read_groups, read_index
 from stablerep.shards.block import text_hash
 from stablerep.shards.captions_file import read_captions
+from stablerep.shards.info import planned_shards
 from stablerep.shards.layout import dead_key, events_prefix, index_prefix
 from stablerep.storage import Store
 
@@ -72,14 +73,17 @@ class GrowingDataset(GroupDataset):
     def __len__(self) -> int:
         return len(self.captions)
 
-    def __getitem__(self, index: int) -> Group:  # type: ignore[override]
-        """Group `index`, once it is there; without images if it never will be."""
-        position = range(len(self))[index]
+    def read(self, indices: Sequence[int]) -> list[Group]:
+        """These groups, once they are there; without images those that never will be."""
+        placed = [self._place(range(len(self))[index]) for index in indices]
+        there = [(shard, group) for shard, group in placed if isinstance(group, IndexedGroup)]
+        found = iter(read_groups(self._store, self.name, there))
+        return [next(found) if isinstance(group, IndexedGroup) else group for _, group in placed]
+
+    def _place(self, position: int) -> tuple[int, IndexedGroup | Group]:
         shard, caption_id = int(self._shard_of_group[position]), int(self._ids[position])
         group = self._groups_there(shard).get(caption_id)
-        if group is None:
-            return Group(caption_id, self.captions[position], ())
-        return read_group(self._store, self.name, shard, group)
+        return shard, Group(caption_id, self.captions[position], ()) if group is None else group
 
     def where(self, index: int) -> str:
         return f"caption {self._ids[index]} in shard {self._shard_of_group[index]} of {self.url}"

@@ -1,6 +1,5 @@
 """Opens the groups of a dataset: from its manifest where there is one, the rest from the indexes."""
 
-import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +12,11 @@ from stablerep.data.corpus.rows import Piece, Pieces, Rows
 from stablerep.errors import NotFound, TornObject
 from stablerep.shards import ShardIndex, read_index
 from stablerep.shards.block import build_block
+from stablerep.shards.info import planned_shards
 from stablerep.shards.layout import (
     SHARDS_PER_BLOCK,
     index_block_prefix,
     index_prefix,
-    planned_key,
     shard_of,
 )
 from stablerep.shards.manifest import BlockEntry, Manifest, block_count, read_manifest
@@ -86,17 +85,6 @@ def committed(store: Store, dataset: str, manifest: Manifest) -> np.ndarray:
     """The numbers of the committed shards, int64, in order; what the manifest holds is not listed."""
     covered = [np.array(entry.shards, dtype=np.int64) for entry in manifest.blocks]
     return np.unique(np.concatenate([*covered, np.array(_outside(store, dataset, manifest), dtype=np.int64)]))
-
-
-def planned_shards(store: Store, dataset: str) -> int:
-    """How many shards the dataset's job will make. Raises NotFound while that is not known."""
-    key = planned_key(dataset)
-    try:
-        return int(json.loads(store.get(key))["shards"])
-    except NotFound:
-        raise NotFound(f"{key} is not in {store.url}: the job's captions are not all planned") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise TornObject(f"{key} in {store.url} cannot be read: {error}") from error
 
 
 def _outside(store: Store, dataset: str, manifest: Manifest) -> list[int]:

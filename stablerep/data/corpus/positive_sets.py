@@ -13,6 +13,8 @@ from stablerep.data.corpus.rows import Chained, first_with_hash
 from stablerep.errors import InvalidInput
 from stablerep.shards.block import text_hash
 
+_RUN = 16  # groups that one call reads, so that several calls share what lies together
+
 
 @dataclass(frozen=True)
 class PositiveSets:
@@ -173,13 +175,25 @@ class Corpus:
         """The index of the first group of all datasets with the same text, integers [groups]."""
         return first_with_hash(np.concatenate([dataset.hashes() for dataset in self.datasets]))
 
-    def encoded(self, group: int) -> tuple[bytes, ...]:
-        """The encoded images of group `group`, counted through all datasets."""
+    def encoded(self, groups: Sequence[int]) -> list[tuple[bytes, ...]]:
+        """The encoded images of groups, counted through all datasets; of one dataset, in any order.
+
+        Those that lie together in a shard come by one range read.
+        """
+        first = 0
         for dataset in self.datasets:
-            if group < len(dataset):
-                return dataset[group].encoded
-            group -= len(dataset)
+            if groups[0] < first + len(dataset):
+                return [group.encoded for group in dataset.read([number - first for number in groups])]
+            first += len(dataset)
         raise IndexError("no such group")
+
+    def together(self, groups: np.ndarray) -> list[list[int]]:
+        """Groups [n], ascending, in runs that follow one another, to be read with one call each."""
+        ends = np.cumsum([len(dataset) for dataset in self.datasets])
+        of = np.searchsorted(ends, groups, side="right")
+        cuts = np.flatnonzero((np.diff(groups) != 1) | (np.diff(of) != 0)) + 1
+        runs = (run.tolist() for run in np.split(groups, cuts))
+        return [run[start : start + _RUN] for run in runs for start in range(0, len(run), _RUN)]
 
     @property
     def parts(self) -> np.ndarray:
