@@ -6,19 +6,23 @@ JPEGs of 256 pixels, four a caption, augmented to 224 as the paper does. Two com
 
 - on one thread, from bytes in memory: the release's chain (Pillow and torchvision), torchvision v2's on
   tensors, and this package's two ways;
-- from one S3 server on two cores: webdataset's loader with the release's chain in two processes, beside a
-  run's loader with its threads; decoded alone, and augmented.
+- from one S3 server on two cores: webdataset's loader, and litData's where it is installed (`pip install
+  litdata`), with the release's chain in two processes, beside a run's loader with its threads; decoded alone,
+  and augmented.
 
 Each repeats its passes, and takes turns, so that another program's load meets all of them; the median counts.
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import io
 import json
 import os
 import platform
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -166,18 +170,66 @@ def _webdataset(urls: list[str], augmented: bool) -> Iterator[Any]:
     return iter(torch.utils.data.DataLoader(loader, batch_size=None, num_workers=2))
 
 
+def _litdata_item(group: tuple[bytes, ...]) -> dict[str, bytes]:
+    return {f"{number:02d}": data for number, data in enumerate(group)}
+
+
+class _Litdata:
+    """The same groups in litData's own format on the same server, read with two processes; None: not installed.
+
+    Every pass has an empty cache, so that it reads from the server as the others do.
+    """
+
+    def __init__(self, groups: Sequence[Group], folder: Path, client: Any) -> None:
+        import litdata
+        from litdata.streaming import downloader
+
+        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"  # the server of the benchmark has no TLS
+        made = folder / "litdata"
+        litdata.optimize(
+            fn=_litdata_item,
+            inputs=[group.encoded for group in groups],
+            output_dir=str(made),
+            chunk_size=PER_SHARD,
+            num_workers=1,
+            start_method="fork",
+            verbose=False,
+        )
+        for path in sorted(made.iterdir()):
+            client.fput_object("bench", f"litdata/{path.name}", str(path))
+        self._folder, self._passes = folder, 0
+
+    def read(self, augmented: bool) -> list[Any]:
+        import litdata
+
+        self._passes += 1
+        chain = release_chain() if augmented else v1.PILToTensor()
+        dataset = litdata.StreamingDataset(
+            "s3://bench/litdata",
+            cache_dir=str(self._folder / f"cache-{self._passes}"),
+            storage_options={
+                "endpoint_url": os.environ["STABLEREP_S3_ENDPOINT"],
+                "aws_access_key_id": os.environ["STABLEREP_S3_ACCESS_KEY"],
+                "aws_secret_access_key": os.environ["STABLEREP_S3_SECRET_KEY"],
+            },
+            transform=lambda item: [chain(_pillow(data)) for data in item.values()],
+        )
+        loader = litdata.StreamingDataLoader(dataset, batch_size=PER_SHARD, num_workers=2, collate_fn=list)
+        return [images for batch in loader for images in batch]
+
+
 def from_s3(encoded: Sequence[bytes], repeats: int) -> dict[str, float]:
     """Images or views a second from one S3 server, two cores each: processes there, threads here."""
     with tempfile.TemporaryDirectory(prefix="stablerep-bench-") as folder:
         server = MinioServer(tool("minio"), Path(folder))
         os.environ.update(server.environment)
         try:
-            return _rates(_s3_ways(encoded), len(encoded), repeats, time.perf_counter)
+            return _rates(_s3_ways(encoded, Path(folder)), len(encoded), repeats, time.perf_counter)
         finally:
             server.stop()
 
 
-def _s3_ways(encoded: Sequence[bytes]) -> dict[str, Callable[[], object]]:
+def _s3_ways(encoded: Sequence[bytes], folder: Path) -> dict[str, Callable[[], object]]:
     import minio
 
     store = open_store("s3://bench/store")
@@ -206,12 +258,19 @@ def _s3_ways(encoded: Sequence[bytes]) -> dict[str, Callable[[], object]]:
         for _ in loader.shares(0, steps, 2):
             pass
 
-    return {
+    ways: dict[str, Callable[[], object]] = {
         "decoded: webdataset + Pillow": lambda: list(_webdataset(urls, False)),
         "decoded: stablerep": lambda: ours(None),
         "augmented: webdataset + release's chain": lambda: list(_webdataset(urls, True)),
         "augmented: stablerep": lambda: ours(SIZE),
     }
+    if importlib.util.find_spec("litdata") is None:
+        print("litdata is not measured: pip install litdata", file=sys.stderr)
+        return ways
+    litdata = _Litdata(groups, folder, client)
+    ways["decoded: litdata + Pillow"] = lambda: litdata.read(False)
+    ways["augmented: litdata + release's chain"] = lambda: litdata.read(True)
+    return ways
 
 
 def main() -> None:
@@ -233,6 +292,11 @@ def main() -> None:
             served, "augmented: stablerep", "augmented: web"
         ),
     }
+    if "decoded: litdata + Pillow" in served:
+        ratios["S3, decoded, to litdata"] = _ratio(served, "decoded: stablerep", "decoded: litdata")
+        ratios["S3, augmented, to litdata with the release's chain"] = _ratio(
+            served, "augmented: stablerep", "augmented: litdata"
+        )
     report = {
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(),
@@ -242,6 +306,11 @@ def main() -> None:
             "torch": torch.__version__,
             "opencv": cv2.__version__,
             "python": platform.python_version(),
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("webdataset", "litdata")
+                if importlib.util.find_spec(name) is not None
+            },
         },
         "what": f"JPEGs of {SOURCE} px ({statistics.mean(map(len, encoded)):,.0f} bytes), "
         f"views of {SIZE} px; median of {arguments.repeats}",
