@@ -175,7 +175,7 @@ def _litdata_item(group: tuple[bytes, ...]) -> dict[str, bytes]:
 
 
 class _Litdata:
-    """The same groups in litData's own format on the same server, read with two processes; None: not installed.
+    """The same groups in litData's own format on the same server, read with two processes.
 
     Every pass has an empty cache, so that it reads from the server as the others do.
     """

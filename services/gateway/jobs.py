@@ -10,7 +10,8 @@ from typing import TypeVar
 import grpc
 
 from services.gateway.background import Planners
-from services.gateway.messages import job_message
+from services.gateway.describing import describe_captions
+from services.gateway.messages import job_message, worker_message
 from services.gateway.paging import page_of, page_size_of, read_token
 from services.gateway.reconcile_rpc import reconcile_jobs
 from services.gateway.request_ids import claim_request, created_before
@@ -148,6 +149,17 @@ class JobsServicer(rpc.GenerationServiceServicer):
         self, request: pb.ListShardsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListShardsResponse:
         return await asyncio.to_thread(list_shards, self._queue, request)
+
+    async def DescribeCaptions(
+        self, request: pb.DescribeCaptionsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.DescribeCaptionsResponse:
+        return await self._run_long(describe_captions, self._store, request.source, self._remote)
+
+    async def ListWorkers(
+        self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListWorkersResponse:
+        found = await asyncio.to_thread(self._queue.workers)
+        return pb.ListWorkersResponse(workers=map(worker_message, found))
 
     async def ReconcileJobs(
         self, request: pb.ReconcileJobsRequest, context: grpc.aio.ServicerContext

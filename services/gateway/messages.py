@@ -1,8 +1,9 @@
-"""A job of the library as the message that clients get."""
+"""A job, or a worker, of the library as the message that clients get."""
 
 from dataclasses import asdict
 
 from stablerep.jobs.view import JobView
+from stablerep.queue.workers import WorkerReport
 from stablerep.shards.layout import dataset_prefix
 from stablerep.v1 import generation_pb2 as pb
 
@@ -50,4 +51,12 @@ def job_message(store_url: str, view: JobView) -> pb.Job:
             message.expected_start_time.FromDatetime(view.outlook.start)
         if view.outlook.end is not None:
             message.expected_end_time.FromDatetime(view.outlook.end)
+    return message
+
+
+def worker_message(report: WorkerReport) -> pb.Worker:
+    """All fields of `Worker`."""
+    facts = asdict(report)
+    message = pb.Worker(**{name: value for name, value in facts.items() if name != "time"})
+    message.report_time.FromDatetime(report.time)
     return message

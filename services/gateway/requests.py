@@ -51,12 +51,12 @@ def job_spec(
     """
     check_dataset(request.dataset)
     preset = named_preset(request.preset)
-    with _below("recipe"):
+    with below("recipe"):
         recipe = requested_recipe(request.preset, request.recipe, models)
     return JobSpec(
         dataset=request.dataset,
         recipe=recipe,
-        source=_source(store, request.source, remote),
+        source=checked_source(store, request.source, remote),
         captions_per_shard=request.captions_per_shard or preset.captions_per_shard,
         seed=request.seed,
         priority=request.priority,
@@ -64,10 +64,11 @@ def job_spec(
     )
 
 
-def _source(store: Store, source: pb.CaptionSource, remote: Remote) -> CaptionSource:
+def checked_source(store: Store, source: pb.CaptionSource, remote: Remote) -> CaptionSource:
+    """Where captions come from, as a job keeps it. Raises InvalidInput, and NotFound for an upload."""
     if len(source.column) > MAX_TEXT or not source.column.isprintable():
         raise InvalidInput("is too long or not printable", field="source.column")
-    with _below("source"):
+    with below("source"):
         if source.upload_id:
             uri, name = "", complete_upload(store, source.upload_id).file_name
         else:
@@ -85,7 +86,7 @@ def _source(store: Store, source: pb.CaptionSource, remote: Remote) -> CaptionSo
 
 def identity_of(store: Store, source: CaptionSource, remote: Remote) -> SourceIdentity:
     """Which bytes the source is now. Raises InvalidInput if it is not there or may not be read."""
-    with _below("source"):
+    with below("source"):
         try:
             return look_up(store, source, remote)[0]
         except NotFound as error:
@@ -93,7 +94,7 @@ def identity_of(store: Store, source: CaptionSource, remote: Remote) -> SourceId
 
 
 @contextmanager
-def _below(parent: str) -> Iterator[None]:
+def below(parent: str) -> Iterator[None]:
     """Errors inside name a field of `parent`."""
     try:
         yield

@@ -20,6 +20,7 @@ class Preview:
     caption: str
     recipe: Recipe
     seed: int
+    caption_id: int = 0
     result: "Future[Group]" = field(default_factory=Future)
 
 

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2
 
 from services.generator.health import WorkerChecks, worker_probes
 from services.generator.previews import Preview
+from services.generator.reporting import Reporter
 from services.generator.worker import Worker
 from services.process.address_file import write_address_file
 from services.process.loops import surviving
@@ -23,6 +24,7 @@ from services.rpc.server import RpcServer, listen, open_server
 from stablerep.config.settings import Settings
 from stablerep.errors import InvalidInput
 from stablerep.queue.client import Queue
+from stablerep.shards.tar import MAX_CAPTION_ID
 from stablerep.storage import open_store
 from stablerep.v1 import generator_pb2 as pb
 from stablerep.v1 import generator_pb2_grpc as rpc
@@ -66,7 +68,10 @@ class GeneratorServicer(rpc.GeneratorServiceServicer):
         if recipe.images_per_caption * recipe.save_size**2 > MAX_PIXELS:
             text = f"a preview holds at most {MAX_PIXELS:,} pixels; make fewer images, or save smaller ones"
             raise InvalidInput(text, field="images_per_caption")
-        waiting = self._worker.previews.add(Preview(request.caption, recipe, request.seed))
+        if not 0 <= request.caption_id < MAX_CAPTION_ID:
+            raise InvalidInput(f"is not in 0..{MAX_CAPTION_ID - 1}", field="caption_id")
+        preview = Preview(request.caption, recipe, request.seed, request.caption_id)
+        waiting = self._worker.previews.add(preview)
         group = await asyncio.wrap_future(waiting)
         return pb.PreviewGroupResponse(images=group.encoded, recipe_digest=recipe.digest)
 
@@ -120,18 +125,19 @@ async def serve(settings: Settings) -> None:
             announce(worked=False)
             worker.on_first_work(partial(announce, worked=True))
             logger.info("%s serving on %s, store %s", worker.name, address, store.url)
-            await _work(worker, checks, front)
+            reporter = await asyncio.to_thread(Reporter, worker, queue, address, settings.generator.device)
+            await _work(worker, checks, front, reporter)
     finally:
         await front.server.stop(1.0)
         queue.close()
 
 
-async def _work(worker: Worker, checks: WorkerChecks, front: RpcServer) -> None:
+async def _work(worker: Worker, checks: WorkerChecks, front: RpcServer, reporter: Reporter) -> None:
     """Runs the worker in its one thread; health follows its readiness until the order to drain."""
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="gpu") as gpu:
         running = loop.run_in_executor(gpu, worker.run)
-        following = asyncio.create_task(_follow_readiness(worker, checks, front))
+        following = asyncio.create_task(_follow_readiness(worker, checks, front, reporter))
         try:
             await asyncio.wait({running, following}, return_when=asyncio.FIRST_COMPLETED)
             await front.set_stopping()
@@ -140,8 +146,10 @@ async def _work(worker: Worker, checks: WorkerChecks, front: RpcServer) -> None:
             following.cancel()
 
 
-async def _follow_readiness(worker: Worker, checks: WorkerChecks, front: RpcServer) -> None:
-    """Until the order to drain; asks in a thread, for the queue server's answer may take its time."""
+async def _follow_readiness(
+    worker: Worker, checks: WorkerChecks, front: RpcServer, reporter: Reporter
+) -> None:
+    """Until the order to drain; asks and reports in a thread, for the queue server may take its time."""
     states = health_pb2.HealthCheckResponse
     reported = states.NOT_SERVING
     asked = float("-inf")
@@ -153,6 +161,7 @@ async def _follow_readiness(worker: Worker, checks: WorkerChecks, front: RpcServ
                 if state != reported and not worker.drain.ordered:
                     await _set_health(front, state)
                     reported = state
+                await asyncio.to_thread(reporter.report)
         await asyncio.sleep(0.1)
 
 

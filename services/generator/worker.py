@@ -32,6 +32,7 @@ class Status:
     shards_done: int
     images_done: int
     recipe_digest: str
+    model: str
 
 
 class Worker:
@@ -71,6 +72,7 @@ class Worker:
             shards_done=self._uploader.shards_done,
             images_done=self._uploader.images_done,
             recipe_digest=self._gpu.recipe_digest,
+            model=self._gpu.model,
         )
 
     def on_first_work(self, report: Callable[[], None]) -> None:

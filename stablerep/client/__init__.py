@@ -17,6 +17,7 @@ from stablerep.client.job import Counts, Job, Shard
 from stablerep.client.reconciled import ReconcileResult
 from stablerep.client.run import Run, RunMetrics
 from stablerep.client.sync import Client
+from stablerep.client.worker import WorkerInfo
 from stablerep.queue.leases import ShardState
 from stablerep.queue.states import JobState
 from stablerep.runs.view import RunState
@@ -34,5 +35,6 @@ __all__ = [
     "RunState",
     "Shard",
     "ShardState",
+    "WorkerInfo",
     "WorkerStatus",
 ]

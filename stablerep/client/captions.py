@@ -24,7 +24,7 @@ from stablerep.captions.caption import Flaw
 from stablerep.captions.patterns import expand, is_pattern
 from stablerep.captions.reading import read_records
 from stablerep.captions.source import many_sources
-from stablerep.client.requests import caption_source
+from stablerep.client.requests import caption_source, is_there, place_captions
 from stablerep.errors import InvalidInput, NotFound, StableRepError
 from stablerep.v1 import generation_pb2 as pb
 
@@ -40,9 +40,10 @@ _FLAWS = {
 
 @dataclass(frozen=True)
 class ChosenCaptions:
-    """Either a file to upload or a URI to name; format, column and header are those for the gateway.
+    """Either a file to upload, or what to name: `upload:ID`, `store:KEY` or a URL.
 
-    `description` says what is understood of captions that are read on this machine.
+    Format, column and header are those for the gateway. `description` says what is understood of captions
+    that are read on this machine.
     """
 
     path: Path | None
@@ -54,13 +55,13 @@ class ChosenCaptions:
 
     def put_into(self, source: pb.CaptionSource, upload_id: str) -> None:
         """Names the captions in a request."""
-        source.format, source.column = self.format, self.column
-        if self.header is not None:
-            source.header = self.header
-        if upload_id:
-            source.upload_id = upload_id
-        else:
-            source.uri = self.uri
+        place_captions(
+            source,
+            f"upload:{upload_id}" if upload_id else self.uri,
+            format=self.format,
+            column=self.column,
+            header=self.header,
+        )
 
 
 @contextmanager
@@ -82,8 +83,8 @@ def choose_captions(
     text = os.fspath(captions)
     remote = "://" in text
     asked = (format, column, header)
-    if text.startswith("store:") or (remote and not upload):
-        yield ChosenCaptions(None, str(caption_source(text)), *asked)
+    if is_there(text) or (remote and not upload):
+        yield ChosenCaptions(None, text, *asked)
         return
     with tempfile.TemporaryDirectory(prefix="stablerep-") as folder:
         with _failures(text):

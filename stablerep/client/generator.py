@@ -69,14 +69,19 @@ class GeneratorClient:
         preset: str = "",
         recipe: Mapping[str, Any] | None = None,
         seed: int = 0,
+        caption_id: int = 0,
         timeout: float = PREVIEW_SECONDS,
     ) -> list[bytes]:
-        """The JPEG files of one group of `caption`, generated now by this worker."""
+        """The JPEG files of one group of `caption`, generated now by this worker.
+
+        A stored group is made again with its job's seed and its `caption_id`.
+        """
         request = pb.PreviewGroupRequest(
             caption=caption,
             preset=preset,
             recipe={key: str(value) for key, value in (recipe or {}).items()},
             seed=seed,
+            caption_id=caption_id,
         )
         with our_errors():
             return list(self._stub.PreviewGroup(request, timeout=timeout, metadata=self._metadata).images)

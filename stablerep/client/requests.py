@@ -16,6 +16,7 @@ from stablerep.v1 import generation_pb2 as pb
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _STORE_KEY = "store:"
+_UPLOAD = "upload:"
 
 
 def caption_source(captions: str | os.PathLike[str]) -> Path | str:
@@ -36,6 +37,30 @@ def caption_source(captions: str | os.PathLike[str]) -> Path | str:
             field="captions",
         )
     return path
+
+
+def is_there(captions: str) -> bool:
+    """Whether the captions are in the gateway's hands already: an upload or an object of its store."""
+    return captions.startswith((_STORE_KEY, _UPLOAD))
+
+
+def place_captions(
+    source: pb.CaptionSource, captions: str, *, format: str, column: str, header: bool | None
+) -> None:
+    """Names captions that the gateway has or reads by itself: `upload:ID`, `store:KEY` or a URL.
+
+    Raises:
+        InvalidInput: it is none of these.
+    """
+    source.format, source.column = format, column
+    if header is not None:
+        source.header = header
+    if captions.startswith(_UPLOAD):
+        source.upload_id = captions.removeprefix(_UPLOAD)
+    elif captions.startswith(_STORE_KEY) or _URL.match(captions):
+        source.uri = captions.removeprefix(_STORE_KEY)
+    else:
+        raise InvalidInput(f"{captions!r} is no upload:ID, store:KEY or URL", field="captions")
 
 
 def create_job_request(

@@ -23,9 +23,10 @@ from stablerep.client.credentials import Credentials, File
 from stablerep.client.hops.sync import close_channel, in_thread, read_in_thread, sleep
 from stablerep.client.job import Job, Shard, job_name, read_job, read_shard
 from stablerep.client.reconciled import ReconcileResult, read_reconciled
-from stablerep.client.requests import create_job_request, list_shards_request
+from stablerep.client.requests import create_job_request, list_shards_request, place_captions
 from stablerep.client.runs_sync import Runs
 from stablerep.client.upload import Progress, may_resume, upload_id, upload_messages
+from stablerep.client.worker import WorkerInfo, read_description, read_worker
 from stablerep.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from stablerep.queue.leases import ShardState
 from stablerep.v1 import generation_pb2 as pb
@@ -105,7 +106,8 @@ class Client:
 
         Args:
             captions: a local file, which is uploaded; many of them (`dir/{00000..00099}.tar`, `dir/*.csv`),
-                whose captions are uploaded; `-`, standard input; `store:KEY` or a URL for the gateway.
+                whose captions are uploaded; `-`, standard input; `upload:ID` for one that `upload_captions`
+                returned, `store:KEY` or a URL for the gateway.
             preset: where unset fields of the recipe come from; empty: the gateway's default.
             recipe: overrides by field name, e.g. `{"guidance_scale": 8}`.
             captions_per_shard: 0 takes the preset's.
@@ -165,6 +167,26 @@ class Client:
             return cast(pb.Upload, self._call(self._stub.GetUpload, request))
         except NotFound:
             return pb.Upload(upload_id=identifier)
+
+    def describe_captions(
+        self,
+        captions: str,
+        *,
+        format: str = "",
+        column: str = "",
+        header: bool | None = None,
+        timeout: float | None = None,
+    ) -> Description:
+        """What the gateway understands of an upload (`upload:ID`), `store:KEY` or URL; nothing is started."""
+        source = pb.CaptionSource()
+        place_captions(source, captions, format=format, column=column, header=header)
+        request = pb.DescribeCaptionsRequest(source=source)
+        return read_description(self._call(self._stub.DescribeCaptions, request, timeout))
+
+    def list_workers(self, *, timeout: float | None = None) -> list[WorkerInfo]:
+        """The workers that reported within the last two minutes, by name."""
+        found = self._call(self._stub.ListWorkers, pb.ListWorkersRequest(), timeout)
+        return [read_worker(message) for message in found.workers]
 
     def get_job(self, name: str, *, timeout: float | None = None) -> Job:
         """The job `jobs/NAME`; the bare name of the dataset will do, here and below."""

@@ -327,6 +327,70 @@ class ListShardsResponse(_message.Message):
     next_page_token: str
     def __init__(self, shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class DescribeCaptionsRequest(_message.Message):
+    __slots__ = ("source",)
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    source: CaptionSource
+    def __init__(self, source: _Optional[_Union[CaptionSource, _Mapping]] = ...) -> None: ...
+
+class DescribeCaptionsResponse(_message.Message):
+    __slots__ = ("format", "encoding", "separator", "column", "header", "first", "report", "whole", "size")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    SEPARATOR_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    format: str
+    encoding: str
+    separator: str
+    column: str
+    header: bool
+    first: _containers.RepeatedScalarFieldContainer[str]
+    report: CaptionReport
+    whole: bool
+    size: int
+    def __init__(self, format: _Optional[str] = ..., encoding: _Optional[str] = ..., separator: _Optional[str] = ..., column: _Optional[str] = ..., header: _Optional[bool] = ..., first: _Optional[_Iterable[str]] = ..., report: _Optional[_Union[CaptionReport, _Mapping]] = ..., whole: _Optional[bool] = ..., size: _Optional[int] = ...) -> None: ...
+
+class ListWorkersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Worker(_message.Message):
+    __slots__ = ("name", "state", "shard", "shards_done", "images_done", "images_per_second", "card", "model", "address", "version", "report_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_DONE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_DONE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REPORT_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: str
+    shard: str
+    shards_done: int
+    images_done: int
+    images_per_second: float
+    card: str
+    model: str
+    address: str
+    version: str
+    report_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., shard: _Optional[str] = ..., shards_done: _Optional[int] = ..., images_done: _Optional[int] = ..., images_per_second: _Optional[float] = ..., card: _Optional[str] = ..., model: _Optional[str] = ..., address: _Optional[str] = ..., version: _Optional[str] = ..., report_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListWorkersResponse(_message.Message):
+    __slots__ = ("workers",)
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    workers: _containers.RepeatedCompositeFieldContainer[Worker]
+    def __init__(self, workers: _Optional[_Iterable[_Union[Worker, _Mapping]]] = ...) -> None: ...
+
 class ReconcileJobsRequest(_message.Message):
     __slots__ = ("name", "verify")
     NAME_FIELD_NUMBER: _ClassVar[int]

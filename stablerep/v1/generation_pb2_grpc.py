@@ -94,6 +94,16 @@ class GenerationServiceStub:
                 request_serializer=stablerep_dot_v1_dot_generation__pb2.ListShardsRequest.SerializeToString,
                 response_deserializer=stablerep_dot_v1_dot_generation__pb2.ListShardsResponse.FromString,
                 _registered_method=True)
+        self.DescribeCaptions = channel.unary_unary(
+                '/stablerep.v1.GenerationService/DescribeCaptions',
+                request_serializer=stablerep_dot_v1_dot_generation__pb2.DescribeCaptionsRequest.SerializeToString,
+                response_deserializer=stablerep_dot_v1_dot_generation__pb2.DescribeCaptionsResponse.FromString,
+                _registered_method=True)
+        self.ListWorkers = channel.unary_unary(
+                '/stablerep.v1.GenerationService/ListWorkers',
+                request_serializer=stablerep_dot_v1_dot_generation__pb2.ListWorkersRequest.SerializeToString,
+                response_deserializer=stablerep_dot_v1_dot_generation__pb2.ListWorkersResponse.FromString,
+                _registered_method=True)
         self.ReconcileJobs = channel.unary_stream(
                 '/stablerep.v1.GenerationService/ReconcileJobs',
                 request_serializer=stablerep_dot_v1_dot_generation__pb2.ReconcileJobsRequest.SerializeToString,
@@ -189,6 +199,21 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeCaptions(self, request, context):
+        """What is understood of a caption source before a job uses it: format, column, the first captions, what would be
+        skipped. Reads its first 10,000 records; nothing is started.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorkers(self, request, context):
+        """The workers that reported within the last two minutes, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReconcileJobs(self, request, context):
         """Rebuilds the queue's view of jobs from the store, and looks for shards that are missing or torn; a message a job.
         """
@@ -258,6 +283,16 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.ListShards,
                     request_deserializer=stablerep_dot_v1_dot_generation__pb2.ListShardsRequest.FromString,
                     response_serializer=stablerep_dot_v1_dot_generation__pb2.ListShardsResponse.SerializeToString,
+            ),
+            'DescribeCaptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeCaptions,
+                    request_deserializer=stablerep_dot_v1_dot_generation__pb2.DescribeCaptionsRequest.FromString,
+                    response_serializer=stablerep_dot_v1_dot_generation__pb2.DescribeCaptionsResponse.SerializeToString,
+            ),
+            'ListWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkers,
+                    request_deserializer=stablerep_dot_v1_dot_generation__pb2.ListWorkersRequest.FromString,
+                    response_serializer=stablerep_dot_v1_dot_generation__pb2.ListWorkersResponse.SerializeToString,
             ),
             'ReconcileJobs': grpc.unary_stream_rpc_method_handler(
                     servicer.ReconcileJobs,
@@ -589,6 +624,60 @@ class GenerationService:
             '/stablerep.v1.GenerationService/ListShards',
             stablerep_dot_v1_dot_generation__pb2.ListShardsRequest.SerializeToString,
             stablerep_dot_v1_dot_generation__pb2.ListShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeCaptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stablerep.v1.GenerationService/DescribeCaptions',
+            stablerep_dot_v1_dot_generation__pb2.DescribeCaptionsRequest.SerializeToString,
+            stablerep_dot_v1_dot_generation__pb2.DescribeCaptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stablerep.v1.GenerationService/ListWorkers',
+            stablerep_dot_v1_dot_generation__pb2.ListWorkersRequest.SerializeToString,
+            stablerep_dot_v1_dot_generation__pb2.ListWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

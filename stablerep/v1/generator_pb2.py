@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstablerep/v1/generator.proto\x12\x0cstablerep.v1\"\xb2\x01\n\x13PreviewGroupRequest\x12\x0f\n\x07\x63\x61ption\x18\x01 \x01(\t\x12\x0e\n\x06preset\x18\x02 \x01(\t\x12=\n\x06recipe\x18\x03 \x03(\x0b\x32-.stablerep.v1.PreviewGroupRequest.RecipeEntry\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x1a-\n\x0bRecipeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x14PreviewGroupResponse\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\"\x12\n\x10GetStatusRequest\"\x0e\n\x0c\x44rainRequest\"\xfa\x01\n\x0fGeneratorStatus\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.stablerep.v1.GeneratorStatus.State\x12\r\n\x05shard\x18\x03 \x01(\t\x12\x13\n\x0bshards_done\x18\x04 \x01(\x03\x12\x13\n\x0bimages_done\x18\x05 \x01(\x03\x12\x15\n\rrecipe_digest\x18\x06 \x01(\t\"S\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\x08\n\x04IDLE\x10\x02\x12\x0e\n\nGENERATING\x10\x03\x12\x0c\n\x08\x44RAINING\x10\x04\x32\xf9\x01\n\x10GeneratorService\x12U\n\x0cPreviewGroup\x12!.stablerep.v1.PreviewGroupRequest\x1a\".stablerep.v1.PreviewGroupResponse\x12J\n\tGetStatus\x12\x1e.stablerep.v1.GetStatusRequest\x1a\x1d.stablerep.v1.GeneratorStatus\x12\x42\n\x05\x44rain\x12\x1a.stablerep.v1.DrainRequest\x1a\x1d.stablerep.v1.GeneratorStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstablerep/v1/generator.proto\x12\x0cstablerep.v1\"\xc6\x01\n\x13PreviewGroupRequest\x12\x0f\n\x07\x63\x61ption\x18\x01 \x01(\t\x12\x0e\n\x06preset\x18\x02 \x01(\t\x12=\n\x06recipe\x18\x03 \x03(\x0b\x32-.stablerep.v1.PreviewGroupRequest.RecipeEntry\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x12\n\ncaption_id\x18\x05 \x01(\x03\x1a-\n\x0bRecipeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x14PreviewGroupResponse\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\"\x12\n\x10GetStatusRequest\"\x0e\n\x0c\x44rainRequest\"\xfa\x01\n\x0fGeneratorStatus\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.stablerep.v1.GeneratorStatus.State\x12\r\n\x05shard\x18\x03 \x01(\t\x12\x13\n\x0bshards_done\x18\x04 \x01(\x03\x12\x13\n\x0bimages_done\x18\x05 \x01(\x03\x12\x15\n\rrecipe_digest\x18\x06 \x01(\t\"S\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\x08\n\x04IDLE\x10\x02\x12\x0e\n\nGENERATING\x10\x03\x12\x0c\n\x08\x44RAINING\x10\x04\x32\xf9\x01\n\x10GeneratorService\x12U\n\x0cPreviewGroup\x12!.stablerep.v1.PreviewGroupRequest\x1a\".stablerep.v1.PreviewGroupResponse\x12J\n\tGetStatus\x12\x1e.stablerep.v1.GetStatusRequest\x1a\x1d.stablerep.v1.GeneratorStatus\x12\x42\n\x05\x44rain\x12\x1a.stablerep.v1.DrainRequest\x1a\x1d.stablerep.v1.GeneratorStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREVIEWGROUPREQUEST_RECIPEENTRY']._loaded_options = None
   _globals['_PREVIEWGROUPREQUEST_RECIPEENTRY']._serialized_options = b'8\001'
   _globals['_PREVIEWGROUPREQUEST']._serialized_start=47
-  _globals['_PREVIEWGROUPREQUEST']._serialized_end=225
-  _globals['_PREVIEWGROUPREQUEST_RECIPEENTRY']._serialized_start=180
-  _globals['_PREVIEWGROUPREQUEST_RECIPEENTRY']._serialized_end=225
-  _globals['_PREVIEWGROUPRESPONSE']._serialized_start=227
-  _globals['_PREVIEWGROUPRESPONSE']._serialized_end=288
-  _globals['_GETSTATUSREQUEST']._serialized_start=290
-  _globals['_GETSTATUSREQUEST']._serialized_end=308
-  _globals['_DRAINREQUEST']._serialized_start=310
-  _globals['_DRAINREQUEST']._serialized_end=324
-  _globals['_GENERATORSTATUS']._serialized_start=327
-  _globals['_GENERATORSTATUS']._serialized_end=577
-  _globals['_GENERATORSTATUS_STATE']._serialized_start=494
-  _globals['_GENERATORSTATUS_STATE']._serialized_end=577
-  _globals['_GENERATORSERVICE']._serialized_start=580
-  _globals['_GENERATORSERVICE']._serialized_end=829
+  _globals['_PREVIEWGROUPREQUEST']._serialized_end=245
+  _globals['_PREVIEWGROUPREQUEST_RECIPEENTRY']._serialized_start=200
+  _globals['_PREVIEWGROUPREQUEST_RECIPEENTRY']._serialized_end=245
+  _globals['_PREVIEWGROUPRESPONSE']._serialized_start=247
+  _globals['_PREVIEWGROUPRESPONSE']._serialized_end=308
+  _globals['_GETSTATUSREQUEST']._serialized_start=310
+  _globals['_GETSTATUSREQUEST']._serialized_end=328
+  _globals['_DRAINREQUEST']._serialized_start=330
+  _globals['_DRAINREQUEST']._serialized_end=344
+  _globals['_GENERATORSTATUS']._serialized_start=347
+  _globals['_GENERATORSTATUS']._serialized_end=597
+  _globals['_GENERATORSTATUS_STATE']._serialized_start=514
+  _globals['_GENERATORSTATUS_STATE']._serialized_end=597
+  _globals['_GENERATORSERVICE']._serialized_start=600
+  _globals['_GENERATORSERVICE']._serialized_end=849
 # @@protoc_insertion_point(module_scope)

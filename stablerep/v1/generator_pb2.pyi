@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PreviewGroupRequest(_message.Message):
-    __slots__ = ("caption", "preset", "recipe", "seed")
+    __slots__ = ("caption", "preset", "recipe", "seed", "caption_id")
     class RecipeEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -20,11 +20,13 @@ class PreviewGroupRequest(_message.Message):
     PRESET_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    CAPTION_ID_FIELD_NUMBER: _ClassVar[int]
     caption: str
     preset: str
     recipe: _containers.ScalarMap[str, str]
     seed: int
-    def __init__(self, caption: _Optional[str] = ..., preset: _Optional[str] = ..., recipe: _Optional[_Mapping[str, str]] = ..., seed: _Optional[int] = ...) -> None: ...
+    caption_id: int
+    def __init__(self, caption: _Optional[str] = ..., preset: _Optional[str] = ..., recipe: _Optional[_Mapping[str, str]] = ..., seed: _Optional[int] = ..., caption_id: _Optional[int] = ...) -> None: ...
 
 class PreviewGroupResponse(_message.Message):
     __slots__ = ("images", "recipe_digest")

@@ -15,6 +15,7 @@ from services.generator.previews import Preview
 from services.generator.readiness import pause_after
 from services.generator.stages.encode import JpegEncoder
 from services.generator.stages.upload import Uploader
+from stablerep.captions import Caption
 from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
 from stablerep.generation import Generator, LoadedPipeline, load_pipeline
@@ -41,6 +42,12 @@ class Gpu:
         self._pipeline: LoadedPipeline | None = None
         self._generator: Generator | None = None
         self._compiled: tuple[str, Compiled | None] | None = None
+
+    @property
+    def model(self) -> str:
+        """Of the pipeline that is loaded; empty if none is."""
+        pipeline = self._pipeline
+        return "" if pipeline is None else pipeline.model
 
     def preload(self, recipe: Recipe) -> None:
         """Loads the recipe's pipeline and waits for its hub if it must; returns early when the worker stops.
@@ -209,7 +216,7 @@ class Gpu:
     def _preview(self, preview: Preview) -> Group:
         generator = self._new_generator(preview.recipe, preview.seed)
         self.state, self.recipe_digest = "GENERATING", preview.recipe.digest
-        group = next(generator.generate([preview.caption]))
+        group = next(generator.generate([Caption(preview.caption_id, preview.caption)]))
         if not group.encoded:
             raise InvalidInput(str(group.info["error"]), field="caption")
         return group
