@@ -35,6 +35,7 @@ from stablerep.jobs.planning.create import create_job
 from stablerep.jobs.recovery.repair import Depth, repair
 from stablerep.jobs.view import job_view
 from stablerep.queue.client import Queue
+from stablerep.queue.workers import list_workers
 from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
 from stablerep.v1 import generation_pb2_grpc as rpc
@@ -158,7 +159,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
     async def ListWorkers(
         self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListWorkersResponse:
-        found = await asyncio.to_thread(self._queue.workers)
+        found = await asyncio.to_thread(list_workers, self._queue)
         return pb.ListWorkersResponse(workers=map(worker_message, found))
 
     async def ReconcileJobs(

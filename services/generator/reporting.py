@@ -14,7 +14,7 @@ import stablerep
 from services.generator.worker import Worker
 from stablerep.errors import Unavailable
 from stablerep.queue.client import Queue
-from stablerep.queue.workers import WorkerReport
+from stablerep.queue.workers import WorkerReport, report_worker
 
 logger = logging.getLogger("stablerep.generator")
 
@@ -52,7 +52,7 @@ class Reporter:
             time=datetime.now(UTC),
         )
         try:
-            self._queue.report_worker(report)
+            report_worker(self._queue, report)
         except Unavailable as error:
             logger.debug("not reported: %s", error)  # what needs the queue says so louder
 

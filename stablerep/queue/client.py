@@ -50,8 +50,6 @@ from stablerep.queue.leases import (
 )
 from stablerep.queue.states import Counts, JobState
 from stablerep.queue.stats import QueueStats, read_stats
-from stablerep.queue.workers import KEY as WORKERS
-from stablerep.queue.workers import WorkerReport, pack_report, read_reports
 
 MAX_ERRORS = 3
 MAX_LOST = 20  # workers on spot nodes vanish without the shard's being to blame
@@ -66,6 +64,7 @@ _REBUILDING = "Redis has lost its data, the queue is being rebuilt from the stor
 _UNGUARDED = {
     "lease.lua",
     "stats.lua",
+    "workers.lua",
     "inspect.lua",
     "uncounted.lua",
     "lock.lua",
@@ -315,21 +314,6 @@ class Queue:
     def deregister_worker(self, worker: str) -> None:
         """Removes a stopping worker from the consumer group; release its lease first."""
         self._run("deregister_worker", worker)
-        with self._reaching():
-            self._redis.hdel(WORKERS, worker)
-
-    def report_worker(self, report: WorkerReport) -> None:
-        """Keeps what a worker says of itself, for `workers`."""
-        with self._reaching():
-            self._redis.hset(WORKERS, report.name, pack_report(report))
-
-    def workers(self) -> list[WorkerReport]:
-        """Workers that reported within `SEEN_SECONDS`, by name; forgets the others."""
-        with self._reaching():
-            recent, stale = read_reports(self._redis.hgetall(WORKERS), datetime.now(UTC))
-            if stale:
-                self._redis.hdel(WORKERS, *stale)
-        return recent
 
     def stats(self) -> QueueStats:
         """How the whole queue is at this moment; a few milliseconds of Redis for 1,000 jobs."""

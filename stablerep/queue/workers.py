@@ -5,10 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from stablerep.queue.client import Queue
 from stablerep.queue.stats import SEEN_SECONDS
-
-KEY = "sr:workers"
-"""A hash from a worker's name to its report, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +26,26 @@ class WorkerReport:
     time: datetime
 
 
-def pack_report(report: WorkerReport) -> str:
-    """The report as it is kept."""
-    return json.dumps({**asdict(report), "time": report.time.timestamp()})
+def report_worker(queue: Queue, report: WorkerReport) -> None:
+    """Keeps what a worker says of itself. Raises Unavailable."""
+    content = {**asdict(report), "time": report.time.timestamp()}
+    queue.run_script("workers", report.name, json.dumps(content))
 
 
-def read_reports(found: dict[str, str], now: datetime) -> tuple[list[WorkerReport], list[str]]:
-    """The reports that are recent, by name, and the names of the others, which are to be removed."""
-    recent: list[WorkerReport] = []
-    for text in found.values():
-        report = _read(text)
-        if report is not None and abs((now - report.time).total_seconds()) <= SEEN_SECONDS:
-            recent.append(report)
-    names = {report.name for report in recent}
-    return sorted(recent, key=lambda report: report.name), [name for name in found if name not in names]
+def list_workers(queue: Queue) -> list[WorkerReport]:
+    """Workers that reported within `SEEN_SECONDS`, by name; the others are forgotten. Raises Unavailable."""
+    flat = queue.run_script("workers")
+    found = dict(zip(flat[::2], map(_read, flat[1::2]), strict=True))
+    now = datetime.now(UTC)
+    stale = [name for name, report in found.items() if report is None or _age(report, now) > SEEN_SECONDS]
+    if stale:
+        queue.run_script("workers", "", *stale)
+    kept = (report for name, report in found.items() if report is not None and name not in stale)
+    return sorted(kept, key=lambda report: report.name)
+
+
+def _age(report: WorkerReport, now: datetime) -> float:
+    return abs((now - report.time).total_seconds())
 
 
 def _read(text: str) -> WorkerReport | None:

@@ -5,6 +5,7 @@ local UNCOUNTED = 'sr:uncounted'  -- set of the restored jobs of which it is not
 local REBUILD = 'sr:rebuild'  -- lock of the process that restores the queue from the store
 local DAMAGED = 'sr:damaged'  -- set of the jobs to restore before the next epoch; empty without an epoch: every job
 local EVERY_JOB = '*'  -- in DAMAGED
+local WORKERS = 'sr:workers'  -- hash: what each worker last said of itself; nothing relies on it
 local JOBS, BACKLOG, TURN, EPOCH, STATS = 'sr:jobs', 'sr:backlog', 'sr:turn', 'sr:epoch', 'sr:stats'
 -- Scores in BACKLOG order by priority first, then by turn: turns stay far below 2^44, scores exact below 2^53.
 local TURNS = 17592186044416

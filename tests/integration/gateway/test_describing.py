@@ -11,7 +11,7 @@ from stablerep.client import Client, JobState
 from stablerep.errors import InvalidInput
 from stablerep.queue.client import Queue
 from stablerep.queue.stats import SEEN_SECONDS
-from stablerep.queue.workers import KEY, WorkerReport, pack_report
+from stablerep.queue.workers import WorkerReport, report_worker
 from stablerep.storage import open_store
 from tests.fronts import served
 
@@ -69,11 +69,11 @@ def test_captions_are_described_before_a_job_and_used_by_it(tmp_path: Path, redi
 
 def test_workers_are_listed_while_they_report(tmp_path: Path, redis_url: str) -> None:
     queue = Queue(redis_url)
-    queue.report_worker(report("b"))
-    queue.report_worker(report("a"))
-    queue.report_worker(report("old", SEEN_SECONDS + 1))
-    queue._redis.hset(KEY, "strange", '{"name": "strange"}')
-    queue._redis.hset(KEY, "torn", pack_report(report("torn"))[:20])
+    report_worker(queue, report("b"))
+    report_worker(queue, report("a"))
+    report_worker(queue, report("old", SEEN_SECONDS + 1))
+    queue.run_script("workers", "strange", '{"name": "strange"}')
+    queue.run_script("workers", "torn", '{"name": "to')
     with served(tmp_path, redis_url) as fronts, Client(fronts.gateway) as client:
         found = client.list_workers()
         assert [worker.name for worker in found] == ["a", "b"]
@@ -82,7 +82,7 @@ def test_workers_are_listed_while_they_report(tmp_path: Path, redis_url: str) ->
             4.25,
             "jobs/shoes/shards/7",
         )
-        assert sorted(queue._redis.hkeys(KEY)) == ["a", "b"]
+        assert sorted(queue.run_script("workers")[::2]) == ["a", "b"]
         wait_until(lambda: queue.epoch() is not None)
         queue.deregister_worker("a")
         assert [worker.name for worker in client.list_workers()] == ["b"]
