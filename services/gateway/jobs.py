@@ -102,7 +102,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
         self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListJobsResponse:
         after = read_token(request.page_token, check_dataset, "ListJobs")
-        names = await asyncio.to_thread(self._queue.jobs)
+        names = await asyncio.to_thread(self._names, request.filter)
         page, token = page_of(names, page_size_of(request.page_size), after)
         found = await asyncio.gather(*(asyncio.to_thread(self._message_if_there, name) for name in page))
         jobs = [job for job in found if job is not None]
@@ -195,6 +195,13 @@ class JobsServicer(rpc.GenerationServiceServicer):
                 await self._stopping.wait()
         except TimeoutError:
             pass
+
+    def _names(self, filter: "pb.ListJobsRequest.Filter") -> list[str]:
+        """The datasets of the jobs to list, in order."""
+        if filter == pb.ListJobsRequest.FILTER_UNSPECIFIED:
+            return self._queue.jobs()
+        live = {job.dataset for job in self._stats.get().jobs}
+        return [name for name in self._queue.jobs() if (name in live) is (filter == pb.ListJobsRequest.LIVE)]
 
     def _message_if_there(self, dataset: str) -> pb.Job | None:
         """None for a job whose objects were removed by hand; the others are still to be listed."""

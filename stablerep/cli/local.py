@@ -60,8 +60,13 @@ def up(
     trainers: Annotated[
         int, typer.Option(min=0, max=16, help="Number of trainer services, one run at a time each.")
     ] = 1,
+    console_address: Annotated[
+        str, typer.Option("--console", help="host:port of the web console; empty: no console.")
+    ] = "127.0.0.1:8080",
 ) -> None:
-    """Runs gateway, queue, workers and a trainer on this machine until Ctrl-C, and restarts those that die.
+    """Runs gateway, queue, workers, a trainer and the console on this machine until Ctrl-C.
+
+    What dies is restarted. The console's address, for a browser, is printed.
 
     Examples:
 
@@ -79,8 +84,15 @@ def up(
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     with local_services(
-        data, workers=workers, address=address, threads=threads, trainers=trainers
+        data,
+        workers=workers,
+        address=address,
+        threads=threads,
+        trainers=trainers,
+        console=console_address,
     ) as services:
+        if services.console:
+            console.print(f"console at http://{services.console}")
         console.print(f"gateway at {services.address}, store {services.store_url}, logs in {data / 'logs'}")
         console.print(
             f"submit with: stablerep submit CAPTIONS --name NAME --preset tiny --address {services.address}"

@@ -22,7 +22,12 @@ from stablerep.client.credentials import Credentials, File
 from stablerep.client.hops.aio import close_channel, in_thread, read_in_thread, sleep
 from stablerep.client.job import Job, Shard, job_name, read_job, read_shard
 from stablerep.client.reconciled import ReconcileResult, read_reconciled
-from stablerep.client.requests import create_job_request, list_shards_request, place_captions
+from stablerep.client.requests import (
+    create_job_request,
+    jobs_filter,
+    list_shards_request,
+    place_captions,
+)
 from stablerep.client.runs_aio import AsyncRuns
 from stablerep.client.upload import Progress, may_resume, upload_id, upload_messages
 from stablerep.client.worker import WorkerInfo, read_description, read_worker
@@ -192,17 +197,39 @@ class AsyncClient:
         request = pb.GetJobRequest(name=job_name(name))
         return read_job(await self._call(self._stub.GetJob, request, timeout))
 
-    async def list_jobs(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[Job]:
-        """Every job by name, asked for page by page; `timeout` is that of a page."""
+    async def list_jobs(
+        self,
+        *,
+        live: bool | None = None,
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Job]:
+        """Every job by name, asked for page by page; `timeout` is that of a page.
+
+        `live`: only those that are not over, or, if False, only those that are.
+        """
         token = ""
         while True:
-            request = pb.ListJobsRequest(page_size=page_size, page_token=token)
-            page = await self._call(self._stub.ListJobs, request, timeout)
-            for message in page.jobs:
-                yield read_job(message)
-            token = page.next_page_token
+            jobs, token = await self.list_jobs_page(
+                live=live, page_size=page_size, page_token=token, timeout=timeout
+            )
+            while jobs:
+                yield jobs.pop(0)
             if not token:
                 return
+
+    async def list_jobs_page(
+        self,
+        *,
+        live: bool | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> tuple[list[Job], str]:
+        """One page of `list_jobs`, 100 jobs by default, and the token of the next; empty: there is none."""
+        request = pb.ListJobsRequest(page_size=page_size, page_token=page_token, filter=jobs_filter(live))
+        page = await self._call(self._stub.ListJobs, request, timeout)
+        return [read_job(message) for message in page.jobs], page.next_page_token
 
     async def watch_job(self, name: str, *, timeout: float | None = None) -> AsyncIterator[Job]:
         """The job now and at every change, until its state is final; outlives a restart of the gateway.

@@ -63,6 +63,15 @@ def place_captions(
         raise InvalidInput(f"{captions!r} is no upload:ID, store:KEY or URL", field="captions")
 
 
+def jobs_filter(live: bool | None) -> "pb.ListJobsRequest.Filter":
+    """Which jobs to list: those that are not over, those that are, or (None) all."""
+    return {
+        None: pb.ListJobsRequest.FILTER_UNSPECIFIED,
+        True: pb.ListJobsRequest.LIVE,
+        False: pb.ListJobsRequest.ENDED,
+    }[live]
+
+
 def create_job_request(
     dataset: str,
     *,

@@ -181,6 +181,34 @@ class Trainer(_Part):
     )
 
 
+class ConsoleSettings(_Part):
+    """The web pages. What they show and do, they ask of the gateway with each visitor's own token."""
+
+    address: str = Field(default="127.0.0.1:8080", description="host:port; port 0 takes a free one")
+    announce: Path | None = Field(
+        default=None, description="file that receives address and pid once it serves"
+    )
+    gateway: str = Field(default="127.0.0.1:50051", description="host:port of the gateway")
+    worker: str = Field(
+        default="",
+        description="host:port of a worker, or of a service of them, for previews; empty: one that reported",
+    )
+    prefix: str = Field(default="", description="path below which a proxy serves it, such as /stablerep")
+    hosts: Words = Field(
+        default=(), description="names by which it is reached; empty: any, on loopback those of this machine"
+    )
+    key_file: Path | None = Field(
+        default=None, description="key of the sign-ins' cookies, the same for all replicas; empty: a new one"
+    )
+    anonymous: bool = Field(
+        default=False,
+        description="visitors need no token, and may what the gateway lets calls without one; so on loopback",
+    )
+    upload_limit_bytes: int = Field(
+        default=1 << 30, ge=1, description="largest caption file that a page takes"
+    )
+
+
 class Kubernetes(_Part):
     """Runs as jobs of a cluster, for `gateway.launcher=kubernetes`; the Helm chart sets all of it."""
 
@@ -226,6 +254,7 @@ class Settings(BaseSettings):
     gateway: GatewaySettings = GatewaySettings()
     generator: GeneratorSettings = GeneratorSettings()
     trainer: Trainer = Trainer()
+    console: ConsoleSettings = ConsoleSettings()
     kubernetes: Kubernetes = Kubernetes()
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ class LocalServices:
     store_url: str
     server: EmbeddedServer
     processes: Processes
+    console: str = ""
+    """host:port of the console; empty without one."""
     _restarts: Restarts = field(default_factory=lambda: Restarts(healthy_before=True))
 
     def revive(self) -> None:
@@ -39,7 +41,13 @@ class LocalServices:
 
 @contextmanager
 def local_services(
-    data: Path, *, workers: int, address: str = "127.0.0.1:0", threads: int = 1, trainers: int = 0
+    data: Path,
+    *,
+    workers: int,
+    address: str = "127.0.0.1:0",
+    threads: int = 1,
+    trainers: int = 0,
+    console: str = "",
 ) -> Iterator[LocalServices]:
     """Starts the services over the folder `data` and stops them at the end, workers first.
 
@@ -48,6 +56,7 @@ def local_services(
         workers: generator processes, `threads` compute threads each.
         address: host:port on which the gateway listens; port 0 takes a free one.
         trainers: trainer services, each carrying out one run at a time.
+        console: host:port of the console; empty: none.
     Raises: ChildDied when the gateway does not start.
     """
     url = (data / "store").resolve().as_uri()
@@ -83,4 +92,23 @@ def local_services(
         gateway_address = processes.wait_announced(gateway)
         # A restarted gateway must serve at the address that its clients know.
         gateway.environment["STABLEREP_GATEWAY__ADDRESS"] = gateway_address
-        yield LocalServices(gateway_address, url, server, processes)
+        pages = _start_console(processes, environment, gateway_address, console) if console else ""
+        yield LocalServices(gateway_address, url, server, processes, pages)
+
+
+def _start_console(
+    processes: Processes, environment: Mapping[str, str], gateway_address: str, address: str
+) -> str:
+    child = processes.start(
+        "console",
+        ["-m", "services.console"],
+        {
+            **environment,
+            "STABLEREP_CONSOLE__GATEWAY": gateway_address,
+            "STABLEREP_CONSOLE__ADDRESS": address,
+        },
+        announces="STABLEREP_CONSOLE__ANNOUNCE",
+    )
+    served = processes.wait_announced(child)
+    child.environment["STABLEREP_CONSOLE__ADDRESS"] = served
+    return served

@@ -8,6 +8,7 @@ uploads/<upload>/upload.json  000000.part
 requests/<request id>.json
 runs/<run>/...
 active-runs/<run>
+sweeps/<sweep>.json  <sweep>.svg
 """
 
 import re
@@ -18,6 +19,7 @@ from stablerep.errors import InvalidInput
 DATASETS = "datasets/"
 RUNS = "runs/"
 ACTIVE_RUNS = "active-runs/"
+SWEEPS = "sweeps/"
 MAX_SHARDS = 1_000_000  # six digits in every name
 SHARDS_PER_BLOCK = 1000  # of a manifest: shards whose numbers differ in the last three digits
 
@@ -151,6 +153,11 @@ def run_prefix(run: str) -> str:
 def run_key(run: str, name: str) -> str:
     """An object of a run, such as `run_key("r1", "export/model.safetensors")`."""
     return f"{run_prefix(run)}{name}"
+
+
+def sweep_key(sweep: str, kind: str) -> str:
+    """What a sweep has measured so far: `json`, every number; `svg`, the figure."""
+    return f"{SWEEPS}{check_dataset(sweep)}.{kind}"
 
 
 def _number(number: int) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stablerep.report.series import series_chart
+from stablerep.shards.layout import sweep_key
+from stablerep.storage import Store
 from stablerep.sweeps.plan import Plan
 from stablerep.sweeps.results import Scores, Summary, summarise, table, write_json
 
@@ -42,15 +44,19 @@ def draw(
     scores: Callable[[str], Scores | None],
     failures: Mapping[str, str],
     out: Path,
+    store: Store | None,
     command: str,
     facts: Mapping[str, Any],
 ) -> None:
-    """Writes the three files as far as there is something measured."""
+    """Writes the three files as far as something is measured; figure and numbers into the store, too."""
     summaries = summarise(plan, scores, failures)
     facts = {"command": command, **facts}
     write_json(plan, summaries, scores, failures, out / f"{plan.name}.json", facts=facts)
     chart = figure(plan, summaries)
     (out / f"{plan.name}.svg").write_text(chart, encoding="utf-8")
+    if store is not None:
+        store.put(sweep_key(plan.name, "svg"), chart.encode())
+        store.put(sweep_key(plan.name, "json"), out / f"{plan.name}.json")
     page = _PAGE.format(
         title=escape(plan.spec.title),
         about=escape(plan.spec.about),

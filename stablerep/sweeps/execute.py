@@ -177,7 +177,9 @@ class Execution:
 
     def _draw(self, facts: dict[str, Any]) -> None:
         for plan in self.plans:
-            draw(plan, self.scores(plan.spec.probe), self.failures, self.out, self.command, facts)
+            draw(
+                plan, self.scores(plan.spec.probe), self.failures, self.out, self._store, self.command, facts
+            )
 
     def scores(self, probe: ProbeSpec) -> Any:
         """What a run measured up to by this probe, by its name; None for none."""

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stablerep.client import Client, Run
-from stablerep.errors import InvalidInput
+from stablerep.errors import InvalidInput, StableRepError
 from stablerep.local.patience import patiently
 from stablerep.progress import Bars
+from stablerep.shards.layout import SWEEPS
+from stablerep.storage import Store, open_store
 from stablerep.sweeps.draw import draw
 from stablerep.sweeps.execute import create_job
 from stablerep.sweeps.plan import Plan, Training
@@ -43,6 +45,7 @@ class RemoteExecution:
     given: Mapping[tuple[str, str], Scores] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _scores: dict[tuple[str, str], Scores] = field(default_factory=dict)
+    _store: Store | None = None
 
     def run(self) -> None:
         """Raises InvalidInput for what only this machine has: images to import, photographs in folders."""
@@ -166,12 +169,25 @@ class RemoteExecution:
         while not run.done:
             yield
             run = patiently(partial(self.client.runs.get, run.name))
+        if self._store is None:
+            self._store = _store_of(run)
         if run.state.value != "SUCCEEDED":
             self.failures[about or run.run] = f"{run.name} {run.state.value}: {run.error}".strip(": ")
 
     def _draw(self, facts: dict[str, Any]) -> None:
         for plan in self.plans:
-            draw(plan, self.scores(plan.spec.probe), self.failures, self.out, self.command, facts)
+            scores = self.scores(plan.spec.probe)
+            draw(plan, scores, self.failures, self.out, self._store, self.command, facts)
+
+
+def _store_of(run: Run) -> Store | None:
+    """The gateway's store, for the figure; None where this machine may not reach it."""
+    try:
+        store = open_store(run.run_url.rpartition("/runs/")[0])
+        store.exists(SWEEPS)
+        return store
+    except (StableRepError, OSError):
+        return None
 
 
 _OVER = object()

@@ -214,12 +214,22 @@ class GetJobRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "filter")
+    class Filter(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        FILTER_UNSPECIFIED: _ClassVar[ListJobsRequest.Filter]
+        LIVE: _ClassVar[ListJobsRequest.Filter]
+        ENDED: _ClassVar[ListJobsRequest.Filter]
+    FILTER_UNSPECIFIED: ListJobsRequest.Filter
+    LIVE: ListJobsRequest.Filter
+    ENDED: ListJobsRequest.Filter
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    filter: ListJobsRequest.Filter
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., filter: _Optional[_Union[ListJobsRequest.Filter, str]] = ...) -> None: ...
 
 class ListJobsResponse(_message.Message):
     __slots__ = ("jobs", "next_page_token")

@@ -84,11 +84,13 @@ def usable_manifest(store: Store, dataset: str) -> Manifest:
 def committed(store: Store, dataset: str, manifest: Manifest) -> np.ndarray:
     """The numbers of the committed shards, int64, in order; what the manifest holds is not listed."""
     covered = [np.array(entry.shards, dtype=np.int64) for entry in manifest.blocks]
-    return np.unique(np.concatenate([*covered, np.array(_outside(store, dataset, manifest), dtype=np.int64)]))
+    return np.unique(
+        np.concatenate([*covered, np.array(outside_manifest(store, dataset, manifest), dtype=np.int64)])
+    )
 
 
-def _outside(store: Store, dataset: str, manifest: Manifest) -> list[int]:
-    """Committed shards that the manifest may not hold."""
+def outside_manifest(store: Store, dataset: str, manifest: Manifest) -> list[int]:
+    """Committed shards that the manifest may not hold, in order; whole blocks of it are not listed."""
     if not manifest.blocks:
         return _listed(store, index_prefix(dataset))
     try:

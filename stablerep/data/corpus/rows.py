@@ -8,6 +8,7 @@ from typing import overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stablerep.shards import IndexedGroup
 from stablerep.shards.block import padded, shards_of
@@ -25,6 +26,7 @@ class Rows:
         self.ends = np.cumsum(shards.groups, dtype=np.int64)
         self.ids = block.column("caption_id").to_numpy()
         self.hashes = block.column("text_hash").to_numpy()
+        self.with_skipped = self.numbers[np.array(shards.skipped, dtype=np.int64) > 0]
         self._captions = block.column("caption")
         self._starts = block.column("start").to_numpy()
         lengths = block.column("lengths")
@@ -49,6 +51,10 @@ class Rows:
 
     def caption(self, row: int) -> str:
         return str(self._captions[row].as_py())
+
+    def matching(self, text: str) -> np.ndarray:
+        """The rows whose caption holds the text, in any case."""
+        return np.flatnonzero(pc.match_substring(self._captions, text, ignore_case=True).to_numpy(False))
 
     def captions(self, first: int, end: int) -> Iterator[str]:
         """Those of rows first..end-1."""

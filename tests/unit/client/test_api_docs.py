@@ -55,6 +55,6 @@ def test_python_calls_methods_and_arguments_that_the_clients_have(block: str) ->
 
 
 def test_both_clients_have_every_method_that_is_named() -> None:
-    named = set(re.findall(r"`(\w+_(?:jobs?|shards|captions|workers)|reconcile)`", TEXT))
+    named = set(re.findall(r"`(\w+_(?:jobs?|shards|captions|workers|jobs_page)|reconcile)`", TEXT))
     public = {name for name in vars(Client) if not name.startswith("_")} - {"close"}
     assert named == public == {name for name in vars(AsyncClient) if not name.startswith("_")} - {"close"}

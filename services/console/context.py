@@ -1,0 +1,83 @@
+"""What all pages share: settings, store, visitors, templates, and the streams of pages that are open."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.console.datasets import Datasets
+from services.console.history import History
+from services.console.limits import Limits
+from services.console.pages import Renderer
+from services.console.sessions import CSRF_FIELD, check_csrf, check_origin
+from services.console.streams import Hub
+from services.console.visitors import Visitor, Visitors
+from stablerep.config.settings import Settings
+from stablerep.storage import Store
+
+
+@dataclass
+class Console:
+    settings: Settings
+    store: Store
+    visitors: Visitors
+    render: Renderer
+    datasets: Datasets
+    hub: Hub = field(default_factory=Hub)
+    history: History = field(default_factory=History)
+    limits: Limits = field(default_factory=Limits)
+
+
+Handler = Callable[[Request, Console, Visitor], Awaitable[Any]]
+
+
+def console_of(request: Request) -> Console:
+    found: Console = request.app.state.console
+    return found
+
+
+def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """A page that shows what the gateway says; it asks as the visitor."""
+
+    @wraps(handler)
+    async def answer(request: Request) -> Response:
+        console = console_of(request)
+        visitor = console.visitors.identify(request)
+        request.scope["session"] = visitor.session
+        response: Response = await handler(request, console, visitor)
+        return response
+
+    return answer
+
+
+def store_page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """A page of the store's objects, for visitors whom the gateway lets read."""
+
+    async def checked(request: Request, console: Console, visitor: Visitor) -> Any:
+        await console.visitors.check_reader(visitor)
+        return await handler(request, console, visitor)
+
+    return page(wraps(handler)(checked))
+
+
+def action(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """What changes something: only from the console's own forms, or from a script with a token."""
+
+    async def checked(request: Request, console: Console, visitor: Visitor) -> Any:
+        if visitor.session is not None:
+            check_origin(request)
+            limit = console.settings.console.upload_limit_bytes
+            form = await request.form(max_files=1, max_fields=100, max_part_size=limit)
+            check_csrf(request, visitor.session, str(form.get(CSRF_FIELD, "")))
+        return await handler(request, console, visitor)
+
+    return page(wraps(handler)(checked))
+
+
+async def fields(request: Request) -> dict[str, str]:
+    """The texts of a form that was sent."""
+    form = await request.form()
+    return {key: value.strip() for key, value in form.items() if isinstance(value, str)}

@@ -1,0 +1,66 @@
+"""The pages of sweeps: each one's figure and numbers as they stand in the store, while it goes on."""
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.console.context import Console, store_page
+from services.console.visitors import Visitor
+from stablerep.config.names import check_dataset
+from stablerep.errors import NotFound, TornObject
+from stablerep.shards.layout import SWEEPS, sweep_key
+
+_IMAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+"""Of a figure: it styles itself, and does nothing else."""
+
+
+@store_page
+async def show_sweeps(request: Request, console: Console, visitor: Visitor) -> Response:
+    names = await asyncio.to_thread(
+        lambda: sorted({name.rpartition(".")[0] for name in console.store.children(SWEEPS) if "." in name})
+    )
+    return console.render.page(request, "sweeps.html", {"sweeps": names})
+
+
+@store_page
+async def show_sweep(request: Request, console: Console, visitor: Visitor) -> Response:
+    content = await asyncio.to_thread(_read, console, request.path_params["name"])
+    points = content.get("points", [])
+    data = {
+        "sweep": content,
+        "measured": sum(bool(point.get("scores")) for point in points),
+        "points": len(points),
+    }
+    return console.render.page(request, "sweep.html", data)
+
+
+@store_page
+async def send_figure(request: Request, console: Console, visitor: Visitor) -> Response:
+    key = sweep_key(check_dataset(request.path_params["name"]), "svg")
+    figure = await asyncio.to_thread(console.store.get, key)
+    headers = {"content-security-policy": _IMAGE_POLICY, "cache-control": "no-cache"}
+    return Response(figure, media_type="image/svg+xml", headers=headers)
+
+
+def _read(console: Console, name: str) -> dict[str, Any]:
+    key = sweep_key(check_dataset(name), "json")
+    try:
+        content = json.loads(console.store.get(key))
+    except NotFound:
+        raise NotFound(f"there is no sweep {name} in the store") from None
+    except ValueError as error:
+        raise TornObject(f"{key} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise TornObject(f"{key} is no sweep")
+    return content
+
+
+ROUTES = [
+    Route("/sweeps", show_sweeps),
+    Route("/sweeps/{name}", show_sweep),
+    Route("/figures/{name}", send_figure),
+]
