@@ -115,7 +115,7 @@ def build_app(console: Console, *, hosts: tuple[str, ...]) -> Starlette:
             Mount("/static", _Static(directory=str(resources.files("services.console") / "static"))),
         ],
         middleware=middleware,
-        exception_handlers={StableRepError: _failed, HTTPException: _not_served},
+        exception_handlers={StableRepError: _failed, HTTPException: _not_served, Exception: _broken},
         lifespan=lifespan,
     )
     app.state.console = console
@@ -211,12 +211,21 @@ async def _failed(request: Request, error: Exception) -> Response:
         target = f"?next={quote(path)}" if request.method == "GET" else ""
         return RedirectResponse(console.render.url("/sign-in") + target, 303)
     data = {"error": str(error), "kind": type(error).__name__, "status": status}
-    return console.render.page(request, "error.html", data, status=status)
+    again = status == 503 and request.method == "GET"
+    return console.render.page(request, "error.html", data, status=status, again=again)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """An error that nobody foresaw, which the server logs: the page says where to look."""
+    text = "the console failed here; its log says how, and a report of it is welcome"
+    data = {"error": text, "kind": "Unexpected", "status": 500}
+    return console_of(request).render.page(request, "error.html", data, status=500, again=False)
 
 
 async def _not_served(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     data = {"error": error.detail, "kind": "HTTP", "status": error.status_code}
-    response = console_of(request).render.page(request, "error.html", data, status=error.status_code)
+    render = console_of(request).render
+    response = render.page(request, "error.html", data, status=error.status_code, again=False)
     response.headers.update(error.headers or {})
     return response

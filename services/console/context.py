@@ -48,6 +48,8 @@ def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         visitor = console.visitors.identify(request)
         request.scope["session"] = visitor.session
         response: Response = await handler(request, console, visitor)
+        if visitor.fresh and visitor.session is not None:
+            console.visitors.sessions.write(request, response, visitor.session)
         return response
 
     return answer

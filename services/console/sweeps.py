@@ -31,6 +31,7 @@ async def show_sweep(request: Request, console: Console, visitor: Visitor) -> Re
     content = await asyncio.to_thread(_read, console, request.path_params["name"])
     points = content.get("points", [])
     data = {
+        "name": request.path_params["name"],
         "sweep": content,
         "measured": sum(bool(point.get("scores")) for point in points),
         "points": len(points),

@@ -18,11 +18,15 @@ READ_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Visitor:
-    """A browser or a script, with the client that carries its token; `session` is a browser's."""
+    """A browser or a script, with the client that carries its token.
+
+    `session` is a browser's; `fresh`: it does not have it yet.
+    """
 
     client: AsyncClient
     token: str
     session: Session | None
+    fresh: bool = False
 
 
 class Visitors:
@@ -59,7 +63,8 @@ class Visitors:
         if session is None or not session.token:
             if not self._anonymous:
                 raise Unauthenticated("sign in with a token")
-            session = session or Session()
+            if session is None:
+                return Visitor(self.client(""), "", Session(), fresh=True)
         return Visitor(self.client(session.token), session.token, session)
 
     async def check_reader(self, visitor: Visitor) -> None:

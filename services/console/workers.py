@@ -12,6 +12,9 @@ from stablerep.client import GeneratorClient
 from stablerep.client.environment import tls_from_environment
 from stablerep.errors import Unavailable
 
+MAX_TRIED = 5
+"""Workers that are asked for one group: one that was killed is listed for two minutes."""
+
 
 @dataclass(frozen=True)
 class Made:
@@ -32,23 +35,31 @@ async def make_group(
     seed: int = 0,
     caption_id: int = 0,
 ) -> Made:
-    """One group by a worker, now. Raises what the worker does, and Unavailable where there is none."""
-    address = await _address(console, visitor)
+    """One group by a worker, now: by the next one where one does not answer.
 
-    def make() -> list[bytes]:
+    Raises what the worker does, and Unavailable where there is none.
+    """
+
+    def make(address: str) -> list[bytes]:
         with GeneratorClient(address, visitor.token or None, **tls_from_environment()) as client:
             return client.preview(caption, preset=preset, recipe=recipe, seed=seed, caption_id=caption_id)
 
-    began = time.monotonic()
-    images = await asyncio.to_thread(make)
-    return Made(images, time.monotonic() - began, address)
+    problem = "no worker has reported within two minutes, so nothing can make images now"
+    for address in await _addresses(console, visitor):
+        began = time.monotonic()
+        try:
+            images = await asyncio.to_thread(make, address)
+        except Unavailable as error:
+            problem = str(error)
+            continue
+        return Made(images, time.monotonic() - began, address)
+    raise Unavailable(problem)
 
 
-async def _address(console: Console, visitor: Visitor) -> str:
+async def _addresses(console: Console, visitor: Visitor) -> list[str]:
+    """The one that the settings name; else of the workers that reported, those that are idle first."""
     if console.settings.console.worker:
-        return console.settings.console.worker
+        return [console.settings.console.worker]
     workers = [one for one in await visitor.client.list_workers() if one.state != "DRAINING"]
-    if not workers:
-        raise Unavailable("no worker has reported within two minutes, so nothing can make images now")
-    idle_first = sorted(workers, key=lambda one: (one.state != "IDLE", one.name))
-    return idle_first[0].address
+    latest = sorted(workers, key=lambda one: one.report_time, reverse=True)
+    return [one.address for one in sorted(latest, key=lambda one: one.state != "IDLE")][:MAX_TRIED]
