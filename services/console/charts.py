@@ -146,8 +146,8 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> str:
 def _svg(title: str, described: str, parts: Sequence[Markup], height: int) -> str:
     return str(
         Markup(
-            '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">'
-            '<text class="title" x="0" y="16">{}</text>{}</svg>'
+            '<div class="plot"><svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">'
+            '<text class="title" x="0" y="16">{}</text>{}</svg></div>'
         ).format(WIDTH, height, described, title, Markup("").join(parts))
     )
 

@@ -18,13 +18,16 @@ from services.console.streams import events
 from services.console.visitors import Visitor
 from stablerep.client import AsyncClient, Run, RunMetrics
 from stablerep.config.names import check_run
-from stablerep.errors import InvalidInput, NotFound
+from stablerep.errors import AlreadyExists, InvalidInput, NotFound
 from stablerep.runs.config import presets
 from stablerep.shards.layout import run_key
 
 LISTED = 500
+_ASKED = ("name", "datasets", "preset", "nodes", "gpus", "settings")
 COMPARED = 8
 LOG_LINES = 200
+LOG_SECONDS = 2.0
+"""Until the log of a run that has printed nothing is asked for again."""
 CHARTS = (
     ("loss", "Loss"),
     ("loss_above_floor", "Loss above its floor"),
@@ -104,10 +107,17 @@ async def follow_log(request: Request, console: Console, visitor: Visitor) -> Re
     name = request.path_params["name"]
 
     async def source() -> AsyncIterator[str]:
-        kept = ""
-        async for text in visitor.client.runs.logs(name, lines=LOG_LINES, follow=True):
-            kept = "".join((kept + text).splitlines(keepends=True)[-LOG_LINES:])
-            yield kept
+        while True:
+            kept = ""
+            try:
+                async for text in visitor.client.runs.logs(name, lines=LOG_LINES, follow=True):
+                    kept = "".join((kept + text).splitlines(keepends=True)[-LOG_LINES:])
+                    yield kept
+            except NotFound:  # nothing is printed yet; the next call says if there is no such run
+                pass
+            if (await visitor.client.runs.get(name)).done:
+                return
+            await asyncio.sleep(LOG_SECONDS)
 
     def show(text: str) -> dict[str, str]:
         return {"log": str(escape(text)).replace("\n", "&#10;")}
@@ -117,25 +127,24 @@ async def follow_log(request: Request, console: Console, visitor: Visitor) -> Re
 
 @page
 async def show_form(request: Request, console: Console, visitor: Visitor) -> Response:
-    data = {
-        "presets": presets(),
-        "dataset": request.query_params.get("dataset", ""),
-        "preset": request.query_params.get("preset", "demo"),
-    }
-    return console.render.page(request, "train.html", data)
+    asked = {key: request.query_params.get(key, "") for key in _ASKED}
+    return _form(request, console, {**asked, "preset": asked["preset"] or "demo"})
 
 
 @action
 async def start(request: Request, console: Console, visitor: Visitor) -> Response:
     asked = await fields(request)
-    run = await visitor.client.runs.train(
-        asked.get("name", ""),
-        asked.get("datasets", "").replace(",", " ").split(),
-        preset=_preset(asked.get("preset", "")),
-        config=settings(asked.get("settings", "")),
-        gpus_per_node=whole(asked, "gpus"),
-        nodes=whole(asked, "nodes"),
-    )
+    try:
+        run = await visitor.client.runs.train(
+            asked.get("name", ""),
+            asked.get("datasets", "").replace(",", " ").split(),
+            preset=_preset(asked.get("preset", "")),
+            config=settings(asked.get("settings", "")),
+            gpus_per_node=whole(asked, "gpus"),
+            nodes=whole(asked, "nodes"),
+        )
+    except (InvalidInput, AlreadyExists) as error:
+        return _form(request, console, {key: asked.get(key, "") for key in _ASKED}, str(error))
     return console.render.done(request, f"/runs/{run.run}", {"run": run})
 
 
@@ -162,6 +171,12 @@ async def act(request: Request, console: Console, visitor: Visitor) -> Response:
         raise NotFound(f"a run has no {verb[:20]!r}")
     run = await steps[verb](name)
     return console.render.done(request, f"/runs/{run.run}", {"run": run})
+
+
+def _form(request: Request, console: Console, asked: dict[str, str], problem: str = "") -> Response:
+    """The form of a run, with what was written into it and what is wrong with that."""
+    data = {"presets": presets(), "asked": asked, "problem": problem}
+    return console.render.page(request, "train.html", data, status=422 if problem else 200)
 
 
 async def _latest(client: AsyncClient, name: str) -> tuple[Run, tuple[RunMetrics, ...]]:
@@ -203,7 +218,8 @@ def _charts(runs: dict[str, Iterable[RunMetrics]]) -> list[str]:
             Line(run, [(float(m.step), m.values[key]) for m in metrics if key in m.values])
             for run, metrics in kept.items()
         ]
-        charts.append(line_chart(title, [line for line in lines if line.points]))
+        shown = [line for line in lines if line.points]
+        charts.append(line_chart(title, shown, x_format=lambda step: f"{step:,.0f}"))
     return [chart for chart in charts if chart]
 
 

@@ -20,7 +20,7 @@ from services.console.visitors import Visitor
 from services.console.workers import Made, make_group
 from stablerep.captions import FORMATS, Description
 from stablerep.config.recipe import Preset, Recipe, load, preset_names
-from stablerep.errors import InvalidInput
+from stablerep.errors import AlreadyExists, InvalidInput
 from stablerep.jobs.estimate import REPORTED_SECONDS, Figure, estimate_job, images_in_batches, reported_speed
 
 PREVIEWS = 2
@@ -68,19 +68,23 @@ async def preview(request: Request, console: Console, visitor: Visitor) -> Respo
 
 @action
 async def create(request: Request, console: Console, visitor: Visitor) -> Response:
-    asked = await fields(request)
-    job = await visitor.client.create_job(
-        asked.get("name", ""),
-        _source(asked),
-        preset=asked.get("preset", ""),
-        recipe=settings(asked.get("settings", "")),
-        seed=whole(asked, "seed"),
-        priority=whole(asked, "priority"),
-        limit=whole(asked, "limit"),
-        format=asked.get("format", ""),
-        column=asked.get("column", ""),
-        header=_HEADERS.get(asked.get("header", "")),
-    )
+    sent = await fields(request)
+    asked = {key: sent.get(key, "") for key in _ASKED}
+    try:
+        job = await visitor.client.create_job(
+            asked["name"],
+            _source(asked),
+            preset=asked["preset"],
+            recipe=settings(asked["settings"]),
+            seed=whole(asked, "seed"),
+            priority=whole(asked, "priority"),
+            limit=whole(asked, "limit"),
+            format=asked["format"],
+            column=asked["column"],
+            header=_HEADERS.get(asked["header"]),
+        )
+    except (InvalidInput, AlreadyExists) as error:
+        return await _review(request, console, visitor, asked, [], str(error))
     return console.render.done(request, f"/jobs/{job.dataset}", {"job": job})
 
 
@@ -90,15 +94,16 @@ async def _review(
     visitor: Visitor,
     asked: dict[str, str],
     made: list[tuple[str, Made]],
+    problem: str = "",
 ) -> Response:
     """The form, with what is known so far; what is wrong with it stands on the page."""
-    problem, found, estimate = "", None, None
+    found, estimate = None, None
     try:
         found = await _describe(visitor, asked)
         if found is not None:
             estimate = _estimate(asked, found, made)
     except InvalidInput as error:
-        problem = str(error)
+        problem = problem or str(error)
     shown = [
         {"caption": caption, "images": [base64.b64encode(image).decode() for image in group.images]}
         for caption, group in made
@@ -155,7 +160,7 @@ def _source(asked: dict[str, str]) -> str:
 def _preset(asked: dict[str, str]) -> Preset:
     if asked["preset"] not in preset_names():
         raise InvalidInput(f"no preset {asked['preset'][:80]!r}", field="preset")
-    return load(asked["preset"], settings(asked.get("settings", "")))
+    return load(asked["preset"], settings(asked["settings"]))
 
 
 def _recipe(asked: dict[str, str]) -> Recipe | None:

@@ -74,7 +74,7 @@ def up(
 
         stablerep up --data /data/stablerep --address 127.0.0.1:6000 --workers 2
     """
-    from stablerep.local.services import local_services
+    from stablerep.local.services import has_console, local_services
 
     stop = threading.Event()
 
@@ -89,10 +89,12 @@ def up(
         address=address,
         threads=threads,
         trainers=trainers,
-        console=console_address,
+        console=console_address if has_console() else "",
     ) as services:
         if services.console:
             console.print(f"console at http://{services.console}")
+        elif console_address:
+            console.print("no console: pip install 'stablerep[console]'")
         console.print(f"gateway at {services.address}, store {services.store_url}, logs in {data / 'logs'}")
         console.print(
             f"submit with: stablerep submit CAPTIONS --name NAME --preset tiny --address {services.address}"

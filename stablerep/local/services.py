@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from stablerep.local.children import Restarts
@@ -94,6 +95,11 @@ def local_services(
         gateway.environment["STABLEREP_GATEWAY__ADDRESS"] = gateway_address
         pages = _start_console(processes, environment, gateway_address, console) if console else ""
         yield LocalServices(gateway_address, url, server, processes, pages)
+
+
+def has_console() -> bool:
+    """Whether the packages of the console are installed."""
+    return all(find_spec(module) is not None for module in ("uvicorn", "starlette", "jinja2", "cryptography"))
 
 
 def _start_console(
