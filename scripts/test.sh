@@ -21,8 +21,8 @@ if [ $# -gt 0 ]; then
     exec "$python" -m pytest --durations=10 "$@"
 fi
 # Packages first: they take seconds. What is built with Go (MinIO: 7 minutes) is built beside the tests, which wait for it.
-if ! "$python" scripts/test_tools.py --find redis-server promtool >/dev/null 2>&1; then
-    "$python" scripts/test_tools.py redis-server promtool >/dev/null || true # the tests say what is missing
+if ! "$python" scripts/test_tools.py --find redis-server promtool chromium >/dev/null 2>&1; then
+    "$python" scripts/test_tools.py redis-server promtool chromium >/dev/null || true # the tests say what is missing
 fi
 if ! "$python" scripts/test_tools.py --find all >/dev/null 2>&1; then
     nice -n 10 "$python" scripts/test_tools.py all >/dev/null & # those that are missing, one by one

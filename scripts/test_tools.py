@@ -55,6 +55,7 @@ TOOLS = {
     for tool in (
         Tool("redis-server", "Redis server", package="redis-server"),
         Tool("promtool", "Prometheus server", package="prometheus"),
+        Tool("chromium", "Chromium", package="chromium"),
         Tool(
             "versitygw",
             "Versity S3 Gateway server",

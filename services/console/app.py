@@ -153,7 +153,6 @@ async def _sign_in(request: Request) -> Response:
         return _sign_in_page(request, "The page was too old to sign in from; try again.")
     check_csrf(request, session, asked.get(CSRF_FIELD, ""))
     token = asked.get("token", "")
-    console.limits.check("sign-in", request.client.host if request.client else "")
     try:
         if not token:
             raise Unauthenticated("paste a token")
@@ -163,6 +162,7 @@ async def _sign_in(request: Request) -> Response:
 
         await console.visitors.check_reader(Visitor(console.visitors.client(token), token, signed))
     except (Unauthenticated, PermissionDenied, InvalidInput) as error:
+        console.limits.check("failed sign-in", request.client.host if request.client else "")
         return _sign_in_page(request, str(error))
     target = asked.get("next", "")
     path = target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/jobs"

@@ -1,6 +1,7 @@
 """What all pages share: settings, store, visitors, templates, and the streams of pages that are open."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -16,6 +17,7 @@ from services.console.sessions import CSRF_FIELD, check_csrf, check_origin
 from services.console.streams import Hub
 from services.console.visitors import Visitor, Visitors
 from stablerep.config.settings import Settings
+from stablerep.errors import Unavailable
 from stablerep.storage import Store
 
 
@@ -39,14 +41,17 @@ def console_of(request: Request) -> Console:
     return found
 
 
-def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """A page that shows what the gateway says; it asks as the visitor."""
+def stream(handler: Handler, *, checked: bool = False) -> Callable[[Request], Awaitable[Response]]:
+    """What goes on while the gateway is away; `checked`: whether the visitor may read is known."""
 
     @wraps(handler)
     async def answer(request: Request) -> Response:
         console = console_of(request)
         visitor = console.visitors.identify(request)
         request.scope["session"] = visitor.session
+        if not checked:
+            with suppress(Unavailable):  # which the stream says itself
+                await console.visitors.check_reader(visitor)
         response: Response = await handler(request, console, visitor)
         if visitor.fresh and visitor.session is not None:
             console.visitors.sessions.write(request, response, visitor.session)
@@ -55,20 +60,20 @@ def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
-def store_page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """A page of the store's objects, for visitors whom the gateway lets read."""
+def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """A page for visitors whom the gateway lets read: what it says, and what the store holds."""
 
-    async def checked(request: Request, console: Console, visitor: Visitor) -> Any:
+    async def for_readers(request: Request, console: Console, visitor: Visitor) -> Any:
         await console.visitors.check_reader(visitor)
         return await handler(request, console, visitor)
 
-    return page(wraps(handler)(checked))
+    return stream(wraps(handler)(for_readers), checked=True)
 
 
 def action(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     """What changes something: only from the console's own forms, or from a script with a token."""
 
-    async def checked(request: Request, console: Console, visitor: Visitor) -> Any:
+    async def from_here(request: Request, console: Console, visitor: Visitor) -> Any:
         if visitor.session is not None:
             check_origin(request)
             limit = console.settings.console.upload_limit_bytes
@@ -76,7 +81,7 @@ def action(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             check_csrf(request, visitor.session, str(form.get(CSRF_FIELD, "")))
         return await handler(request, console, visitor)
 
-    return page(wraps(handler)(checked))
+    return page(wraps(handler)(from_here))
 
 
 async def fields(request: Request) -> dict[str, str]:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.console.context import Console, action, store_page
+from services.console.context import Console, action, page
 from services.console.datasets import Place
 from services.console.spread import feature_spread_of, pixel_spread_of
 from services.console.visitors import Visitor
@@ -34,7 +34,7 @@ class Shown:
     info: dict[str, Any]
 
 
-@store_page
+@page
 async def show_datasets(request: Request, console: Console, visitor: Visitor) -> Response:
     names = await asyncio.to_thread(console.datasets.names)
     first = _whole(request, "from")
@@ -48,7 +48,7 @@ async def show_datasets(request: Request, console: Console, visitor: Visitor) ->
     return console.render.page(request, "datasets.html", data)
 
 
-@store_page
+@page
 async def show_dataset(request: Request, console: Console, visitor: Visitor) -> Response:
     name, query = request.path_params["name"], request.query_params.get("q", "").strip()[:200]
     first, beside = _whole(request, "from"), request.query_params.get("beside", "").strip()
@@ -63,7 +63,7 @@ async def show_dataset(request: Request, console: Console, visitor: Visitor) -> 
     return console.render.page(request, "dataset.html", _without_bytes(data), first=first)
 
 
-@store_page
+@page
 async def show_skipped(request: Request, console: Console, visitor: Visitor) -> Response:
     name = request.path_params["name"]
     dataset = await asyncio.to_thread(console.datasets.open, name)
@@ -72,7 +72,7 @@ async def show_skipped(request: Request, console: Console, visitor: Visitor) -> 
     return console.render.page(request, "skipped.html", data, most=SKIPPED)
 
 
-@store_page
+@page
 async def show_group(request: Request, console: Console, visitor: Visitor) -> Response:
     run = request.query_params.get("run", "").strip()
     data = await asyncio.to_thread(_group, console, request, run)
@@ -80,7 +80,7 @@ async def show_group(request: Request, console: Console, visitor: Visitor) -> Re
     return console.render.page(request, "group.html", _without_bytes(data), runs=runs[:200])
 
 
-@store_page
+@page
 async def send_image(request: Request, console: Console, visitor: Visitor) -> Response:
     name, caption_id = request.path_params["name"], request.path_params["caption_id"]
     group = await asyncio.to_thread(console.datasets.group, name, caption_id)
@@ -97,7 +97,6 @@ async def send_image(request: Request, console: Console, visitor: Visitor) -> Re
 
 @action
 async def remake(request: Request, console: Console, visitor: Visitor) -> Response:
-    await console.visitors.check_reader(visitor)
     console.limits.check("preview", visitor.token)
     name, caption_id = request.path_params["name"], request.path_params["caption_id"]
     info = await asyncio.to_thread(console.datasets.info, name)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.console.charts import progress_chart
-from services.console.context import Console, action, fields, page
+from services.console.context import Console, action, fields, page, stream
 from services.console.streams import events
 from services.console.visitors import Visitor
 from stablerep.client import AsyncClient, Job, Shard
@@ -52,7 +52,7 @@ async def show_jobs(request: Request, console: Console, visitor: Visitor) -> Res
     return console.render.page(request, "jobs.html", data)
 
 
-@page
+@stream
 async def follow_jobs(request: Request, console: Console, visitor: Visitor) -> Response:
     async def source() -> AsyncIterator[list[Job]]:
         while True:
@@ -76,7 +76,7 @@ async def show_job(request: Request, console: Console, visitor: Visitor) -> Resp
     return console.render.page(request, "job.html", data, chart=_chart(console, job))
 
 
-@page
+@stream
 async def follow_job(request: Request, console: Console, visitor: Visitor) -> Response:
     name = request.path_params["name"]
 

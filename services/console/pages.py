@@ -64,12 +64,13 @@ class Renderer:
         if wants_json(request):
             return json_response(data, status)
         session: Session | None = request.scope.get("session")
-        twin = request.url.path + (".json" if request.url.path.rstrip("/") else "")
+        path = request.scope["path"]
+        twin = self.url(f"{path}.json")
         content = self.fragment(
             template,
             **data,
             **shown,
-            here=request.url.path.removeprefix(self.prefix),
+            here=path,
             twin=twin + (f"?{request.url.query}" if request.url.query else ""),
             csrf=session.csrf if session else "",
             signed_in=bool(session and session.token),

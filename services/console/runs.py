@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.console.charts import Bar, Line, bar_chart, line_chart
-from services.console.context import Console, action, fields, page, store_page
+from services.console.context import Console, action, fields, page, stream
 from services.console.forms import settings, whole
 from services.console.streams import events
 from services.console.visitors import Visitor
@@ -53,7 +53,6 @@ async def compare_runs(request: Request, console: Console, visitor: Visitor) -> 
     if not names:
         raise InvalidInput("choose runs to compare", field="run")
     found = await asyncio.gather(*(_latest(visitor.client, name) for name in names))
-    await console.visitors.check_reader(visitor)
     records = await asyncio.to_thread(_records, console, names)
     data = {
         "runs": [run for run, _ in found],
@@ -64,7 +63,7 @@ async def compare_runs(request: Request, console: Console, visitor: Visitor) -> 
     return console.render.page(request, "compare.html", data, charts=charts, bars=_bars(records))
 
 
-@store_page
+@page
 async def show_run(request: Request, console: Console, visitor: Visitor) -> Response:
     name = request.path_params["name"]
     run, metrics = await _latest(visitor.client, name)
@@ -79,7 +78,7 @@ async def show_run(request: Request, console: Console, visitor: Visitor) -> Resp
     return console.render.page(request, "run.html", data, charts=charts, bars=_bars(records), log=log)
 
 
-@page
+@stream
 async def follow_run(request: Request, console: Console, visitor: Visitor) -> Response:
     name = request.path_params["name"]
 
@@ -102,7 +101,7 @@ async def follow_run(request: Request, console: Console, visitor: Visitor) -> Re
     return events(request, console.hub.follow(("run", visitor.token, name), source), show)
 
 
-@page
+@stream
 async def follow_log(request: Request, console: Console, visitor: Visitor) -> Response:
     name = request.path_params["name"]
 

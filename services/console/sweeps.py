@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.console.context import Console, store_page
+from services.console.context import Console, page
 from services.console.visitors import Visitor
 from stablerep.config.names import check_dataset
 from stablerep.errors import NotFound, TornObject
@@ -18,7 +18,7 @@ _IMAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 """Of a figure: it styles itself, and does nothing else."""
 
 
-@store_page
+@page
 async def show_sweeps(request: Request, console: Console, visitor: Visitor) -> Response:
     names = await asyncio.to_thread(
         lambda: sorted({name.rpartition(".")[0] for name in console.store.children(SWEEPS) if "." in name})
@@ -26,7 +26,7 @@ async def show_sweeps(request: Request, console: Console, visitor: Visitor) -> R
     return console.render.page(request, "sweeps.html", {"sweeps": names})
 
 
-@store_page
+@page
 async def show_sweep(request: Request, console: Console, visitor: Visitor) -> Response:
     content = await asyncio.to_thread(_read, console, request.path_params["name"])
     points = content.get("points", [])
@@ -39,7 +39,7 @@ async def show_sweep(request: Request, console: Console, visitor: Visitor) -> Re
     return console.render.page(request, "sweep.html", data)
 
 
-@store_page
+@page
 async def send_figure(request: Request, console: Console, visitor: Visitor) -> Response:
     key = sweep_key(check_dataset(request.path_params["name"]), "svg")
     figure = await asyncio.to_thread(console.store.get, key)

@@ -1,0 +1,104 @@
+"""What tests of the console share: the application served in this process, and a real Chromium."""
+
+import asyncio
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from services.console.server import serve
+from stablerep.config.settings import ConsoleSettings, Settings
+from tests.tools import tool
+
+FLAGS = (
+    "--no-sandbox",  # tests may run as root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+START_SECONDS = 60.0
+
+
+@contextmanager
+def console_served(folder: Path, gateway: str, **more: Any) -> Iterator[str]:
+    """Serves the console of the store in `folder` within the block; yields its http:// address."""
+    announced = folder / "console.json"
+    announced.unlink(missing_ok=True)
+    own = ConsoleSettings(
+        **{"address": "127.0.0.1:0", "announce": announced, "gateway": gateway, **more.pop("console", {})}
+    )
+    settings = Settings(store_url=(folder / "store").as_uri(), console=own, **more)
+    ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        ready.set_result((asyncio.get_running_loop(), stop))
+        await serve(settings, stop)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    loop, stop = ready.result(START_SECONDS)
+    deadline = time.monotonic() + START_SECONDS
+    while not announced.exists():
+        assert thread.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    try:
+        yield f"http://{json.loads(announced.read_text())['address']}{own.prefix}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless browser that asks for nothing by itself."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(tool("chromium")), args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def watched(browser: Browser, **context: Any) -> Iterator[Page]:
+    """A page of which every error, refused resource and request to another host fails the test."""
+    problems: list[str] = []
+    page = browser.new_page(**context)
+    page.on("pageerror", lambda error: problems.append(f"script: {error}"))
+    page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+
+    def on_console(message: Any) -> None:
+        # A page that says what was wrong comes with the status of that; the browser calls it an error.
+        if message.type == "error" and not re.search(r"status of [45]\d\d", message.text):
+            problems.append(f"console: {message.text}")
+
+    def on_request(request: Any) -> None:
+        if not request.url.startswith(("http://127.0.0.1", "http://localhost", "data:", "about:")):
+            problems.append(f"request: {request.url}")
+
+    page.on("console", on_console)
+    page.on("request", on_request)
+    try:
+        yield page
+    finally:
+        page.close()
+    assert problems == []
+
+
+def csrf_of(client: httpx.Client, path: str) -> str:
+    """The secret of the forms of a page."""
+    text = client.get(path).text
+    return text.split('name="csrf" value="')[1].split('"')[0]

@@ -1,0 +1,320 @@
+"""Who may do what in the console: tokens and roles, sessions, foreign sites, hostile input; by real HTTP."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from stablerep.client import Client
+from stablerep.config.recipe import load_recipe
+from stablerep.config.settings import Auth
+from stablerep.queue.client import Queue
+from stablerep.shards import (
+    DatasetInfo,
+    Group,
+    build_tar,
+    commit_shard,
+    skipped_group,
+    write_captions,
+    write_dataset,
+)
+from stablerep.storage import open_store
+from stablerep.testing.servers import RedisServer
+from stablerep.tokens import add_token, new_token
+from tests.consoles import console_served, csrf_of
+from tests.fronts import served
+from tests.tools import redis_program
+
+HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">"\'`{{7*7}}'
+PAGES = ("/jobs", "/submit", "/datasets", "/datasets/shoes", "/runs", "/train", "/sweeps", "/system")
+
+
+@dataclass(frozen=True)
+class Place:
+    url: str
+    gateway: str
+    folder: Path
+    redis_url: str
+    tokens: dict[str, str]
+
+    def client(self, role: str | None = None) -> httpx.Client:
+        """A browser's client, signed in by a form where a role is given."""
+        client = httpx.Client(base_url=self.url, follow_redirects=True)
+        if role:
+            sent = {"token": self.tokens[role], "csrf": csrf_of(client, "/sign-in"), "next": "/jobs"}
+            assert client.post("/sign-in", data=sent).url.path == "/jobs"
+        return client
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("console")
+    server = RedisServer(redis_program("valkey"), tmp_path_factory.mktemp("redis"))
+    file, tokens = folder / "tokens.yaml", {}
+    for role in ("read", "submit", "admin"):
+        tokens[role], token = new_token(role, role, None)  # type: ignore[arg-type]
+        add_token(file, token)
+    make_shoes(folder)
+    with (
+        served(folder, server.url, auth=Auth(tokens_file=file)) as fronts,
+        console_served(folder, fronts.gateway, console={"hosts": ("console.test", "127.0.0.1")}) as url,
+    ):
+        yield Place(url, fronts.gateway, folder, server.url, tokens)
+    server.stop()
+
+
+def make_shoes(folder: Path) -> None:
+    """A dataset of two groups and a skipped caption; what people wrote into it is hostile."""
+    store, recipe = open_store((folder / "store").as_uri()), load_recipe("flat")
+    info = {"name": "shoes", "recipe": recipe.model_dump(), "recipe_digest": recipe.digest, "job_seed": 3}
+    more = {"captions_per_shard": 5, "source": {"uri": HOSTILE}, "create_time": "2026-01-01T00:00:00Z"}
+    write_dataset(store, DatasetInfo.model_validate(info | more))
+    groups = [
+        Group(0, HOSTILE, (b"<script>alert(1)</script>", b"\xff\xd8\xff not an image"), {"seeds": [1, 2]}),
+        skipped_group(1, HOSTILE, HOSTILE),
+        Group(2, "a red shoe", (b"\xff\xd8\xff",), {"flagged": HOSTILE}),
+    ]
+    write_captions(store, "shoes", 0, [(group.caption_id, group.caption) for group in groups])
+    commit_shard(store, "shoes", 0, build_tar(groups))
+
+
+def test_without_a_token_every_page_leads_to_the_sign_in_and_nothing_is_read(place: Place) -> None:
+    for path in (*PAGES, "/datasets/shoes/captions/0/0.jpg", "/compare?run=a"):
+        answer = httpx.get(place.url + path)
+        assert (answer.status_code, answer.headers["location"].split("?")[0]) == (303, "/sign-in")
+        answer = httpx.get(place.url + path, headers={"accept": "application/json"})
+        assert answer.status_code == 401
+        assert answer.json()["kind"] == "Unauthenticated"
+    assert httpx.get(place.url + "/events/jobs").status_code == 401
+    assert httpx.get(place.url + "/healthz").text == "ok\n"
+
+
+def test_a_wrong_token_is_told_and_a_right_one_leads_back(place: Place) -> None:
+    client = place.client()
+    sent = {"csrf": csrf_of(client, "/sign-in"), "token": "srt_" + "A" * 43}
+    answer = client.post("/sign-in", data=sent)
+    assert answer.status_code == 401
+    assert "not one of this server" in answer.text
+    for text in ("", "no token\u00e9", "two words"):
+        answer = client.post("/sign-in", data={"csrf": csrf_of(client, "/sign-in"), "token": text})
+        assert answer.status_code == 401
+    landed = client.get("/datasets/shoes?q=red")
+    assert landed.url.path == "/sign-in"
+    target = re.search(r'name="next" value="([^"]*)"', landed.text)
+    assert target is not None
+    sent = {"csrf": csrf_of(client, str(landed.url)), "token": place.tokens["read"]}
+    answer = client.post("/sign-in", data={**sent, "next": target[1].replace("&amp;", "&")})
+    assert str(answer.url).endswith("/datasets/shoes?q=red")
+    assert "a red shoe" in answer.text
+
+
+@pytest.mark.parametrize(
+    "target", ["//evil.test/", "/\\evil.test", "https://evil.test/", "javascript:alert(1)"]
+)
+def test_a_sign_in_leads_nowhere_else(place: Place, target: str) -> None:
+    client = place.client()
+    sent = {"csrf": csrf_of(client, "/sign-in"), "token": place.tokens["read"], "next": target}
+    answer = client.post("/sign-in", data=sent, follow_redirects=False)
+    assert answer.headers["location"] == "/jobs"
+
+
+def test_the_cookie_says_nothing_and_is_kept_from_scripts_and_other_sites(place: Place) -> None:
+    client = place.client("admin")
+    answer = client.get("/sign-in")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert place.tokens["admin"] not in "".join(client.cookies.values())
+    changed = client.cookies["stablerep-console"][:-4] + "AAAA"
+    answer = httpx.get(place.url + "/jobs", cookies={"stablerep-console": changed})
+    assert answer.status_code == 303
+
+
+def test_a_sign_out_ends_it(place: Place) -> None:
+    client = place.client("read")
+    answer = client.post("/sign-out", data={"csrf": csrf_of(client, "/submit")})
+    assert answer.url.path == "/sign-in"
+    assert client.get("/jobs").url.path == "/sign-in"
+
+
+def test_roles_are_the_gateways(place: Place) -> None:
+    with Client(place.gateway, place.tokens["admin"]) as client:
+        (place.folder / "captions.txt").write_text("a hat\n")
+        client.create_job("hats", place.folder / "captions.txt", preset="flat")
+    reader, submitter = place.client("read"), place.client("submit")
+    assert reader.get("/jobs/hats").status_code == 200
+    for verb in ("pause", "cancel", "retry", "delete"):
+        sent = {"csrf": csrf_of(reader, "/jobs/hats"), "confirm": "hats"}
+        answer = reader.post(f"/jobs/hats/{verb}", data=sent)
+        assert answer.status_code == 403
+        assert "needs the role" in answer.text
+    answer = submitter.post("/jobs/hats/pause", data={"csrf": csrf_of(submitter, "/jobs/hats")})
+    assert "paused" in answer.text
+    sent = {"csrf": csrf_of(submitter, "/jobs/hats"), "confirm": "hats"}
+    assert submitter.post("/jobs/hats/delete", data=sent).status_code == 403
+    admin = place.client("admin")
+    sent = {"csrf": csrf_of(admin, "/jobs/hats"), "confirm": "hat"}
+    assert admin.post("/jobs/hats/delete", data=sent).status_code == 400
+    assert admin.get("/jobs/hats").status_code == 200
+    assert admin.post("/jobs/hats/delete", data={**sent, "confirm": "hats"}).url.path == "/jobs"
+    assert admin.get("/jobs/hats").status_code == 404
+
+
+def test_other_sites_and_old_pages_change_nothing(place: Place) -> None:
+    client = place.client("admin")
+    csrf = csrf_of(client, "/submit")
+    foreign = [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.test"},
+        {"origin": "null"},
+    ]
+    for path in (
+        "/jobs",
+        "/runs",
+        "/submit/check",
+        "/submit/preview",
+        "/jobs/x/cancel",
+        "/sign-out",
+        "/sign-in",
+    ):
+        for headers in foreign:
+            answer = client.post(path, data={"csrf": csrf}, headers=headers)
+            assert answer.status_code == 403, (path, headers)
+        if path != "/sign-in":
+            for sent in ({}, {"csrf": "wrong"}, {"csrf": csrf_of(place.client("admin"), "/submit")}):
+                assert client.post(path, data=sent).status_code == 403, (path, sent)
+    assert client.get("/jobs/x/cancel").status_code == 405
+
+
+def test_scripts_have_the_same_by_their_token(place: Place) -> None:
+    headers = {"authorization": f"Bearer {place.tokens['read']}"}
+    for path in PAGES:
+        answer = httpx.get(f"{place.url}{path}.json", headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == "application/json"
+        twin = httpx.get(place.url + path, headers={**headers, "accept": "application/json"})
+        assert twin.json().keys() == answer.json().keys()
+    found = httpx.get(f"{place.url}/datasets/shoes.json", headers=headers).json()
+    assert [one["group"]["caption"] for one in found["groups"]] == [HOSTILE, "a red shoe"]
+    assert found["groups"][0]["group"]["images"] == 2
+    answer = httpx.post(
+        f"{place.url}/jobs.json", headers=headers, data={"source": "store:x.txt", "name": "n"}
+    )
+    assert answer.status_code == 403
+    bad = httpx.get(f"{place.url}/jobs.json", headers={"authorization": "Bearer nobody"})
+    assert bad.status_code == 401
+
+
+def test_every_answer_is_guarded(place: Place) -> None:
+    client = place.client("read")
+    answers = [client.get(path) for path in (*PAGES, "/nowhere", "/datasets/none", "/static/style.css")]
+    answers += [client.get("/datasets/shoes/captions/0"), client.get("/datasets/shoes/captions/0/0.jpg")]
+    for answer in answers:
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        if "html" in answer.headers["content-type"]:
+            assert answer.headers["cache-control"] == "no-store"
+            assert not re.search(r"\son\w+=|<script(?! defer src)|<style|\sstyle=|javascript:", answer.text)
+    assert answers[-1].headers["content-type"] == "image/jpeg"
+    assert client.get("/datasets/shoes/captions/0/7.jpg").status_code == 404
+    assert client.get("/datasets/shoes/captions/9/0.jpg").status_code == 404
+
+
+def test_hostile_texts_are_shown_as_texts(place: Place) -> None:
+    client = place.client("admin")
+    escaped = "&lt;script&gt;window.hacked=1&lt;/script&gt;"
+    assert escaped in client.get("/datasets/shoes").text
+    assert escaped in client.get("/datasets/shoes/captions/0").text
+    assert escaped in client.get("/datasets/shoes/skipped").text
+    assert "49" not in client.get("/datasets/shoes/skipped").text
+    for path in ("/datasets/shoes", "/submit", "/train", "/compare"):
+        answer = client.get(
+            path, params={"q": HOSTILE, "beside": HOSTILE, "source": HOSTILE, "name": HOSTILE, "run": HOSTILE}
+        )
+        assert HOSTILE not in answer.text
+        assert answer.status_code in (200, 400, 422)
+    for path in (
+        "/datasets/..%2f..",
+        "/jobs/%2e%2e",
+        "/runs/a%00b",
+        "/sweeps/..",
+        "/figures/x%2fy",
+        "/datasets/A",
+    ):
+        assert client.get(path).status_code in (400, 404), path
+
+
+def test_a_file_with_a_hostile_name_is_refused_or_harmless(place: Place) -> None:
+    client = place.client("submit")
+    for name in ("../../evil.txt", "a\nb.txt", "<script>.txt", "x" * 300 + ".txt"):
+        csrf = csrf_of(client, "/submit")
+        answer = client.post("/submit/check", data={"csrf": csrf}, files={"file": (name, b"a red shoe\n")})
+        assert answer.status_code in (200, 400)
+        if answer.status_code == 200:
+            assert answer.url.path == "/submit"
+            assert "a red shoe" in answer.text
+    assert not list(place.folder.rglob("evil.txt"))
+    answer = client.post("/submit/check", data={"csrf": csrf}, files={"file": ("a.parquet", b"nothing")})
+    assert answer.status_code == 422
+    assert "parquet" in answer.text.lower()
+
+
+def test_uploads_are_limited_in_number(place: Place) -> None:
+    client = place.client("admin")
+    csrf = csrf_of(client, "/submit")
+    answers = [client.post("/submit/check", data={"csrf": csrf, "source": "store:x"}) for _ in range(25)]
+    assert answers[-1].status_code == 503
+    assert "try again in" in answers[-1].text
+
+
+def test_only_its_own_names_are_answered(place: Place) -> None:
+    """A foreign name that leads to this address would let a foreign page read it (DNS rebinding)."""
+    assert httpx.get(place.url + "/healthz", headers={"host": "evil.test"}).status_code == 400
+    assert httpx.get(place.url + "/healthz", headers={"host": "console.test"}).status_code == 200
+
+
+def test_dead_shards_are_shown_with_their_error_and_tried_again(place: Place) -> None:
+    (place.folder / "many.txt").write_text("".join(f"caption {n}\n" for n in range(80)))
+    with Client(place.gateway, place.tokens["admin"]) as client:
+        client.create_job("dead", place.folder / "many.txt", preset="flat")
+        while client.get_job("dead").state.value == "PLANNING":
+            pass
+    queue = Queue(place.redis_url, retry_seconds=0)
+    while not queue.dead("dead"):
+        lease = queue.lease("tester", 60)
+        if lease is not None and lease.dataset == "dead" and lease.shard == 0:
+            queue.fail(lease, f"out of memory {HOSTILE}")
+    dead = queue.dead("dead")
+    queue.close()
+    assert len(dead) == 1
+    client_ = place.client("submit")
+    page = client_.get("/jobs/dead")
+    assert "out of memory &lt;script&gt;" in page.text
+    (number,) = dead
+    assert f"Retry shard {number}" in page.text
+    sent = {"csrf": csrf_of(client_, "/jobs/dead"), "shards": str(number)}
+    assert client_.post("/jobs/dead/retry", data=sent).status_code == 200
+    shown = client_.get("/jobs/dead.json").json()
+    assert shown["job"]["counts"]["dead"] == 0
+    assert client_.get("/jobs.json").json()["live"][0]["job"]["dataset"] == "dead"
+
+
+def test_behind_a_prefix_everything_stays_below_it(place: Place, tmp_path: Path) -> None:
+    more = {"prefix": "/rep", "anonymous": True}
+    with console_served(place.folder, place.gateway, console=more) as url:
+        client = httpx.Client(follow_redirects=True)
+        sent = {"token": place.tokens["read"], "csrf": csrf_of(client, url + "/sign-in")}
+        answer = client.post(url + "/sign-in", data=sent)
+        assert answer.url.path == "/rep/jobs"
+        addresses = re.findall(r'(?:href|src|action|sse-connect)="(/[^"]*)"', answer.text)
+        assert len(addresses) > 10
+        assert [one for one in addresses if not one.startswith("/rep/")] == []
+        for one in addresses:
+            if "events" not in one:
+                assert client.get(url.removesuffix("/rep") + one).status_code == 200, one
