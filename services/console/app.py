@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.console import gallery, jobs, runs, submit, sweeps, system
-from services.console.context import Console, console_of, fields
+from services.console.context import Console, check_size, console_of, fields
 from services.console.pages import wants_json
 from services.console.sessions import CSRF_FIELD, Session, check_csrf, check_origin
 from stablerep.errors import (
@@ -147,6 +147,7 @@ async def _sign_in(request: Request) -> Response:
     """Takes a token that the gateway takes."""
     console = console_of(request)
     check_origin(request)
+    check_size(request, 0)
     session = console.visitors.sessions.read(request)
     asked = await fields(request)
     if session is None:

@@ -17,8 +17,11 @@ from services.console.sessions import CSRF_FIELD, check_csrf, check_origin
 from services.console.streams import Hub
 from services.console.visitors import Visitor, Visitors
 from stablerep.config.settings import Settings
-from stablerep.errors import Unavailable
+from stablerep.errors import InvalidInput, Unavailable
 from stablerep.storage import Store
+
+FORM_BYTES = 1 << 20
+"""What a form may hold besides a file."""
 
 
 @dataclass
@@ -74,14 +77,24 @@ def action(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     """What changes something: only from the console's own forms, or from a script with a token."""
 
     async def from_here(request: Request, console: Console, visitor: Visitor) -> Any:
+        check_size(request, console.settings.console.upload_limit_bytes)
         if visitor.session is not None:
             check_origin(request)
-            limit = console.settings.console.upload_limit_bytes
-            form = await request.form(max_files=1, max_fields=100, max_part_size=limit)
+            form = await request.form(max_files=1, max_fields=100)
             check_csrf(request, visitor.session, str(form.get(CSRF_FIELD, "")))
         return await handler(request, console, visitor)
 
     return page(wraps(handler)(from_here))
+
+
+def check_size(request: Request, limit: int) -> None:
+    """Raises InvalidInput for what is larger than a form with a file of `limit` bytes."""
+    length = request.headers.get("content-length", "")
+    if not length.isdigit():
+        raise InvalidInput("send the header Content-Length", field="file")
+    if int(length) > limit + FORM_BYTES:
+        text = f"this page takes files of at most {limit:,} bytes; `stablerep submit` takes larger ones"
+        raise InvalidInput(text, field="file")
 
 
 async def fields(request: Request) -> dict[str, str]:

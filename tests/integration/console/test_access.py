@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
@@ -209,6 +210,22 @@ def test_scripts_have_the_same_by_their_token(place: Place) -> None:
     assert bad.status_code == 401
 
 
+class Inline(HTMLParser):
+    """What a page would run or style by itself, which its policy refuses."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        names = dict(attributes)
+        self.found += [name for name in names if name.startswith("on") or name == "style"]
+        self.found += [value for value in names.values() if value and value.startswith("javascript:")]
+        if tag == "style" or (tag == "script" and "src" not in names):
+            self.found.append(tag)
+
+
 def test_every_answer_is_guarded(place: Place) -> None:
     client = place.client("read")
     answers = [client.get(path) for path in (*PAGES, "/nowhere", "/datasets/none", "/static/style.css")]
@@ -220,7 +237,7 @@ def test_every_answer_is_guarded(place: Place) -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
         if "html" in answer.headers["content-type"]:
             assert answer.headers["cache-control"] == "no-store"
-            assert not re.search(r"\son\w+=|<script(?! defer src)|<style|\sstyle=|javascript:", answer.text)
+            assert Inline(answer.text).found == []
     assert answers[-1].headers["content-type"] == "image/jpeg"
     assert client.get("/datasets/shoes/captions/0/7.jpg").status_code == 404
     assert client.get("/datasets/shoes/captions/9/0.jpg").status_code == 404
@@ -243,7 +260,6 @@ def test_hostile_texts_are_shown_as_texts(place: Place) -> None:
         "/datasets/..%2f..",
         "/jobs/%2e%2e",
         "/runs/a%00b",
-        "/sweeps/..",
         "/figures/x%2fy",
         "/datasets/A",
     ):
@@ -263,6 +279,20 @@ def test_a_file_with_a_hostile_name_is_refused_or_harmless(place: Place) -> None
     answer = client.post("/submit/check", data={"csrf": csrf}, files={"file": ("a.parquet", b"nothing")})
     assert answer.status_code == 422
     assert "parquet" in answer.text.lower()
+
+
+def test_uploads_are_limited_in_size(place: Place) -> None:
+    with console_served(place.folder, place.gateway, console={"upload_limit_bytes": 1000}) as url:
+        client = httpx.Client(base_url=url, follow_redirects=True)
+        sent = {"token": place.tokens["submit"], "csrf": csrf_of(client, "/sign-in")}
+        client.post("/sign-in", data=sent)
+        csrf = csrf_of(client, "/submit")
+        large = {"file": ("large.txt", b"a red shoe\n" * 200_000)}
+        answer = client.post("/submit/check", data={"csrf": csrf}, files=large)
+        assert answer.status_code == 400
+        assert "at most 1,000" in answer.text
+        answer = client.post("/submit/check", content=iter([b"x"] * 10), headers={"x-csrf-token": csrf})
+        assert "Content-Length" in answer.text
 
 
 def test_uploads_are_limited_in_number(place: Place) -> None:
@@ -316,5 +346,5 @@ def test_behind_a_prefix_everything_stays_below_it(place: Place, tmp_path: Path)
         assert len(addresses) > 10
         assert [one for one in addresses if not one.startswith("/rep/")] == []
         for one in addresses:
-            if "events" not in one:
+            if "events" not in one and "sign-out" not in one:
                 assert client.get(url.removesuffix("/rep") + one).status_code == 200, one
