@@ -76,7 +76,8 @@ def chromium() -> Iterator[Browser]:
 def watched(browser: Browser, **context: Any) -> Iterator[Page]:
     """A page of which every error, refused resource and request to another host fails the test."""
     problems: list[str] = []
-    page = browser.new_page(**context)
+    opened = browser.new_context(**context)
+    page = opened.new_page()
     page.on("pageerror", lambda error: problems.append(f"script: {error}"))
     page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
 
@@ -94,7 +95,7 @@ def watched(browser: Browser, **context: Any) -> Iterator[Page]:
     try:
         yield page
     finally:
-        page.close()
+        opened.close()
     assert problems == []
 
 

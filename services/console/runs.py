@@ -28,6 +28,8 @@ COMPARED = 8
 LOG_LINES = 200
 LOG_SECONDS = 2.0
 """Until the log of a run that has printed nothing is asked for again."""
+LOG_TRIES = 5
+"""For the log of a run that is over."""
 CHARTS = (
     ("loss", "Loss"),
     ("loss_above_floor", "Loss above its floor"),
@@ -106,17 +108,20 @@ async def follow_log(request: Request, console: Console, visitor: Visitor) -> Re
     name = request.path_params["name"]
 
     async def source() -> AsyncIterator[str]:
-        while True:
-            kept = ""
+        kept, tries = "", LOG_TRIES
+        while tries:
             try:
                 async for text in visitor.client.runs.logs(name, lines=LOG_LINES, follow=True):
                     kept = "".join((kept + text).splitlines(keepends=True)[-LOG_LINES:])
                     yield kept
-            except NotFound:  # nothing is printed yet; the next call says if there is no such run
+            except NotFound:  # nothing is kept yet; the next call says if there is no such run
                 pass
             if (await visitor.client.runs.get(name)).done:
-                return
+                if kept:
+                    return
+                tries -= 1  # the last lines are stored a little after the end
             await asyncio.sleep(LOG_SECONDS)
+            kept = ""
 
     def show(text: str) -> dict[str, str]:
         return {"log": str(escape(text)).replace("\n", "&#10;")}
