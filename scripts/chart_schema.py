@@ -15,6 +15,8 @@ OF_THE_CHART = {
     "store_url", "redis_url", "s3", "tls", "auth", "trainer", "kubernetes", "log_format",
     "gateway.address", "gateway.announce", "gateway.metrics_address", "gateway.launcher",
     "generator.address", "generator.announce", "generator.metrics_address",
+    "console.address", "console.announce", "console.gateway", "console.worker", "console.prefix",
+    "console.key_file", "console.anonymous",
 }  # fmt: skip
 """Set from other values, or of no use in a pod."""
 _WORDS = ("default", "description", "title")

@@ -1,4 +1,4 @@
-# The gateway, without torch: docker build -f deploy/docker/gateway.Dockerfile -t stablerep-gateway:local .
+# The gateway, and the console (command: python -m services.console), without torch: docker build -f deploy/docker/gateway.Dockerfile -t stablerep-gateway:local .
 #
 # BASE is any image with python3 (3.11 or newer) and its venv module. pip is set up by PIP_INDEX_URL and
 # PIP_CERT, or by what the base image carries (/etc/pip.conf, certificates).
@@ -12,7 +12,7 @@ WORKDIR /build
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/stablerep
 # The project without its code: this layer is built again only when a dependency changes.
 COPY pyproject.toml requirements.lock LICENSE NOTICE ./
-RUN touch README.md && /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[serve,kubernetes]' \
+RUN touch README.md && /opt/pip/bin/pip --python /opt/stablerep/bin/python install -c requirements.lock '.[serve,kubernetes,console]' \
     && /opt/pip/bin/pip --python /opt/stablerep/bin/python uninstall --yes stablerep
 
 FROM dependencies AS code

@@ -110,6 +110,23 @@ def test_a_worker_loads_a_preset_that_there_is(name: str, monkeypatch: pytest.Mo
     assert load_preset(settings_of(name, monkeypatch).generator.preload, {}).recipe.digest
 
 
+def test_the_console_serves_where_its_port_is_and_asks_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = service("console")
+    for variable, value in console["environment"].items():
+        monkeypatch.setenv(variable, value)
+    own = load_settings().console
+    assert console["command"] == ["python", "-m", "services.console"]
+    assert is_program("services.console")
+    assert console["ports"][0].endswith(f":{port(own.address)}")
+    assert f":{port(own.address)}/healthz" in console["healthcheck"]["test"][-1]
+    host, _, at = own.gateway.partition(":")
+    assert service(host)["environment"]["STABLEREP_GATEWAY__ADDRESS"].endswith(f":{at}")
+    assert own.anonymous  # as the gateway's own calls are; with tokens nobody is
+    text = (ROOT / "deploy/docker/compose.tokens.yml").read_text(encoding="utf-8")
+    tokens = yaml.safe_load(text)["services"]["console"]["environment"]
+    assert tokens == {"STABLEREP_CONSOLE__ANONYMOUS": "false"}
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_with_tokens_nobody_comes_in_without_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "deploy/docker/compose.tokens.yml").read_text(encoding="utf-8")
@@ -145,7 +162,8 @@ def test_every_port_is_published_on_this_machine_alone() -> None:
 def test_every_image_is_named_by_a_variable_with_a_fixed_version() -> None:
     images = {name: each["image"] for name, each in compose_file()["services"].items()}
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    assert len(re.findall(r"^ *image: \$\{\w+_IMAGE:-", text, re.MULTILINE)) == len(set(images.values()))
+    named = re.findall(r"^ *image: (\$\{\w+_IMAGE:-.*)$", text, re.MULTILINE)
+    assert len(set(named)) == len(set(images.values()))
     for image in images.values():
         assert re.search(r":[^/:]+$", image), image
         assert not image.endswith(":latest")
@@ -199,7 +217,7 @@ def test_an_image_is_built_in_stages_and_runs_as_a_numbered_user(name: str) -> N
 @pytest.mark.parametrize("name", EVERY_FILE)
 def test_an_image_takes_an_extra_that_there_is_at_the_locked_versions(name: str) -> None:
     text = dockerfile(name).text
-    extra = re.findall(r"-c requirements.lock '\.\[(\w+)(?:,kubernetes)?\]'", text)[0]
+    extra = re.findall(r"-c requirements.lock '\.\[(\w+)(?:,kubernetes,console)?\]'", text)[0]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = " ".join(project["dependencies"] + project["optional-dependencies"][extra])
     assert ("torch" in needed) == (name != "gateway")

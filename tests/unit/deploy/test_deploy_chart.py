@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.fernet import Fernet
 
 from scripts.chart_schema import OF_THE_CHART, SCHEMA, renewed
 from stablerep.config.settings import Settings, load_settings, setting_keys
@@ -126,7 +127,13 @@ def test_user_ids_can_be_left_to_the_cluster() -> None:
         pods = workloads(rendered(*values))
         return {name: {pod["securityContext"].get(key) for key in keys} for name, pod in pods.items()}
 
-    own = {"gateway": {10001}, "generator": {10001}, "redis": {999}, "minio": {1000}}
+    own = {
+        "gateway": {10001},
+        "console": {10001},
+        "generator": {10001},
+        "redis": {999},
+        "minio": {1000},
+    }
     assert user_ids() == own
     assert user_ids(*VALUES["openshift-values"]) == {name: {None} for name in own}
     assert user_ids("--set", "generator.userId=null") == {**own, "generator": {None}}
@@ -153,6 +160,59 @@ def test_a_pods_settings_are_read_and_its_ports_are_those_it_listens_on(
     assert pod["terminationGracePeriodSeconds"] >= own.grace_seconds + 10
     assert settings.store_url.startswith("s3://")
     assert settings.redis_url
+
+
+@every_set
+def test_the_console_reads_its_settings_and_asks_the_chart_s_gateway(
+    values: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = rendered(*values)
+    settings = settings_of(objects, "console", tmp_path, monkeypatch)
+    own = settings.console
+    pod = workloads(objects)["console"]
+    (container,) = pod["containers"]
+    (port,) = container["ports"]
+    assert own.address == f"0.0.0.0:{port['containerPort']}"
+    assert own.anonymous == (settings.auth.anonymous != "")
+    services = {each["metadata"]["name"]: each["spec"] for each in of_kind(objects, "Service")}
+    for called, component in ((own.gateway, "gateway"), (own.worker, "generator")):
+        name, _, number = called.partition(":")
+        assert int(number) in [each["port"] for each in services[name]["ports"]]
+        assert services[name]["selector"]["app.kubernetes.io/component"] == component
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    assert set(mounts.values()) == {each["name"] for each in pod["volumes"]}
+    assert own.key_file is not None
+    files = [own.key_file, settings.s3.ca_file]
+    variables = {each["name"]: each.get("value", "") for each in container["env"]}
+    files += [Path(value) for name, value in variables.items() if name.endswith("_FILE")]
+    assert all(str(file.parent) in mounts for file in files if file is not None)
+    assert ("STABLEREP_CA_FILE" in variables) == (settings.tls.cert_file is not None)
+    assert ("STABLEREP_ALLOW_CLEAR_TEXT" in variables) == (settings.tls.cert_file is None)
+
+
+def test_the_console_s_key_is_one_that_encrypts_and_can_be_ones_own() -> None:
+    (secret,) = [
+        each for each in of_kind(rendered(), "Secret") if each["metadata"]["name"].endswith("-console")
+    ]
+    Fernet(secret["stringData"]["key"])
+    objects = rendered("--set", "console.keySecret=mine")
+    assert not [each for each in of_kind(objects, "Secret") if each["metadata"]["name"].endswith("-console")]
+    volumes = workloads(objects)["console"]["volumes"]
+    assert {"name": "console", "secret": {"secretName": "mine"}} in volumes
+    off = rendered("--set", "console.enabled=false")
+    assert "console" not in workloads(off)
+    assert not [each for each in off if "console" in each["metadata"]["name"]]
+
+
+def test_browsers_come_in_by_an_ingress() -> None:
+    objects = rendered(
+        "--set", "console.ingress.enabled=true,console.ingress.host=rep.test,console.prefix=/rep"
+    )
+    (ingress,) = of_kind(objects, "Ingress")
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert (rule["host"], path["path"]) == ("rep.test", "/rep")
+    assert path["backend"]["service"] == {"name": "try-stablerep-console", "port": {"name": "http"}}
 
 
 @every_set

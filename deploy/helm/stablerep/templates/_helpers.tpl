@@ -92,6 +92,11 @@ s3://stablerep
 {{- if .Values.store.caSecret -}}{{- $_ := set $s3 "ca_file" "/etc/stablerep/store/ca.crt" -}}{{- end -}}
 {{- $auth := dict "tokens_file" "/etc/stablerep/tokens/tokens.yaml" "anonymous" .Values.auth.anonymous -}}
 {{- $chart := dict "store_url" (include "stablerep.storeUrl" .) "log_format" "json" "s3" $s3 "auth" $auth "gateway" $gateway "generator" $generator -}}
+{{- if .Values.console.enabled -}}
+{{- $name := include "stablerep.fullname" . -}}
+{{- $console := dict "address" "0.0.0.0:8080" "gateway" (printf "%s-gateway:%d" $name (int .Values.gateway.service.port)) "worker" (printf "%s-generator:50052" $name) "key_file" "/etc/stablerep/console/key" "prefix" .Values.console.prefix "anonymous" (not (empty .Values.auth.anonymous)) -}}
+{{- $_ := set $chart "console" $console -}}
+{{- end -}}
 {{- if include "stablerep.tlsSecret" . -}}
 {{- $tls := dict "cert_file" "/etc/stablerep/tls/tls.crt" "key_file" "/etc/stablerep/tls/tls.key" -}}
 {{- if .Values.tls.clientCertificates -}}{{- $_ := set $tls "client_ca_file" "/etc/stablerep/tls/ca.crt" -}}{{- end -}}
