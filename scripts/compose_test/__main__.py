@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import httpx
 from engine import Engine, EngineMissing, docker_engine
 from groups import Stored, compare, read_stored
 from images import ImageMissing, compose_variables
@@ -74,6 +75,7 @@ def test(engine: Engine, count: int) -> None:
             watch(stack, "killed")
             redelivered(stack, shard, killed)
             first = check(stack, "killed", captions)
+            look(stack, "killed", first)
             train(stack, "killed")
             submit(stack, Path(folder) / "captions.txt", "restarted")
             restart(stack)
@@ -234,6 +236,22 @@ def check(stack: Stack, name: str, captions: list[str]) -> Stored:
     say(f"  {name} in MinIO: {len(stored.shards)} shards, {groups} groups, {stored.images} images;")
     say("    0 groups missing, 0 doubled, every image decodes, the gateway counts the same")
     return stored
+
+
+def look(stack: Stack, dataset: str, stored: Stored) -> None:
+    """The console shows the dataset, and has a worker make one group again."""
+    with httpx.Client(base_url=stack.console, follow_redirects=True, timeout=120) as browser:
+        shown = browser.get(f"/datasets/{dataset}.json").json()
+        if (shown["count"], shown["images"]) != (len(stored.captions), stored.images):
+            raise Lost(f"the console counts {shown['count']} groups and {shown['images']} images")
+        path = f"/datasets/{dataset}/captions/{shown['groups'][0]['group']['caption_id']}"
+        csrf = browser.get(path).text.split('name="csrf" value="')[1].split('"')[0]
+        made = browser.post(f"{path}/remake.json", data={"csrf": csrf}).json()
+        if made.get("equal") != [True] * IMAGES_PER_CAPTION:
+            raise Lost(f"a group made again by the console is another: {made}")
+        workers = browser.get("/system.json").json()["workers"]
+    say(f"  the console at {stack.console} shows {shown['count']} groups and {len(workers)} workers;")
+    say("    a group made again from it has the same bytes")
 
 
 def train(stack: Stack, dataset: str) -> None:

@@ -17,7 +17,7 @@ from stablerep.errors import StableRepError
 
 ROOT = Path(__file__).parents[2]
 BUCKET = "stablerep"
-PORTS = ("GATEWAY_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "PROMETHEUS_PORT")
+PORTS = ("GATEWAY_PORT", "CONSOLE_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "PROMETHEUS_PORT")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Stack:
     def gateway(self) -> str:
         """host:port for clients."""
         return f"127.0.0.1:{self.variables['GATEWAY_PORT']}"
+
+    @property
+    def console(self) -> str:
+        """Its URL."""
+        return f"http://127.0.0.1:{self.variables['CONSOLE_PORT']}"
 
     @property
     def prometheus(self) -> str:
