@@ -19,7 +19,7 @@ from stablerep.queue.connection import shown
 
 @page
 async def show_system(request: Request, console: Console, visitor: Visitor) -> Response:
-    workers, jobs = await asyncio.gather(visitor.client.list_workers(), live_jobs(visitor.client))
+    workers, (jobs, more) = await asyncio.gather(visitor.client.list_workers(), live_jobs(visitor.client))
     findings = await asyncio.to_thread(lambda: list(check_machine()))
     data = {
         "workers": workers,
@@ -29,6 +29,7 @@ async def show_system(request: Request, console: Console, visitor: Visitor) -> R
             "waiting": sum(job.counts.pending for job in jobs),
             "leased": sum(job.counts.leased for job in jobs),
             "dead": sum(job.counts.dead for job in jobs),
+            "of_more_jobs": bool(more),
         },
         "gateway": console.settings.console.gateway,
         "store": console.store.url,

@@ -35,6 +35,7 @@ from stablerep.jobs.planning.create import create_job
 from stablerep.jobs.recovery.repair import Depth, repair
 from stablerep.jobs.view import job_view
 from stablerep.queue.client import Queue
+from stablerep.queue.states import JobState
 from stablerep.queue.workers import list_workers
 from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
@@ -75,6 +76,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
         self._stopping = stopping
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self._stats = SingleFlightCall("the queue server", queue.stats, keep_seconds=STATS_SECONDS)
+        self._live = SingleFlightCall("the queue server", queue.stats, keep_seconds=0.0)
         self._long = ThreadPoolExecutor(LONG_CALLS_AT_ONCE, thread_name_prefix="long")
 
     async def UploadCaptions(
@@ -106,6 +108,8 @@ class JobsServicer(rpc.GenerationServiceServicer):
         page, token = page_of(names, page_size_of(request.page_size), after)
         found = await asyncio.gather(*(asyncio.to_thread(self._message_if_there, name) for name in page))
         jobs = [job for job in found if job is not None]
+        if request.filter == pb.ListJobsRequest.ENDED:  # not one that was created this very moment
+            jobs = [job for job in jobs if JobState(pb.Job.State.Name(job.state)).final]
         return pb.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     async def WatchJob(
@@ -200,8 +204,11 @@ class JobsServicer(rpc.GenerationServiceServicer):
         """The datasets of the jobs to list, in order."""
         if filter == pb.ListJobsRequest.FILTER_UNSPECIFIED:
             return self._queue.jobs()
-        live = {job.dataset for job in self._stats.get().jobs}
-        return [name for name in self._queue.jobs() if (name in live) is (filter == pb.ListJobsRequest.LIVE)]
+        names = (
+            self._queue.jobs()
+        )  # before the look at which of them live: a new one is never taken for ended
+        live = {job.dataset for job in self._live.get().jobs}
+        return [name for name in names if (name in live) is (filter == pb.ListJobsRequest.LIVE)]
 
     def _message_if_there(self, dataset: str) -> pb.Job | None:
         """None for a job whose objects were removed by hand; the others are still to be listed."""
