@@ -17,7 +17,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.console import gallery, jobs, runs, submit, sweeps, system
+from services.console import gallery, jobs, maps, runs, submit, sweeps, system
 from services.console.context import Console, check_size, console_of, fields
 from services.console.pages import wants_json
 from services.console.sessions import CSRF_FIELD, Session, check_csrf, check_origin
@@ -110,6 +110,7 @@ def build_app(console: Console, *, hosts: tuple[str, ...]) -> Starlette:
             *jobs.ROUTES,
             *gallery.ROUTES,
             *runs.ROUTES,
+            *maps.ROUTES,
             *sweeps.ROUTES,
             *system.ROUTES,
             Mount("/static", _Static(directory=str(resources.files("services.console") / "static"))),

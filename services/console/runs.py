@@ -14,6 +14,7 @@ from starlette.routing import Route
 from services.console.charts import Bar, Line, bar_chart, line_chart
 from services.console.context import Console, action, fields, page, stream
 from services.console.forms import settings, whole
+from services.console.maps import maps_of
 from services.console.streams import events
 from services.console.visitors import Visitor
 from stablerep.client import AsyncClient, Run, RunMetrics
@@ -70,8 +71,10 @@ async def show_run(request: Request, console: Console, visitor: Visitor) -> Resp
     name = request.path_params["name"]
     run, metrics = await _latest(visitor.client, name)
     records = await asyncio.to_thread(_records, console, [name])
+    maps = await asyncio.to_thread(maps_of, console, name)
     data = {
         "run": run,
+        "maps": maps,
         "metrics": [{"step": one.step, **one.values} for one in metrics],
         "probes": records,
     }

@@ -56,6 +56,7 @@ def main() -> int:
 def _probe(run: CreatedRun) -> None:
     from stablerep.evaluation.datasets.photographs import load_photographs
     from stablerep.evaluation.feature_sets import FeatureSet
+    from stablerep.evaluation.map_files import write_map
     from stablerep.evaluation.protocols import ProbeSettings, measure
     from stablerep.evaluation.records import compare
     from stablerep.models.load import load_encoder
@@ -80,6 +81,7 @@ def _probe(run: CreatedRun) -> None:
             found[protocol][features.data.name] = record.details
             _keep(run, task.model, record)
             console.print(compare([record]))
+        write_map(run.store, _owner(run, task.model), features)
         report(number)
     result = {
         "model": task.model,
@@ -90,10 +92,14 @@ def _probe(run: CreatedRun) -> None:
     run.store.put(run_key(run.spec.run, "result.json"), (json.dumps(result, indent=1) + "\n").encode())
 
 
-def _keep(run: CreatedRun, model: str, record: ProbeRecord) -> None:
-    """Puts the record beside the run that was measured, as `stablerep probe` does, or beside this one."""
+def _owner(run: CreatedRun, model: str) -> str:
+    """The run that was measured, beside which `stablerep probe` keeps its records, too; or this one."""
     measured = model.removeprefix(f"{run.store.url.rstrip('/')}/runs/").strip("/")
-    owner = run.spec.run if "/" in measured or measured == model else measured
+    return run.spec.run if "/" in measured or measured == model else measured
+
+
+def _keep(run: CreatedRun, model: str, record: ProbeRecord) -> None:
+    owner = _owner(run, model)
     run.store.put(run_key(owner, f"probes/{record.name}"), (record.model_dump_json(indent=1) + "\n").encode())
 
 

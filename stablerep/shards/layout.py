@@ -155,6 +155,11 @@ def run_key(run: str, name: str) -> str:
     return f"{run_prefix(run)}{name}"
 
 
+def map_key(run: str, data: str, kind: str) -> str:
+    """The embedding map of these photographs: `json`, its points; `jpg`, the photographs."""
+    return run_key(run, f"maps/{check_dataset(data)}.{kind}")
+
+
 def sweep_key(sweep: str, kind: str) -> str:
     """What a sweep has measured so far: `json`, every number; `svg`, the figure."""
     return f"{SWEEPS}{check_dataset(sweep)}.{kind}"

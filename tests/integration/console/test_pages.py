@@ -189,6 +189,15 @@ def test_runs_are_started_followed_compared_and_measured(site: Site, page: Page)
     page.get_by_role("button", name="Start the probe").click()
     page.wait_for_url("**/runs/probe-first")
     expect(page.locator("section[aria-label=State] .state")).to_have_text("succeeded")
+    page.goto(f"{site.url}/runs/first")
+    page.get_by_role("link", name="Map of fashion").click()
+    expect(page.locator("circle.point")).to_have_count(1000)
+    expect(page.locator("ul.nearest li")).to_have_count(8)
+    assert Axe().run(page).violations_count == 0
+    page.locator("svg a").nth(40).click(force=True)
+    page.wait_for_url(re.compile("photograph="))
+    assert page.evaluate("document.querySelector('img.photograph').naturalWidth") == 112
+    assert len(page.content()) < MOST_BYTES
     page.goto(f"{site.url}/compare?run=first&run=second")
     expect(page.locator("rect.bar").first).to_be_visible()
     site.picture(page, "probes")
