@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 from minio import Minio
 
 from stablerep.client import Client, Job, JobState
 from tests.cluster.kube import Release, name_of, run, until
 from tests.cluster.stored import BUCKET, etags, problems
+from tests.consoles import csrf_of
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.timeout(1200)
@@ -63,6 +65,24 @@ def check(minio: Minio, job: Job) -> None:
 def test_a_job_from_outside_finishes(client: Client, minio: Minio, submit: Callable[..., Job]) -> None:
     submit("first")
     check(minio, finished(client, "first"))
+
+
+def test_the_console_shows_the_dataset_and_has_a_group_made_again(release: Release) -> None:
+    """Signed in with the first token, through the console's Service and under its network policy."""
+    token = release.secret(f"{release.name}-stablerep-tokens", "token")
+    with (
+        release.reach(release.object("console"), 80) as address,
+        httpx.Client(base_url=f"http://{address}", follow_redirects=True, timeout=300) as browser,
+    ):
+        assert browser.get("/jobs").url.path == "/sign-in"
+        sent = {"token": token, "csrf": csrf_of(browser, "/sign-in"), "next": "/jobs"}
+        assert ">first<" in browser.post("/sign-in", data=sent).text
+        shown = browser.get("/datasets/first.json").json()
+        assert (shown["count"], shown["images"]) == (len(CAPTIONS), len(CAPTIONS) * IMAGES)
+        path = f"/datasets/first/captions/{shown['groups'][0]['group']['caption_id']}"
+        made = browser.post(f"{path}/remake.json", data={"csrf": csrf_of(browser, path)})
+        assert made.json()["equal"] == [True] * IMAGES, made.text
+        assert browser.get("/system.json").json()["workers"]
 
 
 def test_scaling_up_and_down_in_mid_job(
