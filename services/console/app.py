@@ -185,9 +185,9 @@ async def _sign_out(request: Request) -> Response:
 
 
 def _sign_in_page(request: Request, problem: str) -> Response:
-    """The form; a session without a token comes with it, whose secret its form carries."""
+    """The form, with the secret of the browser's own session, so that no other page grows old."""
     console = console_of(request)
-    session = Session()
+    session = console.visitors.sessions.read(request) or Session()
     request.scope["session"] = session
     target = request.query_params.get("next", "")
     response = console.render.page(

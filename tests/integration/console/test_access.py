@@ -134,6 +134,13 @@ def test_the_cookie_says_nothing_and_is_kept_from_scripts_and_other_sites(place:
     assert answer.status_code == 303
 
 
+def test_looking_at_the_sign_in_changes_no_session(place: Place) -> None:
+    client = place.client("read")
+    csrf = csrf_of(client, "/submit")
+    assert csrf_of(client, "/sign-in") == csrf
+    assert client.get("/jobs").url.path == "/jobs"
+
+
 def test_a_sign_out_ends_it(place: Place) -> None:
     client = place.client("read")
     answer = client.post("/sign-out", data={"csrf": csrf_of(client, "/submit")})
