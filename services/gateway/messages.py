@@ -35,6 +35,7 @@ def job_message(store_url: str, view: JobView) -> pb.Job:
         images_done=counts.images,
         captions_skipped=counts.skipped,
         error=view.error,
+        worker_seconds=view.worker_seconds,
     )
     if view.source.upload_id:
         message.source.upload_id = view.source.upload_id

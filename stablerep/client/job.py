@@ -59,6 +59,8 @@ class Job:
     expected_start_time: datetime | None = None
     """When its first shard is leased, at the pace of late; None: it has started, or nobody knows."""
     expected_end_time: datetime | None = None
+    worker_seconds: float = 0.0
+    """That workers took to generate its finished shards; of those since the queue was last restored."""
 
     @property
     def done(self) -> bool:
@@ -135,6 +137,7 @@ def read_job(message: pb.Job) -> Job:
         shards_ahead=message.shards_ahead,
         expected_start_time=_time(message, "expected_start_time"),
         expected_end_time=_time(message, "expected_end_time"),
+        worker_seconds=message.worker_seconds,
     )
 
 

@@ -33,6 +33,7 @@ class JobView:
     end_time: datetime | None
     error: str
     outlook: Outlook | None
+    worker_seconds: float
 
 
 def job_view(store: Store, queue: Queue, dataset: str, stats: QueueStats | None = None) -> JobView:
@@ -60,6 +61,7 @@ def job_view(store: Store, queue: Queue, dataset: str, stats: QueueStats | None 
         end_time=status.end_time,
         error=status.error or _error_of_dead(queue, status, dataset),
         outlook=outlook(stats, dataset, datetime.now(UTC)) if stats else None,
+        worker_seconds=status.worker_seconds,
     )
 
 

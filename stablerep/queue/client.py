@@ -202,6 +202,7 @@ class Queue:
             create_time=datetime.fromtimestamp(float(job["create_time"]), UTC),
             end_time=datetime.fromtimestamp(float(job["end_time"]), UTC) if job["end_time"] else None,
             error=job["error"],
+            worker_seconds=int(job.get("worker_ms", 0)) / 1000,
         )
 
     def jobs(self) -> list[str]:
@@ -277,16 +278,14 @@ class Queue:
         """Renews the lease if it is still the worker's; a lost one stays lost."""
         return RenewOutcome(self._run("renew", lease.dataset, lease.entry_id, lease.worker))
 
-    def complete(self, lease: Lease, *, groups: int, images: int, skipped: int) -> bool:
+    def complete(self, lease: Lease, *, groups: int, images: int, skipped: int, seconds: float = 0.0) -> bool:
         """Records that the shard's tar and index are in the store; False if it was done before (not counted).
 
         A lost lease does not matter: the shard is done, whoever did it, and any other lease on it ends.
+        `seconds` are those that a worker took to generate it.
         """
-        return bool(
-            self._run(
-                "complete", lease.dataset, lease.shard, lease.entry_id, groups, images, skipped, lease.job_uid
-            )
-        )
+        whose, what = (lease.dataset, lease.shard, lease.entry_id), (groups, images, skipped)
+        return bool(self._run("complete", *whose, *what, lease.job_uid, round(seconds * 1000)))
 
     def fail(self, lease: Lease, error: str) -> FailOutcome:
         """Returns the shard with an error, to be retried later; the third error makes it dead.

@@ -77,3 +77,5 @@ class JobStatus:
     create_time: datetime
     end_time: datetime | None
     error: str
+    worker_seconds: float = 0.0
+    """That workers took to generate the done shards, since the job was last put into the queue."""

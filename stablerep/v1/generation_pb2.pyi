@@ -79,7 +79,7 @@ class CaptionReport(_message.Message):
     def __init__(self, lines: _Optional[int] = ..., captions: _Optional[int] = ..., empty: _Optional[int] = ..., too_long: _Optional[int] = ..., bad_encoding: _Optional[int] = ..., missing_column: _Optional[int] = ..., malformed: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("name", "state", "recipe", "source", "seed", "captions_per_shard", "priority", "dataset_url", "shards", "shards_pending", "shards_leased", "shards_done", "shards_dead", "captions", "groups_done", "images_done", "captions_skipped", "caption_report", "create_time", "end_time", "error", "jobs_ahead", "shards_ahead", "expected_start_time", "expected_end_time")
+    __slots__ = ("name", "state", "recipe", "source", "seed", "captions_per_shard", "priority", "dataset_url", "shards", "shards_pending", "shards_leased", "shards_done", "shards_dead", "captions", "groups_done", "images_done", "captions_skipped", "caption_report", "create_time", "end_time", "error", "jobs_ahead", "shards_ahead", "expected_start_time", "expected_end_time", "worker_seconds")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Job.State]
@@ -121,6 +121,7 @@ class Job(_message.Message):
     SHARDS_AHEAD_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_START_TIME_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_END_TIME_FIELD_NUMBER: _ClassVar[int]
+    WORKER_SECONDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: Job.State
     recipe: Recipe
@@ -146,7 +147,8 @@ class Job(_message.Message):
     shards_ahead: int
     expected_start_time: _timestamp_pb2.Timestamp
     expected_end_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Job.State, str]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., source: _Optional[_Union[CaptionSource, _Mapping]] = ..., seed: _Optional[int] = ..., captions_per_shard: _Optional[int] = ..., priority: _Optional[int] = ..., dataset_url: _Optional[str] = ..., shards: _Optional[int] = ..., shards_pending: _Optional[int] = ..., shards_leased: _Optional[int] = ..., shards_done: _Optional[int] = ..., shards_dead: _Optional[int] = ..., captions: _Optional[int] = ..., groups_done: _Optional[int] = ..., images_done: _Optional[int] = ..., captions_skipped: _Optional[int] = ..., caption_report: _Optional[_Union[CaptionReport, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., jobs_ahead: _Optional[int] = ..., shards_ahead: _Optional[int] = ..., expected_start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expected_end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    worker_seconds: float
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[Job.State, str]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., source: _Optional[_Union[CaptionSource, _Mapping]] = ..., seed: _Optional[int] = ..., captions_per_shard: _Optional[int] = ..., priority: _Optional[int] = ..., dataset_url: _Optional[str] = ..., shards: _Optional[int] = ..., shards_pending: _Optional[int] = ..., shards_leased: _Optional[int] = ..., shards_done: _Optional[int] = ..., shards_dead: _Optional[int] = ..., captions: _Optional[int] = ..., groups_done: _Optional[int] = ..., images_done: _Optional[int] = ..., captions_skipped: _Optional[int] = ..., caption_report: _Optional[_Union[CaptionReport, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., jobs_ahead: _Optional[int] = ..., shards_ahead: _Optional[int] = ..., expected_start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expected_end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., worker_seconds: _Optional[float] = ...) -> None: ...
 
 class UploadCaptionsRequest(_message.Message):
     __slots__ = ("upload_id", "file_name", "offset", "data", "last")

@@ -64,7 +64,11 @@ class Uploader:
 
     def _report(self, shard: LeasedShard, index: ShardIndex) -> bool:
         return self._worker.queue.complete(
-            shard.lease, groups=len(index.groups), images=index.images, skipped=len(index.skipped)
+            shard.lease,
+            groups=len(index.groups),
+            images=index.images,
+            skipped=len(index.skipped),
+            seconds=shard.generate_seconds,
         )
 
     def _patiently(self, server: Server, shard: LeasedShard, step: Callable[[], T]) -> T:

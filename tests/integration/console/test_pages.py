@@ -289,6 +289,7 @@ def test_a_page_that_loses_its_gateway_says_so_and_recovers(site: Site, page: Pa
 def test_twins_say_what_the_pages_say(site: Site) -> None:
     found = httpx.get(f"{site.url}/jobs/flat-a.json").json()
     assert found["job"]["counts"]["images"] == 400
+    assert found["job"]["worker_seconds"] > 0
     found = httpx.get(f"{site.url}/datasets/flat-a/captions/7.json").json()
     assert found["group"]["caption"] == "caption 7 of a blue shoe"
     assert len(found["sha256"]) == 4

@@ -324,3 +324,13 @@ def test_redis_memory_of_a_million_shards_stays_far_below_200_bytes_a_shard(redi
     assert bytes_a_shard < 10
     assert raw.dbsize() <= 14
     patient.close()
+
+
+def test_the_time_of_workers_is_summed_once_a_shard(queue: Queue) -> None:
+    add(queue, "timed", 3)
+    first, second = queue.lease("one", LONG), queue.lease("two", LONG)
+    assert first is not None
+    assert second is not None
+    for lease, seconds in ((first, 1.5), (first, 99.0), (second, 0.25)):
+        queue.complete(lease, groups=1, images=2, skipped=0, seconds=seconds)
+    assert queue.status("timed").worker_seconds == 1.75

@@ -1,5 +1,5 @@
 -- Records a shard whose tar and index are in the store, by whatever worker, however late.
--- ARGV: dataset, shard, entry id, groups, images, skipped, job_uid of the job. Returns 1 if it was not done before.
+-- ARGV: dataset, shard, entry id, groups, images, skipped, job_uid of the job, milliseconds it took to generate. Returns 1 if it was not done before.
 local ds, shard, id = ARGV[1], ARGV[2], ARGV[3]
 drop(id)
 local holder = redis.call('HGET', leased(ds), shard)
@@ -21,6 +21,7 @@ if first then
   redis.call('HINCRBY', job(ds), 'groups', ARGV[4])
   redis.call('HINCRBY', job(ds), 'images', ARGV[5])
   redis.call('HINCRBY', job(ds), 'skipped', ARGV[6])
+  redis.call('HINCRBY', job(ds), 'worker_ms', ARGV[8])
 end
 if first and id ~= '0-0' then observe_pace(tonumber(ARGV[5])) end  -- that of a repair was made at another time
 settle(ds)
