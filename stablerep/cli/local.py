@@ -61,8 +61,12 @@ def up(
         int, typer.Option(min=0, max=16, help="Number of trainer services, one run at a time each.")
     ] = 1,
     console_address: Annotated[
-        str, typer.Option("--console", help="host:port of the web console; empty: no console.")
-    ] = "127.0.0.1:8080",
+        str,
+        typer.Option(
+            "--console",
+            help="host:port of the web console; auto: 127.0.0.1:8080, or a free port; empty: no console.",
+        ),
+    ] = "auto",
 ) -> None:
     """Runs gateway, queue, workers, a trainer and the console on this machine until Ctrl-C.
 
@@ -74,7 +78,7 @@ def up(
 
         stablerep up --data /data/stablerep --address 127.0.0.1:6000 --workers 2
     """
-    from stablerep.local.services import has_console, local_services
+    from stablerep.local.services import console_at, has_console, local_services
 
     stop = threading.Event()
 
@@ -89,7 +93,7 @@ def up(
         address=address,
         threads=threads,
         trainers=trainers,
-        console=console_address if has_console() else "",
+        console=console_at(console_address) if has_console() else "",
     ) as services:
         if services.console:
             console.print(f"console at http://{services.console}")

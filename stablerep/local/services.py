@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from stablerep.local.children import Restarts
 from stablerep.local.processes import Processes
 from stablerep.local.queue_server import EmbeddedServer
 from stablerep.progress import console
+
+CONSOLE_PORT = 8080
 
 
 @dataclass
@@ -95,6 +98,19 @@ def local_services(
         gateway.environment["STABLEREP_GATEWAY__ADDRESS"] = gateway_address
         pages = _start_console(processes, environment, gateway_address, console) if console else ""
         yield LocalServices(gateway_address, url, server, processes, pages)
+
+
+def console_at(address: str) -> str:
+    """Where the console is to listen: `auto` is port 8080 of loopback, or a free one where that is taken."""
+    if address != "auto":
+        return address
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", CONSOLE_PORT))
+        except OSError:
+            return "127.0.0.1:0"
+    return f"127.0.0.1:{CONSOLE_PORT}"
 
 
 def has_console() -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -60,6 +62,7 @@ def test_a_job_survives_dying_servers_and_workers_and_a_stop_leaves_no_process(t
         assert job.state.value == "SUCCEEDED"
         assert (job.counts.groups, job.counts.images) == (len(CAPTIONS), 2 * len(CAPTIONS))
         _train(client)
+        _look(tmp_path / "up.log")
         children = psutil.Process(up.pid).children(recursive=True)
         assert len(children) >= 4
         up.send_signal(signal.SIGTERM)
@@ -78,7 +81,7 @@ def test_killing_it_ends_its_children(tmp_path: Path) -> None:
     with running_up(tmp_path, "--address", "127.0.0.1:0", "--workers", "2") as up:
         _wait_for_text(up, tmp_path / "up.log", "submit with")
         children = psutil.Process(up.pid).children(recursive=True)
-        assert len(children) == 5  # queue server, gateway, two workers, trainer
+        assert len(children) == 6  # queue server, gateway, two workers, trainer, console
         up.kill()
         _, alive = psutil.wait_procs(children, timeout=60)
         assert not alive
@@ -94,6 +97,14 @@ def test_settings_that_cannot_work_end_it_with_the_cause(
     assert "generator-0 ended with status 2" in said
     assert "generator.device" in said
     assert "restarting" not in said
+
+
+def _look(log: Path) -> None:
+    """The address that it printed is the console's."""
+    found = re.search(r"console at (http://127\.0\.0\.1:\d+)", log.read_text())
+    assert found is not None
+    assert "shoes" in httpx.get(f"{found[1]}/jobs").text
+    assert httpx.get(f"{found[1]}/runs/first.json").json()["run"]["state"] == "SUCCEEDED"
 
 
 def _train(client: Client) -> None:
