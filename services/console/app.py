@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -21,6 +22,7 @@ from services.console import gallery, jobs, maps, runs, submit, sweeps, system
 from services.console.context import Console, check_size, console_of, fields
 from services.console.pages import wants_json
 from services.console.sessions import CSRF_FIELD, Session, check_csrf, check_origin
+from services.console.visitors import Visitor
 from stablerep.errors import (
     AlreadyExists,
     InvalidInput,
@@ -153,15 +155,13 @@ async def _sign_in(request: Request) -> Response:
     asked = await fields(request)
     if session is None:
         return _sign_in_page(request, "The page was too old to sign in from; try again.")
-    check_csrf(request, session, asked.get(CSRF_FIELD, ""))
+    check_csrf(session, asked.get(CSRF_FIELD, ""))
     token = asked.get("token", "")
     try:
         if not token:
             raise Unauthenticated("paste a token")
         console.visitors.forget(token)
         request.scope["session"] = signed = Session(token)
-        from services.console.visitors import Visitor
-
         await console.visitors.check_reader(Visitor(console.visitors.client(token), token, signed))
     except (Unauthenticated, PermissionDenied, InvalidInput) as error:
         console.limits.check("failed sign-in", request.client.host if request.client else "")
@@ -178,7 +178,7 @@ async def _sign_out(request: Request) -> Response:
     check_origin(request)
     session = console.visitors.sessions.read(request)
     if session is not None:
-        check_csrf(request, session, (await fields(request)).get(CSRF_FIELD, ""))
+        check_csrf(session, (await fields(request)).get(CSRF_FIELD, ""))
     response = RedirectResponse(console.render.url("/sign-in"), 303)
     console.visitors.sessions.forget(response)
     return response
@@ -207,8 +207,6 @@ async def _failed(request: Request, error: Exception) -> Response:
     if status == 401 and not wants_json(request) and not request.headers.get("authorization"):
         if "/events/" in request.url.path:
             return PlainTextResponse("sign in\n", 401)
-        from urllib.parse import quote
-
         path = request.scope["path"] + (f"?{request.url.query}" if request.url.query else "")
         target = f"?next={quote(path)}" if request.method == "GET" else ""
         return RedirectResponse(console.render.url("/sign-in") + target, 303)

@@ -81,7 +81,7 @@ def action(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         if visitor.session is not None:
             check_origin(request)
             form = await request.form(max_files=1, max_fields=100)
-            check_csrf(request, visitor.session, str(form.get(CSRF_FIELD, "")))
+            check_csrf(visitor.session, str(form.get(CSRF_FIELD, "")))
         return await handler(request, console, visitor)
 
     return page(wraps(handler)(from_here))

@@ -27,7 +27,7 @@ from stablerep.shards import (
     read_index,
 )
 from stablerep.shards.block import build_block
-from stablerep.shards.layout import DATASETS, manifest_key
+from stablerep.shards.layout import DATASETS, SHARDS_PER_BLOCK, manifest_key
 from stablerep.shards.manifest import BlockEntry, Manifest
 from stablerep.storage import Store
 
@@ -147,26 +147,23 @@ class Dataset:
             if time.monotonic() - self._looked < FRESH_SECONDS:
                 return
             found = self._store.stat(manifest_key(self.name))
-            etag = found.etag if found else ""
+            etag, before = found.etag if found else "", (self._etag, set(self._indexes))
             if etag != self._etag:
                 self._manifest, self._etag = usable_manifest(self._store, self.name), etag
             covered = {entry.number: set(entry.shards) for entry in self._manifest.blocks}
             outside = [
                 shard
                 for shard in outside_manifest(self._store, self.name, self._manifest)
-                if shard not in covered.get(shard // 1000, ())
+                if shard not in covered.get(shard // SHARDS_PER_BLOCK, ())
             ]
             self._indexes = {shard: self._indexes[shard] for shard in outside if shard in self._indexes}
             missing = [shard for shard in outside if shard not in self._indexes]
             for shard, index in zip(missing, self._readers.map(self._index, missing), strict=True):
                 if index is not None:
                     self._indexes[shard] = index
-            if missing or self._looked == float("-inf") or len(self._segments) != self._expected():
+            if (self._etag, set(self._indexes)) != before:
                 self._arrange()
             self._looked = time.monotonic()
-
-    def _expected(self) -> int:
-        return len(self._manifest.blocks) + len({shard // 1000 for shard in self._indexes})
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -246,7 +243,7 @@ class Dataset:
     def _arrange(self) -> None:
         by_block: dict[int, list[tuple[int, ShardIndex]]] = {}
         for shard, index in sorted(self._indexes.items()):
-            by_block.setdefault(shard // 1000, []).append((shard, index))
+            by_block.setdefault(shard // SHARDS_PER_BLOCK, []).append((shard, index))
         entries = {entry.number: entry for entry in self._manifest.blocks}
         segments = []
         for number in sorted({*by_block, *entries}):

@@ -66,7 +66,7 @@ async def follow_jobs(request: Request, console: Console, visitor: Visitor) -> R
         rows = [row(console, job) for job in jobs]
         return {"jobs": console.render.fragment("_jobs.html", live=rows)}
 
-    return events(request, console.hub.follow(("jobs", visitor.token, token), source), show)
+    return events(console.hub.follow(("jobs", visitor.token, token), source), show)
 
 
 @page
@@ -94,7 +94,7 @@ async def follow_job(request: Request, console: Console, visitor: Visitor) -> Re
             "chart": _chart(console, job),
         }
 
-    return events(request, console.hub.follow(("job", visitor.token, name), source), show)
+    return events(console.hub.follow(("job", visitor.token, name), source), show)
 
 
 @action

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 import stablerep
-from services.console.sessions import CSRF_HEADER, Session
+from services.console.sessions import Session
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
@@ -74,7 +74,6 @@ class Renderer:
             twin=twin + (f"?{request.url.query}" if request.url.query else ""),
             csrf=session.csrf if session else "",
             signed_in=bool(session and session.token),
-            headers=json.dumps({CSRF_HEADER: session.csrf if session else ""}),
         )
         return HTMLResponse(content, status)
 
@@ -82,8 +81,6 @@ class Renderer:
         """The answer to an action: the page to look at next, or JSON."""
         if wants_json(request):
             return json_response(data)
-        if request.headers.get("hx-request"):
-            return Response(status_code=204, headers={"hx-redirect": self.url(path)})
         return RedirectResponse(self.url(path), 303)
 
 

@@ -103,7 +103,7 @@ async def follow_run(request: Request, console: Console, visitor: Visitor) -> Re
             "charts": console.render.fragment("_charts.html", charts=_charts({run.run: metrics})),
         }
 
-    return events(request, console.hub.follow(("run", visitor.token, name), source), show)
+    return events(console.hub.follow(("run", visitor.token, name), source), show)
 
 
 @stream
@@ -129,7 +129,7 @@ async def follow_log(request: Request, console: Console, visitor: Visitor) -> Re
     def show(text: str) -> dict[str, str]:
         return {"log": str(escape(text)).replace("\n", "&#10;")}
 
-    return events(request, console.hub.follow(("log", visitor.token, name), source), show)
+    return events(console.hub.follow(("log", visitor.token, name), source), show)
 
 
 @page

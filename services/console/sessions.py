@@ -16,7 +16,6 @@ from stablerep.errors import InvalidInput, PermissionDenied
 COOKIE = "stablerep-console"
 SESSION_SECONDS = 12 * 3600
 CSRF_FIELD = "csrf"
-CSRF_HEADER = "x-csrf-token"
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ def check_origin(request: Request) -> None:
         raise PermissionDenied("the request came from another site; use the console's own pages")
 
 
-def check_csrf(request: Request, session: Session, sent: str) -> None:
+def check_csrf(session: Session, sent: str) -> None:
     """Raises PermissionDenied unless a form carries its session's secret."""
-    sent = sent or request.headers.get(CSRF_HEADER, "")
     if not hmac.compare_digest(sent.encode(), session.csrf.encode()):
         raise PermissionDenied("the page is too old to act from; load it again")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.requests import Request
+from markupsafe import escape
 from starlette.responses import StreamingResponse
 
 from stablerep.errors import NotFound, PermissionDenied, StableRepError, Unauthenticated
@@ -102,7 +102,7 @@ class Hub:
                 del self._channels[key]
 
 
-def events(request: Request, values: AsyncIterator[Any], show: Callable[[Any], dict[str, str]]) -> Any:
+def events(values: AsyncIterator[Any], show: Callable[[Any], dict[str, str]]) -> Any:
     """A stream of what `show` makes of each value: the fragment of a page by the event's name."""
 
     async def lines() -> AsyncIterator[str]:
@@ -137,6 +137,4 @@ def _event(name: str, text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    from markupsafe import escape
-
     return str(escape(text))
