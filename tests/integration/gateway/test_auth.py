@@ -43,8 +43,9 @@ pytestmark = pytest.mark.timeout(300)
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 RANKS = ("read", "submit", "admin")
 NEEDED = {
-    "read": "GetJob ListJobs WatchJob ListShards GetUpload GetStatus GetRun ListRuns WatchRun GetRunLogs",
-    "submit": "UploadCaptions CreateJob CancelJob PauseJob ResumeJob RetryJob PreviewGroup "
+    "read": "GetJob ListJobs WatchJob ListShards ListWorkers GetUpload GetStatus "
+    "GetRun ListRuns WatchRun GetRunLogs",
+    "submit": "UploadCaptions DescribeCaptions CreateJob CancelJob PauseJob ResumeJob RetryJob PreviewGroup "
     "CreateRun CancelRun ResumeRun",
     "admin": "DeleteJob ReconcileJobs Drain DeleteRun",
 }
