@@ -145,7 +145,7 @@ async def hold_open(url: str, seconds: float, pids: dict[str, int]) -> dict[str,
         before, first = used(), received
         await asyncio.sleep(seconds)
         busy = {name: (value - before[name]) / seconds for name, value in used().items()}
-        assert received > first or seconds < 20
+        assert received > first or seconds < 20, (received, first)
         for task in reading:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,7 +88,8 @@ class Hub:
             while True:
                 try:
                     async for value in source():
-                        channel.put(value)
+                        if value != channel.latest:
+                            channel.put(value)
                     return
                 except (NotFound, PermissionDenied, Unauthenticated) as error:
                     channel.put(error)
@@ -108,10 +110,13 @@ def events(values: AsyncIterator[Any], show: Callable[[Any], dict[str, str]]) ->
     async def lines() -> AsyncIterator[str]:
         yield "retry: 2000\n\n"
         sent: dict[str, str] = {}
+        last = time.monotonic()
         try:
             async for value in values:
-                if value is None:
+                if time.monotonic() - last >= ALIVE_SECONDS:
+                    last = time.monotonic()
                     yield ": nothing new\n\n"
+                if value is None:
                     continue
                 away = value.why if isinstance(value, Away) else ""
                 parts = {"away": away and f"The gateway does not answer; asking again. ({away[:300]})"}
@@ -121,6 +126,7 @@ def events(values: AsyncIterator[Any], show: Callable[[Any], dict[str, str]]) ->
                     text = _escape(text) if name == "away" else text
                     if sent.get(name) != text:
                         sent[name] = text
+                        last = time.monotonic()
                         yield _event(name, text)
             yield _event("over", "over")
         except StableRepError as error:

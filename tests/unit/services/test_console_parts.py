@@ -159,6 +159,27 @@ def test_a_source_that_fails_is_asked_again_and_one_that_is_refused_is_not(
     assert asked == 2
 
 
+def test_a_stream_that_says_nothing_new_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "ALIVE_SECONDS", 0.02)
+    made = []
+
+    async def source() -> AsyncIterator[list[int]]:
+        for _ in range(20):
+            yield [1]
+            await asyncio.sleep(0.01)
+
+    async def read() -> str:
+        stream = events(
+            Hub().follow("jobs", source), lambda value: made.append(value) or {"jobs": "<b>1</b>"}
+        )
+        return "".join([str(part) async for part in stream.body_iterator])
+
+    text = asyncio.run(read())
+    assert text.count("<b>1</b>") == 1
+    assert text.count(": nothing new") >= 3
+    assert len(made) == 1
+
+
 def test_a_reader_that_leaves_ends_the_look_when_it_was_the_last() -> None:
     ended = []
 
