@@ -91,8 +91,7 @@ async def follow_run(request: Request, console: Console, visitor: Visitor) -> Re
         known: list[RunMetrics] = []
         async for run, metrics in visitor.client.runs.watch(name):
             if metrics:  # a run that was resumed logs steps anew
-                known = [one for one in known if one.step < metrics[0].step]
-            known += metrics
+                known = [*(one for one in known if one.step < metrics[0].step), *metrics]
             yield run, known
 
     def show(value: tuple[Run, list[RunMetrics]]) -> dict[str, str]:
