@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.console import gallery, jobs, maps, runs, submit, sweeps, system
 from services.console.context import Console, check_size, console_of, fields
-from services.console.pages import wants_json
+from services.console.pages import TWIN, wants_json
 from services.console.sessions import CSRF_FIELD, Session, check_csrf, check_origin
 from services.console.visitors import Visitor
 from stablerep.errors import (
@@ -60,7 +60,6 @@ STATUS: tuple[tuple[type[StableRepError], int], ...] = (
     (StoreError, 502),
 )
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-TWIN = ".json"
 
 
 class _Outside:
@@ -77,6 +76,7 @@ class _Outside:
         if self._prefix and (path == self._prefix or path.startswith(f"{self._prefix}/")):
             path = path.removeprefix(self._prefix) or "/"
         twin = path.endswith(TWIN) and not path.startswith("/static/")
+        path = path.removesuffix("/") if path.endswith(f"{TWIN}/") else path
         scope = {**scope, "path": path.removesuffix(TWIN) if twin else path, "twin": twin}
 
         async def with_headers(message: Message) -> None:

@@ -15,6 +15,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 import stablerep
 from services.console.sessions import Session
 
+TWIN = ".json"
+"""Ends the address of a page's JSON twin."""
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -50,8 +52,11 @@ class Renderer:
         self._environment.globals.update(url=self.url, version=stablerep.__version__)
 
     def url(self, path: str) -> str:
-        """A path of the console as a browser asks for it, behind the prefix."""
-        return self.prefix + path
+        """A path of the console as a browser asks for it, behind the prefix.
+
+        One that ends in `.json` by itself, by the name of a job, ends in a slash: it is no twin's.
+        """
+        return self.prefix + (f"{path}/" if path.endswith(TWIN) else path)
 
     def fragment(self, template: str, **data: Any) -> str:
         """A part of a page."""
@@ -65,7 +70,7 @@ class Renderer:
             return json_response(data, status)
         session: Session | None = request.scope.get("session")
         path = request.scope["path"]
-        twin = self.url(f"{path}.json")
+        twin = f"{self.prefix}{path}{TWIN}"
         content = self.fragment(
             template,
             **data,

@@ -217,6 +217,20 @@ def test_scripts_have_the_same_by_their_token(place: Place) -> None:
     assert bad.status_code == 401
 
 
+def test_a_name_that_ends_as_a_twin_has_a_page_and_a_twin(place: Place) -> None:
+    (place.folder / "hats.txt").write_text("a hat\n")
+    with Client(place.gateway, place.tokens["admin"]) as client:
+        client.create_job("hats.json", place.folder / "hats.txt", preset="flat")
+    browser = place.client("submit")
+    assert 'href="/jobs/hats.json/"' in browser.get("/jobs").text
+    page = browser.get("/jobs/hats.json/")
+    assert "<h1>hats.json</h1>" in page.text
+    assert browser.get("/jobs/hats.json.json").json()["job"]["dataset"] == "hats.json"
+    sent = {"csrf": csrf_of(browser, "/jobs/hats.json/")}
+    assert "<h1>hats.json</h1>" in browser.post("/jobs/hats.json/cancel", data=sent).text
+    assert browser.get("/jobs/hats.json").status_code == 404
+
+
 class Inline(HTMLParser):
     """What a page would run or style by itself, which its policy refuses."""
 
