@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 
 from stablerep.client import Client
 from stablerep.config.recipe import load_recipe
@@ -25,7 +26,7 @@ from stablerep.shards import (
 from stablerep.storage import open_store
 from stablerep.testing.servers import RedisServer
 from stablerep.tokens import add_token, new_token
-from tests.consoles import console_served, csrf_of
+from tests.consoles import chromium, console_served, csrf_of, watched
 from tests.fronts import served
 from tests.tools import redis_program
 
@@ -369,3 +370,36 @@ def test_behind_a_prefix_everything_stays_below_it(place: Place, tmp_path: Path)
         for one in addresses:
             if "events" not in one and "sign-out" not in one:
                 assert client.get(url.removesuffix("/rep") + one).status_code == 200, one
+
+
+def test_in_a_browser_one_signs_in_is_refused_by_role_and_retries_a_dead_shard(place: Place) -> None:
+    with Client(place.gateway, place.tokens["admin"]) as client:
+        (place.folder / "few.txt").write_text("a <b>hat</b>\n")
+        client.create_job("stuck", place.folder / "few.txt", preset="flat", priority=9)
+        while client.get_job("stuck").state.value == "PLANNING":
+            pass
+    queue = Queue(place.redis_url, retry_seconds=0)
+    while not queue.dead("stuck"):
+        lease = queue.lease("tester", 60)
+        if lease is not None and lease.dataset == "stuck":
+            queue.fail(lease, f"out of memory {HOSTILE}")
+    queue.close()
+    with chromium() as browser, watched(browser) as page:
+        page.goto(f"{place.url}/jobs/stuck")
+        page.get_by_label("Token").fill(place.tokens["read"])
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/jobs/stuck")
+        expect(page.locator("td.text").first).to_contain_text("<script>window.hacked=1</script>")
+        page.get_by_role("button", name="Retry shard 0").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Not allowed")
+        expect(page.get_by_text("needs the role submit, and read has read")).to_be_visible()
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_label("Token").fill(place.tokens["submit"])
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/jobs")
+        page.goto(f"{place.url}/jobs/stuck")
+        page.get_by_role("button", name="Retry shard 0").click()
+        expect(page.get_by_text("0 of 1 done, 0 leased, 1 waiting, 0 dead")).to_be_visible()
+        page.goto(f"{place.url}/datasets/shoes/skipped")
+        page.goto(f"{place.url}/datasets/shoes")
+        assert page.evaluate("window.hacked") is None
