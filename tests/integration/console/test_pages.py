@@ -19,6 +19,8 @@ from stablerep.shards.layout import sweep_key
 from stablerep.storage import open_store
 from tests.consoles import chromium, watched
 
+pytestmark = pytest.mark.timeout(900)
+
 MOST_BYTES = 300_000
 WAIT = 120_000  # milliseconds, on a slow machine
 HOSTILE = '<img src=x onerror="window.hacked=1"> "quoted" <b>bold</b>'
