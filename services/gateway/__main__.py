@@ -3,40 +3,10 @@
 Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GATEWAY__ADDRESS, ... (docs/operations.md).
 """
 
-import argparse
-import asyncio
-import signal
 import sys
 
 from services.gateway.server import serve
-from services.process.logs import set_up_logs
-from stablerep.config.settings import Settings, load_settings
-from stablerep.errors import InvalidInput, StableRepError
-
-
-def main() -> int:
-    """Exit status: 0 after a clean stop, 2 for wrong settings, 1 for what else kept it from serving."""
-    parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="one setting")
-    try:
-        settings = load_settings(parser.parse_args().set)
-        set_up_logs(settings)
-        asyncio.run(_run(settings))
-    except InvalidInput as error:
-        print(f"gateway: {error}", file=sys.stderr)
-        return 2
-    except StableRepError as error:
-        print(f"gateway: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-async def _run(settings: Settings) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(settings, stop)
-
+from services.process.program import run_program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("gateway", __doc__, serve))
