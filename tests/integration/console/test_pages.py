@@ -205,6 +205,24 @@ def test_runs_are_started_followed_compared_and_measured(site: Site, page: Page)
     site.picture(page, "probes")
 
 
+def test_a_run_is_cancelled_and_deleted(site: Site, page: Page) -> None:
+    page.goto(f"{site.url}/train?datasets=flat-a&name=endless")
+    page.get_by_label("Other settings").fill(SETTINGS.replace("steps=20", "steps=100000"))
+    page.get_by_role("button", name="Start the run").click()
+    page.wait_for_url("**/runs/endless")
+    state = page.locator("section[aria-label=State] .state")
+    expect(state).to_have_text("running")
+    expect(page.locator(".chart").first).to_be_visible()  # by itself: the page was not loaded again
+    page.get_by_role("button", name="Cancel").click()
+    expect(state).to_have_text("cancelled")
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    page.get_by_text("Delete this run").click()
+    page.get_by_label("Write the name of the run").fill("endless")
+    page.get_by_role("button", name="Delete").click()
+    page.wait_for_url("**/runs")
+    expect(page.get_by_role("link", name="endless")).to_have_count(0)
+
+
 PAGES = (
     "/jobs",
     "/jobs/flat-a",
@@ -297,5 +315,8 @@ def test_twins_say_what_the_pages_say(site: Site) -> None:
     assert len(found["sha256"]) == 4
     found = httpx.get(f"{site.url}/system.json").json()
     assert len(found["workers"]) == 1
+    found = httpx.get(f"{site.url}/datasets/flat-a.json").json()
+    assert found["info"]["recipe"]["model"] == "builtin:flat"
+    assert found["groups"][1]["group"] == {**found["groups"][1]["group"], "caption_id": 1, "images": 4}
     page = httpx.get(f"{site.url}/datasets.json").json()
     assert {"flat-a", "flat-b"} <= {one["name"] for one in page["datasets"]}
