@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from services.console.server import serve
 from stablerep.config.settings import ConsoleSettings, Settings
@@ -103,3 +103,26 @@ def csrf_of(client: httpx.Client, path: str) -> str:
     """The secret of the forms of a page."""
     text = client.get(path).text
     return text.split('name="csrf" value="')[1].split('"')[0]
+
+
+def submit_and_look(page: Page, url: str, captions: Path, name: str, *, preset: str, seconds: float) -> None:
+    """A job from a file to its end, watched, and its images, as a person does it; at any console, signed in."""
+    page.set_default_timeout(seconds * 1000)
+    page.goto(f"{url}/submit")
+    page.get_by_label("A file").set_input_files(captions)
+    page.get_by_role("button", name="Look at the captions").click()
+    page.get_by_label("Name of the dataset").fill(name)
+    page.get_by_label("Preset").select_option(preset)
+    page.get_by_role("button", name="Preview two groups").click()
+    expect(page.locator("figure.group")).to_have_count(2, timeout=seconds * 1000)
+    page.get_by_role("button", name="Start the job").click()
+    page.wait_for_url(f"**/jobs/{name}")
+    state = page.locator("section[aria-label=State] .state")
+    expect(state).to_have_text("succeeded", timeout=seconds * 1000)  # by itself: the page is not loaded again
+    page.goto(f"{url}/datasets/{name}")
+    page.locator("a.strip").first.click()
+    page.get_by_role("button", name="Make it again on a worker").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(
+        "have the same bytes", timeout=seconds * 1000
+    )
+    expect(page.get_by_role("heading", level=1)).to_contain_text("All", timeout=seconds * 1000)

@@ -25,7 +25,10 @@ from images import ImageMissing, compose_variables
 from stack import BUCKET, ROOT, Stack
 from transcript import CommandFailed, run, say
 
+sys.path.insert(0, str(ROOT))  # a page is looked at as the tests of the console do
+
 from stablerep.client import Client, Job
+from tests.consoles import chromium, submit_and_look, watched
 
 CACHE = ROOT / ".cache" / "compose-test"
 OURS = ("gateway", "generator", "trainer")
@@ -76,6 +79,7 @@ def test(engine: Engine, count: int) -> None:
             redelivered(stack, shard, killed)
             first = check(stack, "killed", captions)
             look(stack, "killed", first)
+            browse(stack, Path(folder))
             train(stack, "killed")
             submit(stack, Path(folder) / "captions.txt", "restarted")
             restart(stack)
@@ -252,6 +256,15 @@ def look(stack: Stack, dataset: str, stored: Stored) -> None:
         workers = browser.get("/system.json").json()["workers"]
     say(f"  the console at {stack.console} shows {shown['count']} groups and {len(workers)} workers;")
     say("    a group made again from it has the same bytes")
+
+
+def browse(stack: Stack, folder: Path) -> None:
+    """A job from a file to images made again, in a real Chromium."""
+    few = folder / "few.txt"
+    few.write_text("a red shoe\na blue bag\na green coat\n", encoding="utf-8")
+    with chromium() as browser, watched(browser) as page:
+        submit_and_look(page, stack.console, few, "browsed", preset="flat", seconds=WAIT_SECONDS)
+    say("  in Chromium: a file submitted, watched to its end, and an image made again with the same bytes")
 
 
 def train(stack: Stack, dataset: str) -> None:

@@ -17,7 +17,7 @@ from stablerep.client import Client
 from stablerep.local.services import LocalServices, local_services
 from stablerep.shards.layout import sweep_key
 from stablerep.storage import open_store
-from tests.consoles import chromium, watched
+from tests.consoles import chromium, submit_and_look, watched
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -113,6 +113,13 @@ def test_a_job_from_a_file_to_its_images_made_again(site: Site, page: Page) -> N
     page.get_by_role("button", name="Make it again on a worker").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("All 4 images have the same bytes")
     assert page.evaluate("window.hacked") is None
+
+
+def test_the_whole_way_in_one_look(site: Site, page: Page) -> None:
+    """What is done at a console of containers, too (scripts/compose_test)."""
+    few = site.folder / "few.txt"
+    few.write_text("a red shoe\na blue bag\na green coat\n")
+    submit_and_look(page, site.url, few, "looked-at", preset="flat", seconds=WAIT / 1000)
 
 
 def test_a_job_is_paused_resumed_cancelled_and_deleted_while_it_is_watched(site: Site, page: Page) -> None:
