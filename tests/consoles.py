@@ -73,8 +73,8 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def watched(browser: Browser, **context: Any) -> Iterator[Page]:
-    """A page of which every error, refused resource and request to another host fails the test."""
+def watched(browser: Browser, *, at: str = "http://127.0.0.1", **context: Any) -> Iterator[Page]:
+    """A page of which every error, refused resource and request to elsewhere than `at` fails the test."""
     problems: list[str] = []
     opened = browser.new_context(**context)
     page = opened.new_page()
@@ -87,7 +87,7 @@ def watched(browser: Browser, **context: Any) -> Iterator[Page]:
             problems.append(f"console: {message.text}")
 
     def on_request(request: Any) -> None:
-        if not request.url.startswith(("http://127.0.0.1", "http://localhost", "data:", "about:")):
+        if not request.url.startswith((at, "data:", "about:")):
             problems.append(f"request: {request.url}")
 
     page.on("console", on_console)
@@ -106,7 +106,7 @@ def csrf_of(client: httpx.Client, path: str) -> str:
 
 
 def submit_and_look(page: Page, url: str, captions: Path, name: str, *, preset: str, seconds: float) -> None:
-    """A job from a file to its end, watched, and its images, as a person does it; at any console, signed in."""
+    """A job from a file to its end, watched, and its images, as a person does it, signed in where one must."""
     page.set_default_timeout(seconds * 1000)
     page.goto(f"{url}/submit")
     page.get_by_label("A file").set_input_files(captions)

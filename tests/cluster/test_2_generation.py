@@ -10,7 +10,7 @@ from minio import Minio
 from stablerep.client import Client, Job, JobState
 from tests.cluster.kube import Release, name_of, run, until
 from tests.cluster.stored import BUCKET, etags, problems
-from tests.consoles import csrf_of
+from tests.consoles import chromium, csrf_of, submit_and_look, watched
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.timeout(1200)
@@ -67,7 +67,7 @@ def test_a_job_from_outside_finishes(client: Client, minio: Minio, submit: Calla
     check(minio, finished(client, "first"))
 
 
-def test_the_console_shows_the_dataset_and_has_a_group_made_again(release: Release) -> None:
+def test_the_console_shows_the_dataset_and_has_a_group_made_again(release: Release, tmp_path) -> None:
     """Signed in with the first token, through the console's Service and under its network policy."""
     token = release.secret(f"{release.name}-stablerep-tokens", "token")
     with (
@@ -83,6 +83,15 @@ def test_the_console_shows_the_dataset_and_has_a_group_made_again(release: Relea
         made = browser.post(f"{path}/remake.json", data={"csrf": csrf_of(browser, path)})
         assert made.json()["equal"] == [True] * IMAGES, made.text
         assert browser.get("/system.json").json()["workers"]
+        few = tmp_path / "few.txt"
+        few.write_text("a red shoe\na blue bag\na green coat\n")
+        url = f"http://{address}"
+        with chromium() as chrome, watched(chrome, at=url) as page:
+            page.goto(f"{url}/jobs")
+            page.get_by_label("Token").fill(token)
+            page.get_by_role("button", name="Sign in").click()
+            page.wait_for_url("**/jobs")
+            submit_and_look(page, url, few, "browsed", preset="flat", seconds=300)
 
 
 def test_scaling_up_and_down_in_mid_job(
