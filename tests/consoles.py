@@ -106,7 +106,7 @@ def csrf_of(client: httpx.Client, path: str) -> str:
 
 
 def submit_and_look(page: Page, url: str, captions: Path, name: str, *, preset: str, seconds: float) -> None:
-    """A job from a file to its end, watched, and its images, as a person does it, signed in where one must."""
+    """A job from a file to its end, watched, and its images, as a person does it who has signed in."""
     page.set_default_timeout(seconds * 1000)
     page.goto(f"{url}/submit")
     page.get_by_label("A file").set_input_files(captions)
