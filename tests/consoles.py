@@ -79,7 +79,12 @@ def watched(browser: Browser, *, at: str = "http://127.0.0.1", **context: Any) -
     opened = browser.new_context(**context)
     page = opened.new_page()
     page.on("pageerror", lambda error: problems.append(f"script: {error}"))
-    page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+
+    def on_dialog(dialog: Any) -> None:
+        problems.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    page.on("dialog", on_dialog)
 
     def on_console(message: Any) -> None:
         # A page that says what was wrong comes with the status of that; the browser calls it an error.
