@@ -101,7 +101,7 @@ def watched(browser: Browser, *, at: str = "http://127.0.0.1", **context: Any) -
         yield page
     finally:
         opened.close()
-    assert problems == []
+    assert not problems, problems
 
 
 def csrf_of(client: httpx.Client, path: str) -> str:

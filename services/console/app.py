@@ -45,7 +45,6 @@ HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
@@ -85,6 +84,8 @@ class _Outside:
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 headers.setdefault("cache-control", "no-store")
+                if scope["scheme"] == "https":  # without, browsers ignore it, and say so
+                    headers.setdefault("cross-origin-opener-policy", "same-origin")
             await send(message)
 
         await self._app(scope, receive, with_headers)

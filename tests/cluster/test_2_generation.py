@@ -86,7 +86,7 @@ def test_the_console_shows_the_dataset_and_has_a_group_made_again(release: Relea
         few = tmp_path / "few.txt"
         few.write_text("a red shoe\na blue bag\na green coat\n")
         url = f"http://{address}"
-        with chromium() as chrome, watched(chrome, at=url) as page:
+        with chromium() as chrome, watched(chrome, at=url.removesuffix(":80")) as page:
             page.goto(f"{url}/jobs")
             page.get_by_label("Token").fill(token)
             page.get_by_role("button", name="Sign in").click()
