@@ -34,7 +34,7 @@ class Sessions:
         self._path = path or "/"
 
     def read(self, request: Request) -> Session | None:
-        """The session of a request; None where there is none, or an expired or foreign one."""
+        """What the cookie of a request holds; None where there is none, or an expired or foreign one."""
         cookie = request.cookies.get(COOKIE, "")
         try:
             content = json.loads(self._fernet.decrypt(cookie.encode(), ttl=SESSION_SECONDS))

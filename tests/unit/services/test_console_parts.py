@@ -4,7 +4,6 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,9 +13,9 @@ from services.console.charts import Bar, Line, bar_chart, line_chart, progress_c
 from services.console.history import History, Point
 from services.console.limits import Limits
 from services.console.pages import ago, duration, number, size
-from services.console.streams import Away, Hub, events
+from services.console.streams import Hub, events
 from stablerep.client import Counts, Job, JobState
-from stablerep.errors import InvalidInput, NotFound, Unavailable
+from stablerep.errors import NotFound, Unavailable
 
 HOSTILE = '"><script>x</script>'
 
@@ -203,11 +202,6 @@ def test_a_reader_that_leaves_ends_the_look_when_it_was_the_last() -> None:
     assert ended == [True]
 
 
-def test_away_is_told_with_its_reason() -> None:
-    assert Away("no route").why == "no route"
-    assert issubclass(InvalidInput, Exception)
-
-
 def test_numbers_are_written_for_people() -> None:
     assert [duration(s) for s in (0, 59.6, 61, 3600, 90061)] == [
         "0 s",
@@ -222,4 +216,3 @@ def test_numbers_are_written_for_people() -> None:
     now = datetime.now(UTC)
     assert ago(now - timedelta(minutes=5, seconds=1)) == "5 min 1 s ago"
     assert ago(now + timedelta(hours=2, seconds=1)).startswith("in 2 h")
-    assert replace(job(1), seed=3).seed == 3
