@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
+from services.rpc.metrics import _at_its_deadline
 from services.rpc.server import listen, open_server
 from stablerep.config.settings import Auth, Settings
 from stablerep.errors import InvalidInput
@@ -177,9 +178,36 @@ def test_a_call_that_its_caller_gives_up_is_counted_cancelled() -> None:
 def test_a_call_past_its_deadline_is_counted_so() -> None:
     async def body(channel: grpc.aio.Channel, servicer: Servicer) -> None:
         with pytest.raises(grpc.aio.AioRpcError):
-            await rpc.GenerationServiceStub(channel).GetJob(pb.GetJobRequest(), timeout=0.3)
+            await rpc.GenerationServiceStub(channel).GetJob(pb.GetJobRequest(), timeout=2.0)
 
     counts_one(JOB, "DEADLINE_EXCEEDED", body)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "remaining", "late"),
+    [
+        (None, None, False),  # no deadline: the caller hung up
+        (2.0, -0.001, True),
+        (2.0, 0.1, True),  # the caller's clock was ahead by the call's way
+        (2.0, 0.3, False),
+        (600.0, 0.9, True),
+        (600.0, 1.1, False),  # on no way does a call take that long
+    ],
+)
+def test_a_caller_hangs_up_at_its_deadline_by_its_own_clock(
+    allowed: float | None, remaining: float | None, late: bool
+) -> None:
+    assert _at_its_deadline(allowed, remaining) is late
+
+
+def test_a_call_that_is_given_up_before_its_deadline_is_counted_cancelled() -> None:
+    async def body(channel: grpc.aio.Channel, servicer: Servicer) -> None:
+        waiting = rpc.GenerationServiceStub(channel).GetJob(pb.GetJobRequest(), timeout=60)
+        call = asyncio.ensure_future(waiting)
+        await asyncio.wait_for(servicer.in_call.wait(), 5)
+        call.cancel()
+
+    counts_one(JOB, "CANCELLED", body)
 
 
 @pytest.mark.parametrize("at", ["wait", "send"])
