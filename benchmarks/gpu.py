@@ -319,7 +319,14 @@ def loss(sizes: Sizes, folder: Path, report: Report) -> None:
     for rows in sizes.rows:
         labels = torch.arange(rows, device=_DEVICE) % (rows // VIEWS_PER_CAPTION)
         embeddings = torch.randn(rows, 256, device=_DEVICE, requires_grad=True)
-        for name, objective in (("stablerep", multi_positive_loss), ("dense", dense)):
+        exact = multi_positive_loss(embeddings, labels).item()
+        short = partial(multi_positive_loss, tf32=True)
+        report(f"{rows}_moved_by_tf32", abs(short(embeddings, labels).item() - exact))
+        for name, objective in (
+            ("stablerep", multi_positive_loss),
+            ("stablerep_tf32", short),
+            ("dense", dense),
+        ):
             if name == "dense" and rows > sizes.dense_rows:
                 continue
 

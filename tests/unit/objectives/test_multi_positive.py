@@ -1,6 +1,7 @@
 """The loss against a double loop in float64, pytorch-metric-learning's SupCon loss, and known constants."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from jaxtyping import jaxtyped
 from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from stablerep.errors import InvalidInput
 from stablerep.objectives import multi_positive_loss
@@ -183,3 +186,67 @@ def test_instances_of_one_each_are_the_labels_own():
     assert torch.equal(
         multi_positive_loss(values, labels), multi_positive_loss(values, labels, instances=labels + 7)
     )
+
+
+class TF32(TorchDispatchMode):
+    """Matrix products see ten bits of their factors' fractions, the rest cut off, as tensor cores do."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_):
+            *sums, left, right = args
+            args = (*sums, cut(left), cut(right))
+        return operation(*args, **(kwargs or {}))
+
+
+def cut(factor: Tensor) -> Tensor:
+    assert factor.dtype == torch.float32
+    return (factor.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 0.5])
+@pytest.mark.parametrize("spread", [0.2, 1.0, 10.0])  # of a caption's images, beside captions 1 apart
+def test_short_factors_move_the_loss_less_than_is_promised(temperature, spread):
+    labels = torch.arange(100).repeat(6)
+    captions = random_embeddings(100, 256, seed=1).repeat(6, 1)
+    embeddings = (captions + spread * random_embeddings(600, 256)).float()
+
+    def loss(values: Tensor) -> Tensor:
+        return multi_positive_loss(values, labels, temperature=temperature, rows_per_chunk=250)
+
+    value, gradient = value_and_gradient(loss, embeddings)
+    with TF32():
+        short_value, short_gradient = value_and_gradient(loss, embeddings)
+    assert short_value != value
+    assert abs(short_value - value) < 2**-9 / temperature
+    _, of_rounded = value_and_gradient(loss, embeddings.bfloat16().float())
+    moved, moved_by_rounding = ((other - gradient).norm() for other in (short_gradient, of_rounded))
+    assert 0 < moved < moved_by_rounding
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made inside held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in self.live:
+                storage = leaf.untyped_storage()
+                self.live[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.live.pop, storage._cdata)
+                self.peak = max(self.peak, sum(self.live.values()))
+        return out
+
+
+def test_memory_is_a_few_times_the_embeddings_and_one_chunk():
+    """As 65,536 rows of 256 on a GPU, in an eighth of the size: 128 MiB of logits are twice the rows."""
+    rows, size = 8190, 8190 * 256 * 4
+    labels = torch.arange(rows) % (rows // 6)
+    embeddings = torch.randn(rows, 256, requires_grad=True)
+    with LiveBytes() as bytes_:
+        multi_positive_loss(embeddings, labels, rows_per_chunk=512).backward()
+    assert bytes_.peak < 5.1 * size  # and the embeddings themselves: 6.1 times 64 MiB are 409 MB
