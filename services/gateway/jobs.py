@@ -1,7 +1,7 @@
 """The jobs API: checks each request, hands it to the library off the event loop, answers with messages."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -33,9 +33,10 @@ from stablerep.jobs.control import (
 )
 from stablerep.jobs.planning.create import create_job
 from stablerep.jobs.recovery.repair import Depth, repair
-from stablerep.jobs.view import job_view
+from stablerep.jobs.view import JobViews, job_view
 from stablerep.queue.client import Queue
 from stablerep.queue.states import JobState
+from stablerep.queue.stats import QueueStats
 from stablerep.queue.workers import list_workers
 from stablerep.storage.interface import Store
 from stablerep.v1 import generation_pb2 as pb
@@ -77,6 +78,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self._stats = SingleFlightCall("the queue server", queue.stats, keep_seconds=STATS_SECONDS)
         self._live = SingleFlightCall("the queue server", queue.stats, keep_seconds=0.0)
+        self._views = JobViews(store, queue)
         self._long = ThreadPoolExecutor(LONG_CALLS_AT_ONCE, thread_name_prefix="long")
 
     async def UploadCaptions(
@@ -106,8 +108,7 @@ class JobsServicer(rpc.GenerationServiceServicer):
         after = read_token(request.page_token, check_dataset, "ListJobs")
         names = await asyncio.to_thread(self._names, request.filter)
         page, token = page_of(names, page_size_of(request.page_size), after)
-        found = await asyncio.gather(*(asyncio.to_thread(self._message_if_there, name) for name in page))
-        jobs = [job for job in found if job is not None]
+        jobs = await asyncio.to_thread(self._messages, page)
         if request.filter == pb.ListJobsRequest.ENDED:  # not one that was created this very moment
             jobs = [job for job in jobs if JobState(pb.Job.State.Name(job.state)).final]
         return pb.ListJobsResponse(jobs=jobs, next_page_token=token)
@@ -210,16 +211,16 @@ class JobsServicer(rpc.GenerationServiceServicer):
         live = {job.dataset for job in self._live.get().jobs}
         return [name for name in names if (name in live) is (filter == pb.ListJobsRequest.LIVE)]
 
-    def _message_if_there(self, dataset: str) -> pb.Job | None:
-        """None for a job whose objects were removed by hand; the others are still to be listed."""
-        try:
-            return self._message(dataset)
-        except NotFound:
-            return None
+    def _messages(self, datasets: Sequence[str]) -> list[pb.Job]:
+        views = self._views.views(datasets, self._stats_if_there())
+        return [job_message(self._store.url, view) for view in views]
 
     def _message(self, dataset: str) -> pb.Job:
+        view = job_view(self._store, self._queue, dataset, self._stats_if_there())
+        return job_message(self._store.url, view)
+
+    def _stats_if_there(self) -> QueueStats | None:
         try:
-            stats = self._stats.get()
-        except Unavailable:  # the job itself is worth an answer without its place among others
-            stats = None
-        return job_message(self._store.url, job_view(self._store, self._queue, dataset, stats))
+            return self._stats.get()
+        except Unavailable:  # a job itself is worth an answer without its place among others
+            return None

@@ -26,9 +26,8 @@ Needs Redis 7.0 or Valkey.
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -47,6 +46,7 @@ from stablerep.queue.leases import (
     ShardFailures,
     ShardState,
     ShardStatus,
+    read_status,
 )
 from stablerep.queue.states import Counts, JobState
 from stablerep.queue.stats import QueueStats, read_stats
@@ -174,36 +174,22 @@ class Queue:
 
     def status(self, dataset: str) -> JobStatus:
         """State, counts and times of a job."""
+        status: JobStatus = self._found(dataset, self.statuses([dataset])[0])
+        return status
+
+    def statuses(self, datasets: Sequence[str]) -> list[JobStatus | None]:
+        """State, counts and times of many jobs, in one call; None for one that there is not."""
         # Done is the bitmap's own count. Leased is the length of a hash that the scripts change in the very
         # step that changes an entry's owner, so it cannot drift from it; the stream's pending list would give
         # it only after a look at every worker's entry, whatever its job.
         with self._reaching(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.hgetall(f"sr:job:{dataset}")
-            pipe.bitcount(f"sr:done:{dataset}")
-            pipe.hlen(f"sr:leased:{dataset}")
-            pipe.hlen(f"sr:dead:{dataset}")
-            job, done, leased, dead = pipe.execute()
-        self._found(dataset, job)
-        planned = int(job["planned"])
-        return JobStatus(
-            state=JobState(job["state"]),
-            priority=int(job["priority"]),
-            planned_all=job["complete"] == "1",
-            counts=Counts(
-                planned=planned,
-                pending=planned - done - leased - dead,
-                leased=leased,
-                done=done,
-                dead=dead,
-                groups=int(job["groups"]),
-                images=int(job["images"]),
-                skipped=int(job["skipped"]),
-            ),
-            create_time=datetime.fromtimestamp(float(job["create_time"]), UTC),
-            end_time=datetime.fromtimestamp(float(job["end_time"]), UTC) if job["end_time"] else None,
-            error=job["error"],
-            worker_seconds=int(job.get("worker_ms", 0)) / 1000,
-        )
+            for dataset in datasets:
+                pipe.hgetall(f"sr:job:{dataset}")
+                pipe.bitcount(f"sr:done:{dataset}")
+                pipe.hlen(f"sr:leased:{dataset}")
+                pipe.hlen(f"sr:dead:{dataset}")
+            found = pipe.execute()
+        return [read_status(*found[at : at + 4]) if found[at] else None for at in range(0, len(found), 4)]
 
     def jobs(self) -> list[str]:
         """Names of all jobs, sorted."""

@@ -1,7 +1,7 @@
 """What the queue answers: leases and what became of them, shards and jobs as Redis knows them."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from stablerep.queue.states import Counts, JobState
@@ -79,3 +79,27 @@ class JobStatus:
     error: str
     worker_seconds: float = 0.0
     """That workers took to generate the done shards, since the job was last put into the queue."""
+
+
+def read_status(job: dict[str, str], done: int, leased: int, dead: int) -> JobStatus:
+    """What the hash of a job says, with the numbers of its shards that are done, leased and dead."""
+    planned = int(job["planned"])
+    return JobStatus(
+        state=JobState(job["state"]),
+        priority=int(job["priority"]),
+        planned_all=job["complete"] == "1",
+        counts=Counts(
+            planned=planned,
+            pending=planned - done - leased - dead,
+            leased=leased,
+            done=done,
+            dead=dead,
+            groups=int(job["groups"]),
+            images=int(job["images"]),
+            skipped=int(job["skipped"]),
+        ),
+        create_time=datetime.fromtimestamp(float(job["create_time"]), UTC),
+        end_time=datetime.fromtimestamp(float(job["end_time"]), UTC) if job["end_time"] else None,
+        error=job["error"],
+        worker_seconds=int(job.get("worker_ms", 0)) / 1000,
+    )
