@@ -51,6 +51,8 @@ class Renderer:
             base64=encoded,
         )
         self._environment.globals.update(url=self.url, version=stablerep.__version__)
+        for name in self._environment.list_templates():  # compiled now, not for the first who asks
+            self._environment.get_template(name)
 
     def url(self, path: str) -> str:
         """A path of the console as a browser asks for it, behind the prefix.
