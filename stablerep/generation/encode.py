@@ -14,9 +14,10 @@ from torch import Tensor
 CHROMA_SUBSAMPLING = "4:2:0"
 
 
-def to_bytes(images: Tensor) -> np.ndarray:
-    """Rounds images, float [n 3 h w] between 0 and 1 on any device, to uint8 [n h w 3]."""
-    return images.mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+def to_bytes(images: Tensor) -> Tensor:
+    """Rounds images, float [n 3 h w] between 0 and 1 on any device, to uint8 [n h w 3] there."""
+    rounded = images.mul(255).round().clamp(0, 255).to(torch.uint8)
+    return rounded.permute(0, 2, 3, 1).contiguous()
 
 
 def encode_jpeg(pixels: np.ndarray, *, save_size: int, quality: int) -> bytes:

@@ -3,9 +3,9 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,21 +14,27 @@ from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.generation.batch_size import BatchSize
 from stablerep.generation.compiled import Compiled
-from stablerep.generation.encode import encode_jpeg, to_bytes
+from stablerep.generation.encode import encode_jpeg
+from stablerep.generation.in_flight import Launched, OnStage, StageTimes, send_to_host
 from stablerep.generation.noise import noise_seed
 from stablerep.generation.pending import GroupPixels, PendingGroup, Row, split_captions
 from stablerep.generation.pipeline import BROKEN_DEVICE, LoadedPipeline, load_pipeline
 from stablerep.generation.samplers import OnStep, make_sampler
 from stablerep.shards import Group, skipped_group
 
-Stage = Literal["text", "denoise", "decode", "encode"]
-OnStage = Callable[[Stage, float], None]
-"""Called with a stage and its seconds: text, denoise and decode of a batch, encode of a group."""
-
 HARMLESS = "a photo"
 """Where a pipeline fails on this caption as well, it is the pipeline that is at fault."""
 # What a pipeline may raise because of a caption.
 _FAULTS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)
+
+
+class _Run:
+    """One call of `generate_pixels`: its batches in flight, and the times of the one to be launched next."""
+
+    def __init__(self, device: torch.device, on_step: OnStep | None) -> None:
+        self.on_step = on_step
+        self.in_flight: deque[Launched] = deque()
+        self.times = StageTimes(device)
 
 
 class Generator:
@@ -51,8 +57,10 @@ class Generator:
         compiled: the pipeline's networks, compiled for the recipe (`compile_networks`); the groups' `info`
             then says by which artifact: bytes are the same for the same one.
         batch_limit: upper bound of images in a batch, for a GPU too small for the recipe's; 0: none.
-        on_stage: called with the seconds of each stage; it waits for the GPU at the end of each.
+        on_stage: called with the seconds of each stage.
         on_halved: called when a batch is halved for want of memory.
+        ahead: batches that are launched before one's images are waited for, so that a GPU need not wait for
+            the host between them; groups come that much later. None: one on a GPU, else none.
 
     Raises InvalidInput, NotFound and Unavailable, see `load_pipeline` and `make_sampler`.
     """
@@ -68,6 +76,7 @@ class Generator:
         batch_limit: int = 0,
         on_stage: OnStage | None = None,
         on_halved: Callable[[], None] | None = None,
+        ahead: int | None = None,
     ) -> None:
         if not -(2**63) <= seed < 2**63:
             raise InvalidInput(f"{seed} does not fit into 64 bits", field="seed")
@@ -81,7 +90,7 @@ class Generator:
         self._size = BatchSize(min(recipe.batch_images, batch_limit or recipe.batch_images))
         self._on_stage = on_stage
         self._on_halved = on_halved
-        self._text_seconds = 0.0
+        self._ahead = int(self.pipeline.device.type == "cuda") if ahead is None else ahead
         self._compiled = compiled
         self._sampler = make_sampler(self.pipeline, recipe, compiled.networks if compiled else None)
 
@@ -114,19 +123,22 @@ class Generator:
     ) -> Iterator[GroupPixels]:
         """As `generate`, but the groups are still to be encoded, by any thread: the GPU's need not wait."""
         self._size.begin()
+        run = _Run(self.pipeline.device, on_step)
         waiting: deque[PendingGroup] = deque()
         rows: list[Row] = []
         for caption in _with_ids(captions):
-            group = self._begin(caption)
+            group = self._begin(caption, run)
             waiting.append(group)
             if not group.error:
                 rows += group.rows()
             while (count := self._whole_batch(rows)) > 0:
-                rows = self._generate_first(rows, count, on_step)
+                rows = self._generate_first(rows, count, run)
             yield from _completed(waiting)
         while rows:
-            rows = self._generate_first(rows, self._whole_batch(rows, ended=True), on_step)
+            rows = self._generate_first(rows, self._whole_batch(rows, ended=True), run)
             yield from _completed(waiting)
+        self._land(run, left=0)
+        yield from _completed(waiting)
 
     def _whole_batch(self, rows: Sequence[Row], *, ended: bool = False) -> int:
         """How many of the rows are a batch to which none can be added; all the rest if they `ended`."""
@@ -147,11 +159,13 @@ class Generator:
         if group_pixels.error:
             return skipped_group(id_, text, group_pixels.error)
         recipe = self.recipe
-        with self._timed("encode"):
-            encoded = tuple(
-                encode_jpeg(pixels, save_size=recipe.save_size, quality=recipe.jpeg_quality)
-                for pixels in group_pixels.pixels
-            )
+        began = time.perf_counter()
+        encoded = tuple(
+            encode_jpeg(pixels, save_size=recipe.save_size, quality=recipe.jpeg_quality)
+            for pixels in group_pixels.pixels
+        )
+        if self._on_stage is not None:
+            self._on_stage("encode", time.perf_counter() - began)
         return Group(id_, text, encoded, group_pixels.info)
 
     def latents(self, captions: Iterable[str | Caption]) -> Tensor:
@@ -167,20 +181,16 @@ class Generator:
             samples.append(self._sample(batch, None)[self._places(batch)])
         return torch.cat(samples)
 
-    def _begin(self, caption: Caption) -> PendingGroup:
-        started = time.perf_counter()
+    def _begin(self, caption: Caption, run: _Run) -> PendingGroup:
         try:
-            return self._embed(caption)
+            with run.times.timed("text"):
+                return self._embed(caption)
         except torch.OutOfMemoryError as error:
             raise StableRepError(f"out of memory while encoding text: {_describe(error)}") from error
         except BROKEN_DEVICE:
             raise
         except _FAULTS as error:  # UnicodeError is a ValueError
             return PendingGroup(caption, None, [], [], error=f"text encoding failed: {_describe(error)}")
-        finally:
-            if self._on_stage is not None:
-                self._wait_for_device()
-            self._text_seconds += time.perf_counter() - started
 
     def _embed(self, caption: Caption) -> PendingGroup:
         count = self.recipe.images_per_caption
@@ -192,15 +202,13 @@ class Generator:
             info["truncated"] = True
         return PendingGroup(caption, self._sampler.embed(caption.text), seeds, [None] * count, info)
 
-    def _generate_first(self, rows: list[Row], count: int, on_step: OnStep | None) -> list[Row]:
+    def _generate_first(self, rows: list[Row], count: int, run: _Run) -> list[Row]:
         """Generates the first `count` rows. Returns the rows still wanted, none of a group that failed."""
-        self._generate_rows(rows[:count], on_step)
-        if self._on_stage is not None:
-            self._on_stage("text", self._text_seconds)
-        self._text_seconds = 0.0
+        self._generate_rows(rows[:count], run)
+        self._land(run, left=self._ahead)
         return [row for row in rows[count:] if not row.group.error]
 
-    def _generate_rows(self, rows: Sequence[Row], on_step: OnStep | None, *, redone: bool = False) -> None:
+    def _generate_rows(self, rows: Sequence[Row], run: _Run, *, redone: bool = False) -> None:
         """Generates all these rows, in as many batches as memory asks for.
 
         Where a batch fails, its captions are tried again in halves until those that make it fail are found;
@@ -209,37 +217,38 @@ class Generator:
         while rows:
             batch = rows[: self.batch_images]
             try:
-                images = self._images(batch, on_step)
+                images = self._images(batch, run)
+                launched = send_to_host(images, batch, self.batch_images, run.times)
             except torch.OutOfMemoryError as error:
                 shortage = _describe(error)  # the error itself would keep the batch's tensors in memory
             except BROKEN_DEVICE:
                 raise
             except _FAULTS as error:
-                self._find_fault(batch, error, on_step, redone=redone)
+                self._find_fault(batch, error, run, redone=redone)
                 rows = rows[len(batch) :]
                 continue
             else:
-                self._keep(batch, images)
+                run.in_flight.append(launched)
+                run.times = StageTimes(self.pipeline.device)
                 rows = rows[len(batch) :]
                 continue
+            self._land(run, left=0)
             self._halve(shortage)
 
-    def _find_fault(
-        self, batch: Sequence[Row], error: Exception, on_step: OnStep | None, *, redone: bool
-    ) -> None:
+    def _find_fault(self, batch: Sequence[Row], error: Exception, run: _Run, *, redone: bool) -> None:
         if not redone:
-            self._check_pipeline(error, on_step)
+            self._check_pipeline(error, run)
         parts = split_captions(batch)
         if len(parts) == 1:
             batch[0].group.error = f"{self.recipe.model} failed on it: {_describe(error)}"
             return
         for part in parts:
-            self._generate_rows(part, on_step, redone=True)
+            self._generate_rows(part, run, redone=True)
 
-    def _check_pipeline(self, error: Exception, on_step: OnStep | None) -> None:
+    def _check_pipeline(self, error: Exception, run: _Run) -> None:
         """Raises StableRepError if a batch of a harmless caption fails, too: no caption is to blame then."""
         try:
-            self._images(self._embed(Caption(0, HARMLESS)).rows()[:1], on_step)
+            self._images(self._embed(Caption(0, HARMLESS)).rows()[:1], run)
         except torch.OutOfMemoryError:
             return  # that the images themselves run into, and halve their batch
         except BROKEN_DEVICE:
@@ -247,11 +256,11 @@ class Generator:
         except _FAULTS:
             raise StableRepError(f"{self.recipe.model} failed on a batch: {_describe(error)}") from error
 
-    def _images(self, batch: Sequence[Row], on_step: OnStep | None) -> Tensor:
+    def _images(self, batch: Sequence[Row], run: _Run) -> Tensor:
         """The images of a batch, float [n 3 h w], those of the padding left out."""
-        with self._timed("denoise"):
-            samples = self._sample(batch, on_step)
-        with self._timed("decode"):
+        with run.times.timed("denoise"):
+            samples = self._sample(batch, run.on_step)
+        with run.times.timed("decode"):
             return self._sampler.decode(samples)[self._places(batch)]
 
     def _places(self, batch: Sequence[Row]) -> list[int]:
@@ -280,31 +289,23 @@ class Generator:
         if self._on_halved is not None:
             self._on_halved()
 
-    def _keep(self, batch: Sequence[Row], images: Tensor) -> None:
-        finite = images.isfinite().flatten(1).all(dim=1).tolist()
-        for row, pixels, is_finite in zip(batch, to_bytes(images), finite, strict=True):
-            if not is_finite:
-                row.group.error = (
-                    f"image {row.index} is not finite: the pipeline overflowed in {self.recipe.dtype}"
-                )
-                continue
-            row.group.pixels[row.index] = pixels
-            if self.batch_images != self.recipe.batch_images:
-                row.group.info["batch_images"] = self.batch_images
+    def _land(self, run: _Run, *, left: int) -> None:
+        """Waits for the images of all batches but the last `left`, and puts them into their groups."""
+        while len(run.in_flight) > left:
+            launched = run.in_flight.popleft()
+            for row, pixels, is_finite in launched.images():
+                self._keep(row, pixels, is_finite, launched.batch_images)
+            if self._on_stage is not None:
+                launched.times.report(self._on_stage)
 
-    @contextmanager
-    def _timed(self, stage: Stage) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        if self._on_stage is not None:
-            if stage != "encode":
-                self._wait_for_device()
-            self._on_stage(stage, time.perf_counter() - started)
-
-    def _wait_for_device(self) -> None:
-        """Kernels run on after their launch: without this, their time would be counted to a later stage."""
-        if self.pipeline.device.type == "cuda":
-            torch.cuda.synchronize(self.pipeline.device)
+    def _keep(self, row: Row, pixels: np.ndarray, is_finite: bool, batch_images: int) -> None:
+        if not is_finite:
+            message = f"image {row.index} is not finite: the pipeline overflowed in {self.recipe.dtype}"
+            row.group.error = message
+            return
+        row.group.pixels[row.index] = pixels
+        if batch_images != self.recipe.batch_images:
+            row.group.info["batch_images"] = batch_images
 
 
 def _completed(waiting: deque[PendingGroup]) -> Iterator[GroupPixels]:

@@ -71,8 +71,8 @@ def job_view(store: Store, queue: Queue, dataset: str, stats: QueueStats | None 
 class JobViews:
     """Views of many jobs at once, for those who look often: each job's records are read once.
 
-    They do not change while a job has the same creation, end and state. A job whose records were removed by hand
-    is therefore shown for as long as the queue has it; one whose records were never read here is left out.
+    They do not change while a job has the same creation, end and state. A job whose records were removed by
+    hand is therefore shown for as long as the queue has it; one whose records were never read is left out.
     """
 
     def __init__(self, store: Store, queue: Queue) -> None:

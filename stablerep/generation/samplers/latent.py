@@ -77,7 +77,10 @@ class LatentSampler:
     def sample(self, embeddings: Sequence[Embedding], seeds: Sequence[int], on_step: OnStep | None) -> Tensor:
         generators = [make_generator(seed) for seed in seeds]
         states = torch.cat([embedding.states for embedding in embeddings])
-        noise = draw_noise(generators, self._shape).to(self._device, states.dtype)
+        noise = draw_noise(generators, self._shape)
+        if self._device.type == "cuda":  # from memory that need not wait for what the GPU does before it
+            noise = noise.pin_memory()
+        noise = noise.to(self._device, non_blocking=True).to(states.dtype)
         if self._steps is not None:
             return self._denoise(self._steps, embeddings, states, noise, on_step)
         self._pipe.scheduler = self._scheduler

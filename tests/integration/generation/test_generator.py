@@ -407,6 +407,44 @@ class TestFailures:
         groups = list(Generator(recipe_for(sd), seed=3, pipeline=pipeline).generate(CAPTIONS[:5]))
         assert groups == list(Generator(recipe_for(sd), seed=3).generate(CAPTIONS[:5]))
 
+    @pytest.mark.parametrize("ahead", [1, 3])
+    @pytest.mark.parametrize("layout", ["slots", "packed"])
+    def test_images_that_are_waited_for_later_are_the_same(self, sd: Path, ahead: int, layout: str) -> None:
+        """Batches in flight, as on a GPU; captions fail, images are not finite, memory is short."""
+        recipe = recipe_for(sd, layout=layout, batch_images=9)
+
+        def made(ahead: int) -> tuple[list[Group], int]:
+            pipeline = load_pipeline(recipe)
+            fails_on(pipeline, "bag")
+            token = pipeline.pipe.tokenizer("coat").input_ids[1]
+            with torch.no_grad():
+                pipeline.pipe.text_encoder.get_input_embeddings().weight[token] = float("nan")
+            generator = Generator(recipe, seed=3, pipeline=pipeline, ahead=ahead)
+            texts = ["a red bag", "a red coat", "bad \ud800"]
+            captions = [
+                *CAPTIONS[:4],
+                *(Caption(50 + n, text) for n, text in enumerate(texts)),
+                *CAPTIONS[4:9],
+            ]
+            groups = list(generator.generate(captions))
+            groups += generator.generate(CAPTIONS, on_step=out_of_memory(times=1))
+            return groups, generator.batch_images
+
+        groups, size = made(ahead)
+        assert size < recipe.batch_images
+        assert [bool(group.info.get("error")) for group in groups] == [4 <= at < 7 for at in range(24)]
+        assert (groups, size) == made(0)
+
+    def test_a_batch_is_launched_before_the_one_before_is_waited_for(self, sd: Path) -> None:
+        steps: list[int] = []
+        generator = Generator(
+            recipe_for(sd, images_per_caption=4), ahead=1
+        )  # two captions a batch, three steps
+        groups = generator.generate(CAPTIONS[:6], on_step=lambda: steps.append(1))
+        assert [(next(groups).caption_id, len(steps)) for _ in range(6)] == [
+            (0, 6), (1, 6), (2, 9), (3, 9), (4, 9), (5, 9)
+        ]  # fmt: skip
+
     def test_a_halved_batch_grows_back_with_later_shards(self, sd: Path) -> None:
         halvings: list[int] = []
         generator = Generator(recipe_for(sd), seed=3, on_halved=lambda: halvings.append(1))

@@ -24,7 +24,7 @@ def test_floats_are_rounded_to_the_nearest_level() -> None:
 
 def test_channels_stay_in_order() -> None:
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
-    image = Image.open(io.BytesIO(encode_jpeg(to_bytes(red)[0], save_size=16, quality=95)))
+    image = Image.open(io.BytesIO(encode_jpeg(to_bytes(red)[0].numpy(), save_size=16, quality=95)))
     assert image.mode == "RGB"
     assert np.abs(np.asarray(image).reshape(-1, 3).mean(0) - [255, 0, 0]).max() < 3
 
