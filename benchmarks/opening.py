@@ -133,10 +133,15 @@ def private_bytes() -> int:
     return int(found[1]) * 1024
 
 
-def open_one(url: str) -> dict[str, float]:
-    """Opens a dataset as a rank does; run in a process of its own."""
+def open_one(url: str, by: str) -> dict[str, float]:
+    """Opens a dataset as a rank does, to draw captions or (SimCLR) images; in a process of its own."""
     from stablerep.data.batches.order import BatchOrder
-    from stablerep.data.corpus.positive_sets import Corpus, GroupDataset, make_positive_sets
+    from stablerep.data.corpus.positive_sets import (
+        Corpus,
+        GroupDataset,
+        make_positive_sets,
+        single_images,
+    )
     from stablerep.training.seen import SeenImages
 
     start = private_bytes()
@@ -152,12 +157,15 @@ def open_one(url: str) -> dict[str, float]:
     began = time.monotonic()
     corpus = Corpus((GroupDataset(url),))
     opened = time.monotonic() - began
-    sets = make_positive_sets(corpus.labels(), corpus.image_counts, at_least=6)
-    order = BatchOrder(sets, 0, 1376, 6)
+    if by == "image":
+        order = BatchOrder(single_images(corpus.image_counts), 0, 1376, 1)
+    else:
+        sets = make_positive_sets(corpus.labels(), corpus.image_counts, at_least=6)
+        order = BatchOrder(sets, 0, 1376, 6)
     batch = order.batch(0)
     seen = SeenImages(corpus.image_counts)
     seen.add(batch.groups, batch.images)
-    texts = [corpus.captions[label] for label in batch.labels.tolist()]
+    texts = [corpus.captions[group] for group in batch.groups[:, 0].tolist()]
     seconds = time.monotonic() - began
     assert len(texts) == 1376
     kept = private_bytes()
@@ -172,8 +180,8 @@ def open_one(url: str) -> dict[str, float]:
     }
 
 
-def in_process(url: str, environment: dict[str, str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.opening", "--open", url]
+def in_process(url: str, environment: dict[str, str], by: str = "caption") -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.opening", "--open", url, "--by", by]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=True
     )
@@ -206,9 +214,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--captions", type=int, default=CAPTIONS)
     parser.add_argument("--open", metavar="URL", help=argparse.SUPPRESS)
+    parser.add_argument("--by", choices=("caption", "image"), default="caption", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.open:
-        print(json.dumps(open_one(arguments.open)))
+        print(json.dumps(open_one(arguments.open, arguments.by)))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -227,6 +236,9 @@ def main() -> None:
             "manifest_mb": round(size / 1e6, 1),
             "indexes alone": in_process((store / "datasets/indexes").as_uri(), {}),
             "manifest, local folder": in_process((store / "datasets/large").as_uri(), {}),
+            "manifest, local folder, to draw images": in_process(
+                (store / "datasets/large").as_uri(), {}, by="image"
+            ),
             "manifest, MinIO": from_s3(folder, store, arguments.captions),
         }
     print(json.dumps(report, indent=1))

@@ -103,7 +103,7 @@ def make_order(config: TrainConfig, corpus: Corpus, sets: PositiveSets) -> Batch
     captions, images = config.captions_per_batch, config.method.needs().images
     if not config.dataset_weights:
         return BatchOrder(sets, config.seed, captions, images, config.follow)
-    parts = corpus.parts[sets.first_groups]
+    parts = sets.of_groups(corpus.parts)
     return MixtureOrder(sets, config.seed, captions, images, parts, config.dataset_weights, config.follow)
 
 

@@ -8,10 +8,13 @@ raw output of Philox, whose stream numpy keeps fixed; its distributions' streams
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 
+from stablerep.data.batches.permutation import KEYS, permute
 from stablerep.data.corpus.positive_sets import PositiveSets
 from stablerep.errors import InvalidInput
 
@@ -20,6 +23,8 @@ ORDER, IMAGES, AUGMENTATION, MASKS, PLACES, LOCAL = range(6)  # independent stre
 
 _WINDOW_BATCHES = 4
 _SORTED_AT_ONCE = 1 << 21
+_MOST_SORTED = 1 << 24
+"""Longer orders are not kept: sorting 100 million takes a minute, and their order 400 MB."""
 _WINDOWS = 64
 
 
@@ -69,8 +74,7 @@ class BatchOrder:
         epoch, position = divmod(step, self.steps_per_epoch)
         window = _window(len(self.sets), self.captions) if self.follow and epoch == 0 else 0
         order = self._orders.order(self.seed, epoch, len(self.sets), window=window)
-        chosen = order[position * self.captions : (position + 1) * self.captions].astype(np.int64)
-        return self.drawn_from(step, chosen)
+        return self.drawn_from(step, order(position * self.captions + np.arange(self.captions)))
 
     def drawn_from(self, step: int, pools: np.ndarray) -> Batch:
         """The batch of a step with these pools, [C], in the places of its own."""
@@ -135,9 +139,13 @@ class MixtureOrder:
         """What takes the place of pools that have no images: the next one of the same dataset."""
         found = np.empty_like(pools)
         for place, pool in enumerate(pools.tolist()):
-            own = np.flatnonzero(self.parts == self.parts[pool])
-            found[place] = own[(np.searchsorted(own, pool) + 1) % len(own)]
+            own = self._members[int(self.parts[pool])]
+            found[place] = own.pool(np.array((own.place(pool) + 1) % len(own)))
         return found
+
+    @cached_property
+    def _members(self) -> list["_Members"]:
+        return [_Members(self.parts, part) for part in range(len(self.weights))]
 
     def _drawn(self, steps: int) -> list[int]:
         """How many captions of each dataset come in the first `steps` steps."""
@@ -147,21 +155,40 @@ class MixtureOrder:
 
     def _pools(self, part: int, first: int, end: int) -> np.ndarray:
         """The pools at these places of the endless passes through a dataset."""
-        own = np.flatnonzero(self.parts == part)
+        own = self._members[part]
         epochs, places = np.divmod(np.arange(first, end), len(own))
         found = np.empty(end - first, dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
             window = _window(len(own), self.captions) if self.follow and epoch == 0 else 0
             order = self._orders.order(self.seed, epoch, len(own), part + 1, window)
-            found[epochs == epoch] = own[order[places[epochs == epoch]]]
+            found[epochs == epoch] = own.pool(order(places[epochs == epoch]))
         return found
+
+
+class _Members:
+    """The pools of one dataset, in order; those that follow one another take no memory."""
+
+    def __init__(self, parts: np.ndarray, part: int) -> None:
+        own = np.flatnonzero(parts == part)
+        self._first, self._count = int(own[0]) if len(own) else 0, len(own)
+        self._own = None if not len(own) or own[-1] - own[0] + 1 == len(own) else own
+
+    def __len__(self) -> int:
+        return self._count
+
+    def pool(self, places: np.ndarray) -> np.ndarray:
+        """The pools at these places, int64."""
+        return places + self._first if self._own is None else self._own[places]
+
+    def place(self, pool: int) -> int:
+        return pool - self._first if self._own is None else int(np.searchsorted(self._own, pool))
 
 
 def _draw(sets: PositiveSets, seed: int, step: int, pools: np.ndarray, each: int) -> Batch:
     uniform = uniforms(seed, IMAGES, step, (len(pools), each))
     images = draw_without_replacement(sets.counts[pools], uniform)
     groups, within = sets.locate(np.broadcast_to(pools[:, None], images.shape), images)
-    return Batch(step, sets.labels[pools].astype(np.int64), groups, within, pools)
+    return Batch(step, sets.labels_of(pools), groups, within, pools)
 
 
 def uniforms(seed: int, stream: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -184,19 +211,44 @@ def draw_without_replacement(counts: np.ndarray, uniform: np.ndarray) -> np.ndar
     return drawn
 
 
+Order = Callable[[np.ndarray], np.ndarray]
+"""What is at these places of an order: integers [n] -> int64 [n]."""
+
+
 @dataclass
 class _Orders:
     """The last order of each dataset of a run: one takes 4 bytes a pool, and a batch is cut out of each."""
 
-    kept: dict[int, tuple[tuple[int, ...], np.ndarray]] = field(default_factory=dict)
+    kept: dict[int, tuple[tuple[int, ...], Order]] = field(default_factory=dict)
 
-    def order(self, seed: int, epoch: int, length: int, part: int = 0, window: int = 0) -> np.ndarray:
+    def order(self, seed: int, epoch: int, length: int, part: int = 0, window: int = 0) -> Order:
         """A permutation; with a window, of each run of so many by itself."""
         which = (seed, epoch, length, window)
         if part not in self.kept or self.kept[part][0] != which:
             self.kept.pop(part, None)  # or two would be in memory
-            self.kept[part] = (which, epoch_order(seed, epoch, length, part, window))
+            self.kept[part] = (which, make_order(seed, epoch, length, part, window))
         return self.kept[part][1]
+
+
+def make_order(seed: int, epoch: int, length: int, part: int = 0, window: int = 0) -> Order:
+    """A permutation; with a window, of each run of so many by itself."""
+    if length <= _MOST_SORTED:
+        order = epoch_order(seed, epoch, length, part, window)
+        return lambda places: order[places].astype(np.int64)
+    keys = _raw(seed, ORDER, epoch, KEYS, part)
+    if not window:
+        return partial(permute, length=length, keys=keys)
+
+    def within(places: np.ndarray) -> np.ndarray:
+        found = np.empty(len(places), dtype=np.int64)
+        for first in np.unique(places // window * window).tolist():
+            own = places // window * window == first
+            size = min(window, length - first)
+            # Were the keys the same, all windows of a size would have the same order.
+            found[own] = first + permute(places[own] - first, size, keys + np.uint64(first))
+        return found
+
+    return within
 
 
 def epoch_order(seed: int, epoch: int, length: int, part: int = 0, window: int = 0) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from stablerep.data.corpus.groups import GroupDataset
 from stablerep.data.corpus.growing import GrowingDataset
+from stablerep.data.corpus.offsets import Offsets
 from stablerep.data.corpus.rows import Chained, first_with_hash
 from stablerep.errors import InvalidInput
 from stablerep.shards.block import text_hash
@@ -23,18 +24,21 @@ class PositiveSets:
     The images of a pool are numbered 0..counts[p]-1 through its groups in order.
     """
 
-    labels: np.ndarray  # integers [P]
+    labels: np.ndarray | None  # integers [P]; None: each pool has its own, its number
     counts: np.ndarray  # integers [P]
     skipped: int
-    _members: "_Groups | _Merged" = field(repr=False)
+    _members: "_Groups | _Merged | _Images" = field(repr=False)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.counts)
 
-    @property
-    def first_groups(self) -> np.ndarray:
-        """The first group of each pool, integers [P]."""
-        return self.locate(np.arange(len(self)), np.zeros(len(self), np.int64))[0]
+    def labels_of(self, pools: np.ndarray) -> np.ndarray:
+        """The label of each of these pools, int64 of the same shape."""
+        return (pools if self.labels is None else self.labels[pools]).astype(np.int64)
+
+    def of_groups(self, values: np.ndarray) -> np.ndarray:
+        """What `values` [groups] say of the first group of each pool, [P]."""
+        return self._members.of_groups(values)
 
     def locate(self, pools: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The group, and the image within it, of image `images` of pool `pools`; int64, of one shape."""
@@ -51,24 +55,43 @@ class _Groups:
         groups = pools if self.kept is None else self.kept[pools]
         return groups.astype(np.int64), images.astype(np.int64)
 
+    def of_groups(self, values: np.ndarray) -> np.ndarray:
+        return values if self.kept is None else values[self.kept]
+
 
 @dataclass(frozen=True)
 class _Merged:
     """Pools are images one after the other: `starts` [P] are those before each pool's first.
 
     `ends` [G] is the running total of the groups' images, in the order of the pools; `groups` [G] are these
-    groups, None: in their own order.
+    groups.
     """
 
     starts: np.ndarray
     ends: np.ndarray
-    groups: np.ndarray | None
+    groups: np.ndarray
 
     def locate(self, pools: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         position = self.starts[pools] + images
         slot = np.searchsorted(self.ends, position, side="right")
         before = np.where(slot > 0, self.ends[slot - 1], 0)
-        return slot if self.groups is None else self.groups[slot], (position - before).astype(np.int64)
+        return self.groups[slot], (position - before).astype(np.int64)
+
+    def of_groups(self, values: np.ndarray) -> np.ndarray:
+        return values[self.locate(np.arange(len(self.starts)), np.zeros(len(self.starts), np.int64))[0]]
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Every pool is an image."""
+
+    offsets: Offsets
+
+    def locate(self, pools: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.offsets.locate(pools + images)
+
+    def of_groups(self, values: np.ndarray) -> np.ndarray:
+        return self.offsets.repeated(values)
 
 
 def make_positive_sets(labels: np.ndarray, image_counts: np.ndarray, *, at_least: int) -> PositiveSets:
@@ -114,9 +137,8 @@ def single_images(image_counts: np.ndarray) -> PositiveSets:
     total = int(image_counts.sum())
     if not total:
         raise InvalidInput("the datasets hold no images", field="datasets")
-    each = np.arange(total)
     one = np.broadcast_to(np.int64(1), (total,))
-    return PositiveSets(each, one, 0, _Merged(each, np.cumsum(image_counts), None))
+    return PositiveSets(None, one, 0, _Images(Offsets(image_counts)))
 
 
 def _check_some(kept: np.ndarray, counts: np.ndarray, at_least: int) -> None:

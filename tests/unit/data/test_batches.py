@@ -283,7 +283,7 @@ def mixture(tmp_path, weights=(0.7, 0.3), captions=5, seed=2) -> tuple[MixtureOr
         datasets.append(GroupDataset(write_dataset((tmp_path / f"store{part}").as_uri(), groups)))
     corpus = Corpus(tuple(datasets))
     sets = make_positive_sets(corpus.labels(), corpus.image_counts, at_least=2)
-    return MixtureOrder(sets, seed, captions, 2, corpus.parts[sets.first_groups], weights), corpus
+    return MixtureOrder(sets, seed, captions, 2, sets.of_groups(corpus.parts), weights), corpus
 
 
 def test_a_mixture_takes_its_share_from_each_dataset(tmp_path):
@@ -307,7 +307,7 @@ def test_a_mixture_passes_through_each_dataset_evenly_and_in_new_orders(tmp_path
 
 def test_equal_texts_of_two_datasets_share_a_label(tmp_path):
     order, _ = mixture(tmp_path)
-    labels = dict(zip(order.sets.first_groups.tolist(), order.sets.labels.tolist(), strict=True))
+    labels = dict(zip(order.sets.of_groups(np.arange(13)).tolist(), order.sets.labels.tolist(), strict=True))
     assert labels[9] == labels[7]
     assert labels[10] == labels[8]
     assert labels[11] == 11
@@ -328,7 +328,7 @@ def test_dropped_words_do_not_pool_across_the_parts_of_a_mixture(tmp_path):
     sets = merged_positive_sets(labels, counts, at_least=2, parts=np.array([0, 0, 1]))
     assert sets.labels.tolist() == [0, 0]
     assert sets.counts.tolist() == [4, 2]
-    assert sets.first_groups.tolist() == [0, 2]
+    assert sets.of_groups(np.arange(3)).tolist() == [0, 2]
 
 
 def test_a_weight_too_small_for_the_batch_is_refused(tmp_path):

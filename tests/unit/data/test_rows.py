@@ -126,3 +126,15 @@ def test_offsets_are_running_totals():
     assert np.array_equal(Offsets(counts).before(groups), (np.cumsum(counts) - counts).reshape(50, 20))
     assert Offsets(counts).total == counts.sum()
     assert Offsets(counts[:0]).total == 0
+
+
+@pytest.mark.parametrize("empty", [0.0, 0.9])
+def test_offsets_locate_images(empty):
+    drawn = np.random.Generator(np.random.Philox(3))
+    counts = (drawn.integers(0, 9, 1000) * (drawn.random(1000) >= empty)).astype(np.int16)
+    offsets, groups = Offsets(counts), np.repeat(np.arange(1000), counts)
+    within = np.concatenate([np.arange(count) for count in counts])
+    found = offsets.locate(np.arange(offsets.total))
+    assert np.array_equal(found[0], groups)
+    assert np.array_equal(found[1], within)
+    assert np.array_equal(offsets.repeated(np.arange(1000)), groups)
