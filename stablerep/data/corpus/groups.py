@@ -32,6 +32,7 @@ class GroupDataset(Sequence[Group]):
 
     captions: Sequence[str]
     image_counts: np.ndarray  # int16 or int64 [groups]
+    _told = False
 
     def __init__(self, url: str, *, shards: Sequence[int] | None = None, s3: S3Access | None = None) -> None:
         self.url = url.rstrip("/")
@@ -41,7 +42,6 @@ class GroupDataset(Sequence[Group]):
             raise _nothing_in(self._store, self.name, self.url)
         self.captions = Captions(self._pieces)
         self.image_counts = self._pieces.image_counts()
-        self._told = False
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -53,16 +53,16 @@ class GroupDataset(Sequence[Group]):
     def read(self, indices: Sequence[int]) -> list[Group]:
         """These groups in this order; those that lie together in a shard by one range read."""
         located = [self._pieces.locate(range(len(self))[index]) for index in indices]
-        placed = [(rows.shard(row), rows.group(row)) for rows, row in located]
+        return self._read_placed([(rows, rows.shard(row), rows.group(row)) for rows, row in located])
+
+    def _read_placed(self, placed: Sequence[tuple[Rows, int, IndexedGroup]]) -> list[Group]:
+        """Groups by shard, with the rows that say where they lie."""
         try:
-            return read_groups(self._store, self.name, placed)
+            return read_groups(self._store, self.name, [(shard, group) for _, shard, group in placed])
         except (NotFound, TornObject):
-            if not any(rows.in_manifest for rows, _ in located):
+            if not any(rows.in_manifest for rows, _, _ in placed):
                 raise
-        return [
-            self._read_stale(rows, shard, group)
-            for (rows, _), (shard, group) in zip(located, placed, strict=True)
-        ]
+        return [self._read_stale(rows, shard, group) for rows, shard, group in placed]
 
     def _read_stale(self, rows: Rows, shard: int, group: IndexedGroup) -> Group:
         """A group that may not be where the manifest says."""

@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 
+from stablerep.data.corpus.arriving import ArrivingShards, ShardRows
 from stablerep.data.corpus.groups import GroupDataset, open_dataset
 from stablerep.data.corpus.opening import usable_manifest
+from stablerep.data.corpus.rows import Texts
 from stablerep.errors import NotFound, StableRepError
-from stablerep.shards import Group, IndexedGroup, ShardIndex, read_dataset, read_groups, read_index
+from stablerep.shards import Group, ShardIndex, read_dataset, read_index
 from stablerep.shards.block import text_hash
 from stablerep.shards.captions_file import read_captions
 from stablerep.shards.info import planned_shards
@@ -21,7 +24,8 @@ from stablerep.shards.layout import dead_key, events_prefix, index_prefix
 from stablerep.storage import Store
 
 POLL_SECONDS = 2.0
-_READERS = 8
+_READERS = 32  # objects read at once: on S3 each costs a round trip
+_AT_ONCE = 1000  # shards whose captions are put into one array
 _ENDS = ("-cancel.json", "-fail.json", "-delete.json")
 
 
@@ -54,62 +58,82 @@ class GrowingDataset(GroupDataset):
         self._store, self.name = open_dataset(self.url)
         self._passed_over, self._pass_over, self._waiting = passed_over, pass_over, waiting
         self.cancelled = threading.Event()
-        self._lock = threading.Lock()
-        self._there: dict[int, dict[int, IndexedGroup]] = {}
+        self._arriving = ArrivingShards(self._store, self.name)
         self._shards = np.arange(planned_shards(self._store, self.name))
-        with ThreadPoolExecutor(_READERS) as readers:
-            planned = list(
-                readers.map(lambda n: read_captions(self._store, self.name, n), self._shards.tolist())
-            )
-        self._ids = np.array([caption.id for shard in planned for caption in shard], dtype=np.int64)
-        self._shard_of_group = np.repeat(np.array(self.shards, dtype=np.int64), list(map(len, planned)))
-        self.captions = [caption.text for shard in planned for caption in shard]
+        self._read_plan()
         images = int(read_dataset(self._store, self.name).recipe["images_per_caption"])
-        self.image_counts = np.full(len(self.captions), images, dtype=np.int64)
+        self.image_counts = np.full(len(self.captions), images, dtype=np.int16)
+
+    def _read_plan(self) -> None:
+        """The planned captions; of 10 million, some hundred thousand objects are read."""
+        began = time.monotonic()
+        texts, ids, sizes = [pa.array([], pa.large_string())], [np.empty(0, np.int64)], [0]
+        with ThreadPoolExecutor(_READERS) as readers:
+            for start in range(0, len(self._shards), _AT_ONCE):
+                shards = self._shards[start : start + _AT_ONCE].tolist()
+                planned = list(readers.map(lambda n: read_captions(self._store, self.name, n), shards))
+                texts.append(pa.array([one.text for part in planned for one in part], pa.large_string()))
+                ids.append(np.array([one.id for part in planned for one in part], dtype=np.int64))
+                sizes += map(len, planned)
+                if start:
+                    share = f"{start + len(shards):,} of {len(self._shards):,} shards"
+                    self._waiting(f"the captions of {self.url} ({share})", time.monotonic() - began)
+        self.captions = Texts(texts)
+        self._ids = np.concatenate(ids)
+        self._ends = np.cumsum(sizes)
+
+    def _shard_of(self, positions: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._ends, positions, side="right") - 1
 
     def hashes(self) -> np.ndarray:
-        return np.array([text_hash(caption) for caption in self.captions], dtype=np.uint64)
+        return np.fromiter(map(text_hash, self.captions), np.uint64, len(self.captions))
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def read(self, indices: Sequence[int]) -> list[Group]:
         """These groups, once they are there; without images those that never will be."""
-        placed = [self._place(range(len(self))[index]) for index in indices]
-        there = [(shard, group) for shard, group in placed if isinstance(group, IndexedGroup)]
-        found = iter(read_groups(self._store, self.name, there))
-        return [next(found) if isinstance(group, IndexedGroup) else group for _, group in placed]
-
-    def _place(self, position: int) -> tuple[int, IndexedGroup | Group]:
-        shard, caption_id = int(self._shard_of_group[position]), int(self._ids[position])
-        group = self._groups_there(shard).get(caption_id)
-        return shard, Group(caption_id, self.captions[position], ()) if group is None else group
+        positions = np.array([range(len(self))[index] for index in indices], dtype=np.int64)
+        asked = zip(self._shard_of(positions).tolist(), self._ids[positions].tolist(), strict=True)
+        placed = [(shard, id_, self._rows_there(shard)) for shard, id_ in asked]
+        found = [None if there is None else there.group(id_) for _, id_, there in placed]
+        wanted = [
+            (there.rows, shard, group)
+            for (shard, _, there), group in zip(placed, found, strict=True)
+            if there is not None and group is not None
+        ]
+        read = iter(self._read_placed(wanted))
+        return [
+            Group(id_, self.captions[position], ()) if group is None else next(read)
+            for position, (_, id_, _), group in zip(positions.tolist(), placed, found, strict=True)
+        ]
 
     def where(self, index: int) -> str:
-        return f"caption {self._ids[index]} in shard {self._shard_of_group[index]} of {self.url}"
+        shard = int(self._shard_of(np.array(index)))
+        return f"caption {self._ids[index]} in shard {shard} of {self.url}"
 
     def counts_there(self, indices: np.ndarray) -> np.ndarray:
         """How many images these groups have, int64 like `indices`; waits for their shards.
 
         Raises WaitCancelled once `cancelled` is set, NotFound if the job ended without them.
         """
-        asked = zip(self._shard_of_group[indices].tolist(), self._ids[indices].tolist(), strict=True)
-        found = (self._groups_there(shard).get(caption_id) for shard, caption_id in asked)
-        return np.array([0 if group is None else len(group.image_spans) for group in found], dtype=np.int64)
+        asked = zip(self._shard_of(indices).tolist(), self._ids[indices].tolist(), strict=True)
+        found = ((self._rows_there(shard), caption_id) for shard, caption_id in asked)
+        return np.array([0 if there is None else there.images(id_) for there, id_ in found], dtype=np.int64)
 
     def is_whole(self) -> bool:
         """Whether every planned shard is there."""
         return is_whole(self._store, self.name)
 
-    def _groups_there(self, shard: int) -> dict[int, IndexedGroup]:
-        """A shard's groups by caption id, once it is there; none if it was given up."""
-        with self._lock:
-            if shard in self._there:
-                return self._there[shard]
+    def _rows_there(self, shard: int) -> ShardRows | None:
+        """A shard's groups, once it is there; None if it was given up."""
+        if self._passed_over(shard):
+            return None
+        found = self._arriving.find(shard)
+        if found is not None:
+            return found
         index = self._wait_for(shard)
-        groups = {} if index is None else {group.caption_id: group for group in index.groups}
-        with self._lock:
-            return self._there.setdefault(shard, groups)
+        return None if index is None else self._arriving.add(shard, index)
 
     def _wait_for(self, shard: int) -> ShardIndex | None:
         began = time.monotonic()

@@ -42,7 +42,7 @@ def open_pieces(store: Store, dataset: str, shards: Sequence[int] | None = None)
     wanted_blocks = set(asked)
     entries = [entry for entry in manifest.blocks if entry.number in wanted_blocks]
     with ThreadPoolExecutor(_MAPPERS, "block") as mappers:
-        mapped = mappers.map(lambda entry: _mapped(store, dataset, entry), entries)
+        mapped = mappers.map(lambda entry: map_or_warn(store, dataset, entry), entries)
         held = {
             entry.number: Rows(block, in_manifest=True)
             for entry, block in zip(entries, mapped, strict=True)
@@ -112,7 +112,8 @@ def _listed(store: Store, prefix: str) -> list[int]:
     return [shard_of(info.key) for info in store.list(prefix)]
 
 
-def _mapped(store: Store, dataset: str, entry: BlockEntry) -> pa.RecordBatch | None:
+def map_or_warn(store: Store, dataset: str, entry: BlockEntry) -> pa.RecordBatch | None:
+    """A block of the manifest; None, and a warning, where it is damaged or gone."""
     try:
         return map_block(store, dataset, entry)
     except (TornObject, NotFound) as error:

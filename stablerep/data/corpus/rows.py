@@ -45,6 +45,15 @@ class Rows:
         """The number of the shard that a row's group lies in."""
         return int(self.numbers[np.searchsorted(self.ends, row, side="right")])
 
+    def place_of(self, shard: int) -> int | None:
+        """Which of the block's shards this one is; None if it is not there."""
+        place = int(np.searchsorted(self.numbers, shard))
+        return place if place < len(self.numbers) and self.numbers[place] == shard else None
+
+    def images(self, row: int) -> int:
+        """How many a group has."""
+        return int(self._first[row + 1] - self._first[row]) - 1
+
     def rows_of(self, place: int) -> tuple[int, int]:
         """The first row of the shard at this place, and the one after its last."""
         return int(self.ends[place - 1]) if place else 0, int(self.ends[place])
@@ -145,6 +154,23 @@ class Captions(_Texts):
     def _text(self, place: int) -> str:
         rows, row = self._pieces.locate(place)
         return rows.caption(row)
+
+
+class Texts(_Texts):
+    """Texts in arrays of strings, which take no more memory than they have bytes."""
+
+    def __init__(self, parts: Sequence[pa.Array]) -> None:
+        self._texts = pa.chunked_array(parts, pa.large_string())
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._texts.chunks:
+            yield from chunk.to_pylist()
+
+    def _text(self, place: int) -> str:
+        return str(self._texts[place].as_py())
 
 
 class Chained(_Texts):
