@@ -99,7 +99,10 @@ class Datasets:
 
     def read(self, name: str, places: Sequence[Place]) -> list[Group]:
         """Groups by where they lie; those of one page by a few range reads."""
-        groups = read_groups(self._store, name, places)
+        try:
+            groups = read_groups(self._store, name, places)
+        except (NotFound, TornObject):  # a shard that was made again, of which the manifest is to hear yet
+            groups = read_groups(self._store, name, [self._by_index(name, *place) for place in places])
         with self._lock:
             for group in groups:
                 self._keep(name, group)
@@ -116,6 +119,11 @@ class Datasets:
     def find(self, name: str, caption_id: int) -> Place:
         """Where the group of a caption lies. Raises NotFound, and InvalidInput for a skipped one."""
         return find_group(self._store, check_dataset(name), caption_id)
+
+    def _by_index(self, name: str, shard: int, group: IndexedGroup) -> Place:
+        index = read_index(self._store, name, shard)
+        fresh = (one for one in (index.groups if index else ()) if one.caption_id == group.caption_id)
+        return shard, next(fresh, group)
 
     def _keep(self, name: str, group: Group) -> None:
         _, old = self._groups.pop((name, group.caption_id), (0.0, None))

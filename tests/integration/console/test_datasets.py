@@ -12,7 +12,7 @@ from services.console.datasets import Datasets
 from stablerep.data import GroupDataset
 from stablerep.errors import InvalidInput, NotFound
 from stablerep.shards import Group, build_tar, commit_shard, skipped_group, write_captions
-from stablerep.shards.layout import dataset_prefix, index_prefix, planned_key
+from stablerep.shards.layout import dataset_prefix, index_key, index_prefix, planned_key, shard_key
 from stablerep.shards.manifest import update_block
 from stablerep.storage import Store, open_store
 
@@ -74,6 +74,23 @@ def test_pages_are_the_groups_in_order_while_shards_come(
     dataset = shown.open("shoes")
     assert len(dataset) == len(wanted) + 2
     assert [caption_id for _, caption_id in pages(dataset, 100)] == sorted([*wanted, 3000, 3001])
+
+
+def test_a_shard_that_was_made_again_is_shown_before_the_manifest_hears_of_it(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    commit(store, range(1000))
+    store.put(planned_key("shoes"), json.dumps({"shards": 1000}).encode())
+    update_block(store, "shoes", 0, 1000, over=False)
+    shown = Datasets(store)
+    dataset = shown.open("shoes")
+    before = shown.read("shoes", dataset.places(0, 6))
+    store.delete_many([index_key("shoes", 1), shard_key("shoes", 1)])
+    other = [Group(number, f"Caption {number}", (b"other" * 30, b"c")) for number in (2, 3)]
+    commit_shard(store, "shoes", 1, build_tar(other))
+    assert shown.read("shoes", dataset.places(0, 6)) == [*before[:2], *other, *before[4:]]
+    store.delete_many([index_key("shoes", 1), shard_key("shoes", 1)])
+    with pytest.raises(NotFound):
+        shown.read("shoes", dataset.places(0, 6))
 
 
 def test_captions_are_searched_in_any_case_and_a_search_goes_on(
