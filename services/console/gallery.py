@@ -32,6 +32,8 @@ class Shown:
     caption: str
     images: int
     info: dict[str, Any]
+    flags: list[str]
+    """What its maker noted against it."""
 
 
 @page
@@ -175,12 +177,14 @@ def _group(console: Console, request: Request, run: str) -> dict[str, Any]:
     group = console.datasets.read(name, [(shard, place)])[0]
     info = console.datasets.info(name)
     chosen = min(max(_whole(request, "image"), 0), len(group.encoded) - 1)
+    seeds = group.info.get("seeds")
     return {
         "name": name,
         "group": group,
         "shard": shard,
         "info": info,
         "image": chosen,
+        "seed": seeds[chosen] if isinstance(seeds, list) and chosen < len(seeds) else None,
         "sha256": [hashlib.sha256(data).hexdigest() for data in group.encoded],
         "pixel_spread": pixel_spread_of(group),
         "run": run,
@@ -202,12 +206,22 @@ def _without_bytes(data: dict[str, Any]) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, Group):
-            return Shown(value.caption_id, value.caption, len(value.encoded), value.info)
+            flags = _flags(value.info)
+            return Shown(value.caption_id, value.caption, len(value.encoded), value.info, flags)
         if isinstance(value, dict):
             return {key: plain(one) for key, one in value.items()}
         return [plain(one) for one in value] if isinstance(value, list) else value
 
     return {key: plain(value) for key, value in data.items()}
+
+
+def _flags(info: dict[str, Any]) -> list[str]:
+    found = []
+    if info.get("truncated") is True:
+        found.append("the text encoder read only the beginning")
+    if isinstance(info.get("batch_images"), int):
+        found.append(f"made in a smaller batch, of {info['batch_images']} images, for want of memory")
+    return found
 
 
 def _whole(request: Request, name: str) -> int:

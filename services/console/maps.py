@@ -2,9 +2,7 @@
 
 import asyncio
 import io
-import json
 from functools import lru_cache
-from typing import Any
 
 from PIL import Image
 from starlette.requests import Request
@@ -12,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.console.context import Console, page
+from services.console.stored import MapFile, parse, read_json
 from services.console.visitors import Visitor
 from stablerep.config.names import check_run
 from stablerep.errors import NotFound, TornObject
@@ -27,25 +26,31 @@ async def show_map(request: Request, console: Console, visitor: Visitor) -> Resp
     run, data = request.path_params["name"], request.path_params["data"]
     found = await asyncio.to_thread(_read, console, run, data)
     asked = request.query_params.get("photograph", "0")
-    chosen = int(asked) if asked.isascii() and asked.isdigit() else 0
-    chosen = min(chosen, len(found["points"]) - 1)
+    chosen = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else 0
+    chosen = min(chosen, len(found.points) - 1)
     shown = [
         {
             "photograph": place,
             "x": round(MARGIN + (x + 1) / 2 * (SIZE - 2 * MARGIN), 1),
             "y": round(MARGIN + (1 - y) / 2 * (SIZE - 2 * MARGIN), 1),
-            "label": found["labels"][place],
-            "name": found["classes"][found["labels"][place]],
+            "label": found.labels[place],
+            "name": found.classes[found.labels[place]],
         }
-        for place, (x, y) in enumerate(found["points"])
+        for place, (x, y) in enumerate(found.points)
     ]
     near = [
-        {**shown[place], "same": found["labels"][place] == found["labels"][chosen]}
-        for place in found["neighbours"][chosen]
+        {**shown[place], "same": found.labels[place] == found.labels[chosen]}
+        for place in found.neighbours[chosen]
     ]
-    twin = {"run": run, "photograph": chosen, "near": [one["photograph"] for one in near], **found}
+    own = {"run": run, "photograph": chosen, "near": [one["photograph"] for one in near]}
     return console.render.page(
-        request, "map.html", twin, shown=shown, chosen=shown[chosen], nearest=near, size=SIZE
+        request,
+        "map.html",
+        own | found.model_dump(),
+        shown=shown,
+        chosen=shown[chosen],
+        nearest=near,
+        size=SIZE,
     )
 
 
@@ -63,36 +68,33 @@ def maps_of(console: Console, run: str) -> list[str]:
     return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
 
-def _read(console: Console, run: str, data: str) -> dict[str, Any]:
+def _read(console: Console, run: str, data: str) -> MapFile:
     key = map_key(run, data, "json")
     try:
-        found = json.loads(console.store.get(key))
+        return parse(MapFile, read_json(console.store, key), key)
     except NotFound:
         raise NotFound(f"run {run} has no map of {data}: measure it by a probe of the gateway") from None
-    except ValueError as error:
-        raise TornObject(f"{key} cannot be read: {error}") from error
-    wanted = {"points", "labels", "classes", "neighbours", "side", "columns"}
-    if not isinstance(found, dict) or not wanted <= found.keys() or not found["points"]:
-        raise TornObject(f"{key} is no map")
-    return found
 
 
 def _photograph(console: Console, run: str, data: str, place: int) -> bytes:
     found = _read(console, run, data)
-    if not 0 <= place < len(found["points"]):
-        raise NotFound(f"the map has {len(found['points'])} photographs")
-    side, columns = int(found["side"]), int(found["columns"])
-    left, top = place % columns * side, place // columns * side
-    image = _sheet(console.store.get(map_key(run, data, "jpg"))).crop((left, top, left + side, top + side))
+    if not 0 <= place < len(found.points):
+        raise NotFound(f"the map has {len(found.points)} photographs")
+    left, top = place % found.columns * found.side, place // found.columns * found.side
+    sheet = _sheet(console.store.get(map_key(run, data, "jpg")))
     buffer = io.BytesIO()
-    image.resize((ENLARGED, ENLARGED), Image.Resampling.NEAREST).save(buffer, "PNG")
+    photograph = sheet.crop((left, top, left + found.side, top + found.side))
+    photograph.resize((ENLARGED, ENLARGED), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 @lru_cache(maxsize=4)
 def _sheet(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content)) as image:
-        return image.convert("RGB")
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            return image.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise TornObject(f"the photographs of a map cannot be read: {error}") from error
 
 
 ROUTES = [

@@ -49,6 +49,7 @@ class Renderer:
             percent=percent,
             moment=moment,
             base64=encoded,
+            recipe=described,
         )
         self._environment.globals.update(url=self.url, version=stablerep.__version__)
         for name in self._environment.list_templates():  # compiled now, not for the first who asks
@@ -155,3 +156,11 @@ def ago(time: datetime | None) -> str:
         return ""
     seconds = (datetime.now(UTC) - time).total_seconds()
     return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
+
+
+def described(recipe: dict[str, Any]) -> str:
+    """How a dataset's images were made, in a line; of another version's recipe what it has of that."""
+    model, steps, sampler, scale = (
+        recipe.get(key, "?") for key in ("model", "steps", "sampler", "guidance_scale")
+    )
+    return f"{model}, {steps} steps of {sampler}, guidance {scale}"

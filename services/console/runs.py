@@ -237,7 +237,7 @@ def _records(console: Console, runs: list[str]) -> list[dict[str, Any]]:
             try:
                 record = json.loads(console.store.get(entry.key))
                 scores = {
-                    name: {k: float(s[k]) for k in ("value", "low", "high")}
+                    str(name): {k: _share(s[k]) for k in ("value", "low", "high")}
                     for name, s in record["scores"].items()
                 }
                 kept = {key: record[key] for key in ("data", "data_digest", "protocol", "settings", "time")}
@@ -245,6 +245,13 @@ def _records(console: Console, runs: list[str]) -> list[dict[str, Any]]:
                 continue  # not a record of this version
             found.append({"run": run, **kept, "scores": scores})
     return found
+
+
+def _share(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError("no score, which a bar shows from 0 to 1")
+    return number
 
 
 def _bars(records: list[dict[str, Any]]) -> list[dict[str, str]]:

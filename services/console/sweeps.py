@@ -1,7 +1,6 @@
 """The pages of sweeps: each one's figure and numbers as they stand in the store, while it goes on."""
 
 import asyncio
-import json
 from typing import Any
 
 from starlette.requests import Request
@@ -9,9 +8,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.console.context import Console, page
+from services.console.stored import SweepFile, parse, read_json
 from services.console.visitors import Visitor
 from stablerep.config.names import check_dataset
-from stablerep.errors import NotFound, TornObject
+from stablerep.errors import NotFound
 from stablerep.shards.layout import SWEEPS, sweep_key
 
 _IMAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
@@ -28,15 +28,16 @@ async def show_sweeps(request: Request, console: Console, visitor: Visitor) -> R
 
 @page
 async def show_sweep(request: Request, console: Console, visitor: Visitor) -> Response:
-    content = await asyncio.to_thread(_read, console, request.path_params["name"])
-    points = content.get("points", [])
+    name = request.path_params["name"]
+    content = await asyncio.to_thread(_read, console, name)
+    found = parse(SweepFile, content, name)
     data = {
-        "name": request.path_params["name"],
+        "name": name,
         "sweep": content,
-        "measured": sum(bool(point.get("scores")) for point in points),
-        "points": len(points),
+        "measured": sum(bool(point.scores) for point in found.points),
+        "points": len(found.points),
     }
-    return console.render.page(request, "sweep.html", data)
+    return console.render.page(request, "sweep.html", data, found=found)
 
 
 @page
@@ -48,16 +49,10 @@ async def send_figure(request: Request, console: Console, visitor: Visitor) -> R
 
 
 def _read(console: Console, name: str) -> dict[str, Any]:
-    key = sweep_key(check_dataset(name), "json")
     try:
-        content = json.loads(console.store.get(key))
+        return read_json(console.store, sweep_key(check_dataset(name), "json"))
     except NotFound:
         raise NotFound(f"there is no sweep {name} in the store") from None
-    except ValueError as error:
-        raise TornObject(f"{key} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise TornObject(f"{key} is no sweep")
-    return content
 
 
 ROUTES = [

@@ -1,5 +1,6 @@
 """Who may do what in the console: tokens and roles, sessions, foreign sites, hostile input; by real HTTP."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from stablerep.shards import (
     write_captions,
     write_dataset,
 )
+from stablerep.shards.layout import dataset_key, map_key, run_key, sweep_key
 from stablerep.storage import open_store
 from stablerep.testing.servers import RedisServer
 from stablerep.tokens import add_token, new_token
@@ -68,8 +70,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     server.stop()
 
 
+ODD = ("seeds", "truncated", "batch_images", "compiled", "recipe_digest", "error", "flags")
+"""Keys of a group's JSON, under which anything may stand."""
+
+
 def make_shoes(folder: Path) -> None:
-    """A dataset of two groups and a skipped caption; what people wrote into it is hostile."""
+    """A dataset of four groups and a skipped caption; what people wrote into it is hostile."""
     store, recipe = open_store((folder / "store").as_uri()), load_recipe("flat")
     info = {"name": "shoes", "recipe": recipe.model_dump(), "recipe_digest": recipe.digest, "job_seed": 3}
     more = {"captions_per_shard": 5, "source": {"uri": HOSTILE}, "create_time": "2026-01-01T00:00:00Z"}
@@ -77,7 +83,9 @@ def make_shoes(folder: Path) -> None:
     groups = [
         Group(0, HOSTILE, (b"<script>alert(1)</script>", b"\xff\xd8\xff not an image"), {"seeds": [1, 2]}),
         skipped_group(1, HOSTILE, HOSTILE),
-        Group(2, "a red shoe", (b"\xff\xd8\xff",), {"flagged": HOSTILE}),
+        Group(2, "a red shoe", (b"\xff\xd8\xff",), {"truncated": True, "batch_images": 4, "seeds": HOSTILE}),
+        Group(3, "a red bag", (b"\xff\xd8\xff",), dict.fromkeys(ODD, 5)),
+        Group(4, "a red hat", (b"\xff\xd8\xff",), {key: {"x": [HOSTILE]} for key in ODD}),
     ]
     write_captions(store, "shoes", 0, [(group.caption_id, group.caption) for group in groups])
     commit_shard(store, "shoes", 0, build_tar(groups))
@@ -208,7 +216,8 @@ def test_scripts_have_the_same_by_their_token(place: Place) -> None:
         twin = httpx.get(place.url + path, headers={**headers, "accept": "application/json"})
         assert twin.json().keys() == answer.json().keys()
     found = httpx.get(f"{place.url}/datasets/shoes.json", headers=headers).json()
-    assert [one["group"]["caption"] for one in found["groups"]] == [HOSTILE, "a red shoe"]
+    captions = [HOSTILE, "a red shoe", "a red bag", "a red hat"]
+    assert [one["group"]["caption"] for one in found["groups"]] == captions
     assert found["groups"][0]["group"]["images"] == 2
     answer = httpx.post(
         f"{place.url}/jobs.json", headers=headers, data={"source": "store:x.txt", "name": "n"}
@@ -272,6 +281,14 @@ def test_hostile_texts_are_shown_as_texts(place: Place) -> None:
     assert escaped in client.get("/datasets/shoes/captions/0").text
     assert escaped in client.get("/datasets/shoes/skipped").text
     assert "49" not in client.get("/datasets/shoes/skipped").text
+    shown = client.get("/datasets/shoes")
+    assert shown.text.count("read only the beginning; made in a smaller batch, of 4 images") == 1
+    for caption_id in range(2, 5):
+        answer = client.get(f"/datasets/shoes/captions/{caption_id}")
+        assert answer.status_code == 200, answer.text
+        assert HOSTILE not in answer.text
+        twin = client.get(f"/datasets/shoes/captions/{caption_id}.json").json()
+        assert len(twin["group"]["flags"]) == {2: 2, 3: 1, 4: 0}[caption_id]
     for path in ("/datasets/shoes", "/submit", "/train", "/compare"):
         answer = client.get(
             path, params={"q": HOSTILE, "beside": HOSTILE, "source": HOSTILE, "name": HOSTILE, "run": HOSTILE}
@@ -286,6 +303,60 @@ def test_hostile_texts_are_shown_as_texts(place: Place) -> None:
         "/datasets/A",
     ):
         assert client.get(path).status_code in (400, 404), path
+
+
+ODD_FILES = [
+    b"",
+    b"[]",
+    b"null",
+    b"{}",
+    b"[" * 100_000,
+    b"\xff",
+    b'{"points": 5}',
+    b'{"points": [{"scores": 3}]}',
+]
+
+
+def test_files_of_others_in_the_store_break_no_page(place: Place) -> None:
+    """Whoever trains may write runs and sweeps: each answer says what is wrong, or shows it as text."""
+    client, store = place.client("admin"), open_store((place.folder / "store").as_uri())
+    info = json.loads(store.get(dataset_key("shoes")))
+    for recipe in (
+        {"model": HOSTILE},
+        {"x": 1},
+        {key: {"y": HOSTILE} for key in ("model", "steps", "sampler")},
+    ):
+        store.put(dataset_key("odd"), json.dumps({**info, "name": "odd", "recipe": recipe}).encode())
+        commit_shard(store, "odd", 0, build_tar([Group(0, "a hat", (b"\xff\xd8",))]))
+        for path in ("/datasets", "/datasets/odd", "/datasets/odd/captions/0", "/datasets/shoes?beside=odd"):
+            answer = client.get(path)
+            assert (answer.status_code, HOSTILE in answer.text) == (200, False), path
+    store.put(dataset_key("odd"), b"{")
+    assert client.get("/datasets").status_code == 200
+    for content in ODD_FILES:
+        store.put(sweep_key("odd", "json"), content)
+        store.put(sweep_key("odd", "svg"), content)
+        store.put(map_key("odd", "odd", "json"), content)
+        store.put(run_key("odd", "probes/odd.json"), content)
+        for path in ("/sweeps", "/sweeps/odd", "/sweeps/odd.json", "/figures/odd", "/runs/odd/maps/odd"):
+            assert client.get(path).status_code in (200, 404, 502), (path, content[:20])
+        assert client.get("/compare?run=odd").status_code in (200, 404), content[:20]
+    photographs = {"points": [[0, 0], [1, 1]], "labels": [0, 0], "neighbours": [[1], [0]]}
+    whole = {"data": HOSTILE, "classes": [HOSTILE], "side": 4, "columns": 2, **photographs}
+    for changed, status in (
+        ({}, 200),
+        ({"labels": [0, 9]}, 502),
+        ({"neighbours": [[1], [7]]}, 502),
+        ({"neighbours": [[1]]}, 502),
+        ({"points": [[0, 0], [float("nan"), 1]]}, 502),
+        ({"side": 10**9}, 502),
+    ):
+        store.put(map_key("odd", "odd", "json"), json.dumps(whole | changed).encode())
+        answer = client.get("/runs/odd/maps/odd?photograph=" + "9" * 30)
+        assert (answer.status_code, HOSTILE in answer.text) == (status, False), changed
+    store.put(map_key("odd", "odd", "json"), json.dumps(whole).encode())
+    store.put(map_key("odd", "odd", "jpg"), b"<svg onload=alert(1)>")
+    assert client.get("/runs/odd/maps/odd/1.png").status_code == 502
 
 
 def test_a_file_with_a_hostile_name_is_refused_or_harmless(place: Place) -> None:
