@@ -14,9 +14,8 @@ from services.console.datasets import Place
 from services.console.spread import feature_spread_of, pixel_spread_of
 from services.console.visitors import Visitor
 from services.console.workers import make_group
-from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, NotFound, TornObject
-from stablerep.shards import DatasetInfo, Group
+from stablerep.shards import DatasetInfo, Group, recipe_of
 
 PAGE = 24
 """Groups; their images come by a few range reads."""
@@ -102,10 +101,10 @@ async def remake(request: Request, console: Console, visitor: Visitor) -> Respon
     console.limits.check("preview", visitor.token)
     name, caption_id = request.path_params["name"], request.path_params["caption_id"]
     info = await asyncio.to_thread(console.datasets.info, name)
-    if info is None or not info.recipe:
+    if info is None:
         raise InvalidInput(f"{name} was not made by a job, so that nothing says how", field="dataset")
+    recipe = recipe_of(info).model_dump()
     group = await asyncio.to_thread(console.datasets.group, name, caption_id)
-    recipe = Recipe.model_validate(info.recipe).model_dump()
     made = await make_group(
         console, visitor, group.caption, recipe=recipe, seed=info.job_seed, caption_id=caption_id
     )

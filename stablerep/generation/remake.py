@@ -4,12 +4,10 @@ import logging
 from dataclasses import dataclass
 
 from stablerep.captions import Caption
-from stablerep.config.recipe import Recipe
-from stablerep.errors import InvalidInput
 from stablerep.generation.compiled import Say, compile_networks
 from stablerep.generation.generator import Generator
 from stablerep.generation.pipeline import load_pipeline
-from stablerep.shards import Group, find_group, read_dataset, read_group
+from stablerep.shards import Group, find_group, read_dataset, read_group, recipe_of
 from stablerep.storage import Store
 
 logger = logging.getLogger("stablerep.generation")
@@ -46,11 +44,10 @@ def remake_group(
     Raises:
         NotFound: the dataset, or a group of that caption in its finished shards, is not there.
         InvalidInput: the dataset was not made by a job, or the caption could not be generated.
+        TornObject: its recipe cannot be followed.
     """
     info = read_dataset(store, dataset)
-    if not info.recipe:
-        raise InvalidInput(f"{dataset} has no recipe: it was not made by a job", field="dataset")
-    recipe = Recipe.model_validate(info.recipe)
+    recipe = recipe_of(info)
     stored = read_group(store, dataset, *find_group(store, dataset, caption_id))
     pipeline = load_pipeline(recipe, device or None)
     compiled = compile_networks(pipeline, recipe, store, say) if "compiled" in stored.info else None

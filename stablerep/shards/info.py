@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stablerep.config.names import check_dataset
-from stablerep.errors import NotFound, TornObject
+from stablerep.config.recipe import Recipe
+from stablerep.errors import InvalidInput, NotFound, TornObject
 from stablerep.shards.layout import dataset_key, planned_key
 from stablerep.storage.interface import Store
 
@@ -48,6 +49,26 @@ def read_dataset(store: Store, dataset: str) -> DatasetInfo:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise TornObject(f"{key} in {store.url} cannot be read: {where}: {problem['msg']}") from error
+
+
+def recipe_of(info: DatasetInfo) -> Recipe:
+    """How the dataset's images were made.
+
+    Raises InvalidInput where no job made them, TornObject for a recipe that this version cannot follow, or
+    that is another than its digest says.
+    """
+    if not info.recipe:
+        raise InvalidInput(f"{info.name} has no recipe: it was not made by a job", field="dataset")
+    try:
+        recipe = Recipe.model_validate(info.recipe)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        message = f"the recipe of {info.name} cannot be followed: {where}: {problem['msg']}"
+        raise TornObject(message) from error
+    if recipe.digest != info.recipe_digest:
+        raise TornObject(f"the recipe in {info.name}'s dataset.json is not the one its digest names")
+    return recipe
 
 
 def planned_shards(store: Store, dataset: str) -> int:

@@ -5,18 +5,22 @@ import time
 from collections.abc import Sequence
 from queue import SimpleQueue
 
-from pydantic import ValidationError
-
 from services.generator.context import WorkerContext
 from services.generator.leased_shards import LeasedShard, ShardStage, Task
 from services.generator.metrics import count_retry
 from services.generator.stages.upload import Uploader
 from stablerep.captions import Caption
-from stablerep.config.recipe import Recipe
 from stablerep.errors import StableRepError, TornObject, Unavailable
 from stablerep.jobs.recovery.repair import repair
 from stablerep.queue.client import Lease
-from stablerep.shards import ShardIndex, read_captions, read_dataset, read_index, rebuild_index
+from stablerep.shards import (
+    ShardIndex,
+    read_captions,
+    read_dataset,
+    read_index,
+    rebuild_index,
+    recipe_of,
+)
 from stablerep.shards.layout import index_key, shard_key
 
 logger = logging.getLogger("stablerep.generator")
@@ -110,16 +114,9 @@ class Fetcher:
 
     def _read_task(self, lease: Lease) -> Task:
         info = read_dataset(self._worker.store, lease.dataset)
-        try:
-            recipe = Recipe.model_validate(info.recipe)
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            raise TornObject(
-                f"the recipe of {lease.dataset} cannot be followed: {problem['loc']}: {problem['msg']}"
-            ) from error
-        if recipe.digest != info.recipe_digest:
-            raise TornObject(f"the recipe in {lease.dataset}'s dataset.json is not the one its digest names")
-        return Task(recipe, info.job_seed, read_captions(self._worker.store, lease.dataset, lease.shard))
+        return Task(
+            recipe_of(info), info.job_seed, read_captions(self._worker.store, lease.dataset, lease.shard)
+        )
 
 
 def check_captions(index: ShardIndex, captions: Sequence[Caption], lease: Lease) -> None:

@@ -331,6 +331,10 @@ def test_files_of_others_in_the_store_break_no_page(place: Place) -> None:
         for path in ("/datasets", "/datasets/odd", "/datasets/odd/captions/0", "/datasets/shoes?beside=odd"):
             answer = client.get(path)
             assert (answer.status_code, HOSTILE in answer.text) == (200, False), path
+        sent = {"csrf": csrf_of(client, "/datasets/odd/captions/0")}
+        answer = client.post("/datasets/odd/captions/0/remake", data=sent)
+        assert answer.status_code == 502
+        assert "recipe" in answer.text
     store.put(dataset_key("odd"), b"{")
     assert client.get("/datasets").status_code == 200
     for content in ODD_FILES:
