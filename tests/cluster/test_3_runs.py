@@ -1,11 +1,16 @@
 """Runs as Jobs of a real cluster: two torchrun pods that train from MinIO, killed, resumed, cancelled."""
 
 import json
+import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from minio import Minio
 
 from stablerep.client import Client, Run, RunState
@@ -211,6 +216,57 @@ def test_a_probe_is_a_job_too(release: Release, client: Client) -> None:
     assert 0.1 < run.result["probes"]["digits"]["linear"] <= 1
     until("its job is removed after its ttl", lambda: not pods_of(release, "probe-pair"), 120)
     assert client.runs.get("probe-pair").result == run.result
+
+
+SWEEP = {
+    "title": "Guidance",
+    "data": {"synthetic": {"captions": "builtin:fashion", "limit": 32, "recipe": {"steps": 2}}},
+    "use": ["synthetic"],
+    "train": {key: value for key, value in CONFIG.items() if key != "method.images_per_caption"}
+    | {"preset": "demo", "steps": 3},
+    "probe": {"data": "digits", "scores": {"knn": "nearest neighbours"}},
+    "seeds": 1,
+    "axes": {
+        "guidance": {"key": "data.synthetic.recipe.guidance_scale", "values": [2]},
+        "method": {
+            "values": {
+                "StableRep": {"train.method": {"name": "stablerep", "images_per_caption": 4}},
+                "too many": {"train.method": {"name": "stablerep", "images_per_caption": 8}},
+            }
+        },
+    },
+    "x": "guidance",
+    "lines": "method",
+}
+
+
+def test_a_sweep_from_outside_makes_jobs_and_says_what_failed(
+    release: Release, client: Client, minio: Minio, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "small.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(SWEEP, sort_keys=False), encoding="utf-8")
+    with release.reach(release.object("gateway"), 50051) as address:
+        options = ["--on", "kubernetes", "--address", address, "--allow-clear-text", "--out", str(out)]
+        token = {"STABLEREP_TOKEN": release.secret(f"{release.name}-stablerep-tokens", "token")}
+        asked = subprocess.run(
+            [sys.executable, "-m", "stablerep", "sweep", str(file), *options],
+            env={**os.environ, **token},
+            text=True,
+            capture_output=True,
+            timeout=900,
+            check=False,
+        )
+    printed = asked.stdout + asked.stderr
+    assert "1 run has no scores" in printed, printed
+    assert "no caption has 8 images to draw" in printed
+    points = json.loads((out / "small.json").read_text(encoding="utf-8"))["points"]
+    assert [point["scores"] is not None for point in points] == [True, False]
+    assert 0.1 < points[0]["scores"]["knn"] < 1
+    (run,) = (point["run"] for point in points if point["scores"])
+    assert pods_of(release, run)
+    (record,) = minio.list_objects("stablerep", prefix=f"runs/{run}/probes/", recursive=True)
+    measured = json.loads(read(minio, str(record.object_name)))
+    assert measured["scores"]["knn"]["value"] == pytest.approx(points[0]["scores"]["knn"])
 
 
 def test_pods_of_runs_satisfy_the_restricted_level(release: Release) -> None:
