@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from services.console.context import Console, action, page
 from services.console.datasets import Place
+from services.console.runs import first_runs
 from services.console.spread import feature_spread_of, pixel_spread_of
 from services.console.visitors import Visitor
 from services.console.workers import make_group
@@ -21,6 +22,8 @@ PAGE = 24
 """Groups; their images come by a few range reads."""
 LISTED = 200
 SKIPPED = 200
+CHOICES = 200
+"""Runs, of whose features a spread can be asked for; others by `?run=`."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ async def show_skipped(request: Request, console: Console, visitor: Visitor) -> 
 async def show_group(request: Request, console: Console, visitor: Visitor) -> Response:
     run = request.query_params.get("run", "").strip()
     data = await asyncio.to_thread(_group, console, request, run)
-    runs = [one.run async for one in visitor.client.runs.list() if one.result and not one.probe]
-    return console.render.page(request, "group.html", _without_bytes(data), runs=runs[:200])
+    found = await first_runs(visitor.client, CHOICES)
+    runs = [one.run for one in found if one.result and not one.probe]
+    return console.render.page(request, "group.html", _without_bytes(data), runs=runs)
 
 
 @page

@@ -50,6 +50,8 @@ class Renderer:
             moment=moment,
             base64=encoded,
             recipe=described,
+            method=method,
+            datasets=datasets,
         )
         self._environment.globals.update(url=self.url, version=stablerep.__version__)
         for name in self._environment.list_templates():  # compiled now, not for the first who asks
@@ -156,6 +158,18 @@ def ago(time: datetime | None) -> str:
         return ""
     seconds = (datetime.now(UTC) - time).total_seconds()
     return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
+
+
+def method(config: dict[str, Any]) -> str:
+    """A run's method; nothing where its configuration is of another kind."""
+    found = config.get("method")
+    return str(found.get("name", "")) if isinstance(found, dict) else ""
+
+
+def datasets(config: dict[str, Any]) -> str:
+    """The names of a run's datasets."""
+    found = config.get("datasets")
+    return ", ".join(str(one).rpartition("/")[2] for one in found) if isinstance(found, list) else ""
 
 
 def described(recipe: dict[str, Any]) -> str:

@@ -45,9 +45,11 @@ CHARTS = (
 
 @page
 async def show_runs(request: Request, console: Console, visitor: Visitor) -> Response:
-    runs = [one async for one in _first(visitor.client.runs.list(), LISTED)]
+    runs = await first_runs(visitor.client, LISTED + 1)
+    more = len(runs) > LISTED
+    runs = runs[:LISTED]
     runs.sort(key=lambda run: (run.done, -(run.create_time.timestamp() if run.create_time else 0.0), run.run))
-    return console.render.page(request, "runs.html", {"runs": runs})
+    return console.render.page(request, "runs.html", {"runs": runs, "more": more}, listed=LISTED)
 
 
 @page
@@ -200,12 +202,14 @@ async def _log(client: AsyncClient, name: str) -> str:
         return ""
 
 
-async def _first(runs: AsyncIterator[Run], count: int) -> AsyncIterator[Run]:
-    async for run in runs:
-        if not count:
-            return
-        count -= 1
-        yield run
+async def first_runs(client: AsyncClient, count: int) -> list[Run]:
+    """So many runs, by name."""
+    found: list[Run] = []
+    async for run in client.runs.list():
+        found.append(run)
+        if len(found) == count:
+            break
+    return found
 
 
 def _charts(runs: dict[str, Iterable[RunMetrics]]) -> list[str]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from stablerep.captions import CaptionReport
 from stablerep.config.recipe import Recipe
-from stablerep.errors import NotFound
+from stablerep.errors import NotFound, TornObject
 from stablerep.jobs.job import CaptionSource
 from stablerep.jobs.outlook import Outlook, outlook
 from stablerep.jobs.records import (
@@ -23,6 +23,7 @@ from stablerep.queue.leases import JobStatus, ShardState
 from stablerep.queue.states import Counts, JobState
 from stablerep.queue.stats import QueueStats
 from stablerep.storage.interface import Store
+from stablerep.warn import warn_once
 
 _READERS = 16
 _MOST_KNOWN = 10_000
@@ -109,6 +110,9 @@ class JobViews:
         try:
             return _records(self._store, status, dataset)
         except NotFound:
+            return None
+        except TornObject as error:  # asking for this very job says so; the others are still to be listed
+            warn_once("stablerep.jobs", f"job {dataset} is left out of the list: {error}")
             return None
 
 

@@ -30,18 +30,20 @@ class MetricsTail:
         info = self.store.stat(key)
         if info is None or info.etag == self._etag:
             return []
-        if (
-            info.size < self._offset
-        ):  # resumed: earlier lines are the same, those after the checkpoint are gone
-            self._offset = 0
+        if info.size < self._offset:
+            self._offset = 0  # resumed: earlier lines are the same, those after the checkpoint are gone
         try:
             text = self.store.get_range(key, self._offset, info.size - self._offset)
-            lines = [json.loads(line) for line in text.splitlines()]
-        except (TornObject, ValueError):  # rewritten meanwhile, shorter or with other lines: from the start
+            found = [line for line in map(_metrics, text.splitlines()) if line["step"] > self.after_step]
+        except (TornObject, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            # Rewritten meanwhile, shorter or with other lines: from the start.
             self._offset, self._etag = 0, ""
             return []
         self._offset, self._etag = info.size, info.etag
-        found = [line for line in lines if line["step"] > self.after_step]
         if found:
             self.after_step = int(found[-1]["step"])
         return found
+
+
+def _metrics(line: bytes) -> Metrics:
+    return {key: float(value) for key, value in json.loads(line).items()}

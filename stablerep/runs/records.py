@@ -21,6 +21,7 @@ from stablerep.errors import NotFound, TornObject
 from stablerep.runs.spec import RunSpec
 from stablerep.shards.layout import ACTIVE_RUNS, RUNS, active_run_key, run_key
 from stablerep.storage.interface import Store
+from stablerep.warn import warn_once
 
 RunEnd = Literal["SUCCEEDED", "FAILED", "CANCELLED"]
 Record = TypeVar("Record", bound=BaseModel)
@@ -149,11 +150,20 @@ def read_progress(store: Store, run: str) -> Progress | None:
 
 def read_result(store: Store, run: str) -> dict[str, Any] | None:
     """What a finished run came to; None for one that is not finished."""
+    return read_object(store, run_key(run, "result.json"))
+
+
+def read_object(store: Store, key: str) -> dict[str, Any] | None:
+    """A JSON object; None where there is none. Raises TornObject for anything else."""
     try:
-        result: dict[str, Any] = json.loads(store.get(run_key(run, "result.json")))
+        found = json.loads(store.get(key))
     except NotFound:
         return None
-    return result
+    except (ValueError, RecursionError) as error:
+        raise TornObject(f"{key} in {store.url} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise TornObject(f"{key} in {store.url} cannot be read: it is no object")
+    return found
 
 
 def log_key(run: str, node: int) -> str:
@@ -171,7 +181,11 @@ def active_runs(store: Store) -> list[CreateRecord]:
     """Runs that need their launcher, the oldest first; what is asked for of one stands in its record."""
     found = []
     for name in store.children(ACTIVE_RUNS):
-        record = read_create(store, name)
+        try:
+            record = read_create(store, name)
+        except TornObject as error:  # the others go on
+            warn_once("stablerep.runs", f"{error}; run {name} is not started")
+            continue
         if record is not None:
             found.append(record)
     return sorted(found, key=lambda record: record.create_time)

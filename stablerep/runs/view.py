@@ -1,5 +1,6 @@
 """A run as users see it, put together from its records in the store alone."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -14,6 +15,7 @@ from stablerep.runs.records import (
     now,
     read_create,
     read_end,
+    read_object,
     read_progress,
     read_result,
     read_status,
@@ -89,10 +91,8 @@ def run_view(store: Store, run: str) -> RunView:
 def _config(store: Store, run: str, create: CreateRecord | None) -> str:
     if create is not None:
         return create.spec.train.model_dump_json() if create.spec.train else ""
-    try:
-        return store.get(run_key(run, "config.json")).decode()
-    except NotFound:
-        return ""
+    config = read_object(store, run_key(run, "config.json"))
+    return "" if config is None else json.dumps(config)
 
 
 def _state(

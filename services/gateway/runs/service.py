@@ -12,7 +12,7 @@ from services.gateway.runs.messages import metrics_message, run_message
 from services.gateway.runs.requests import run_of, run_spec
 from stablerep.config.names import check_run
 from stablerep.config.settings import GatewaySettings
-from stablerep.errors import InvalidInput, NotFound, Unavailable
+from stablerep.errors import InvalidInput, NotFound, TornObject, Unavailable
 from stablerep.runs import control
 from stablerep.runs.launchers.interface import RunLauncher
 from stablerep.runs.metrics import MetricsTail
@@ -21,6 +21,7 @@ from stablerep.runs.view import RunView, run_view
 from stablerep.storage.interface import Store
 from stablerep.v1 import training_pb2 as pb
 from stablerep.v1 import training_pb2_grpc as rpc
+from stablerep.warn import warn_once
 
 POLL_SECONDS = 1.0
 DEFAULT_LINES = 1_000
@@ -139,10 +140,13 @@ class RunsServicer(rpc.TrainingServiceServicer):
             pass
 
     def _message_if_there(self, run: str) -> pb.Run | None:
-        """None for what is no run, and for one that is being deleted; the others are still to be listed."""
+        """None for what is no run, one that is being deleted, and one whose records cannot be read."""
         try:
             return self._message(run)
         except (NotFound, InvalidInput):
+            return None
+        except TornObject as error:  # asking for this very run says so; the others are still to be listed
+            warn_once("stablerep.gateway", f"run {run} is left out of the list: {error}")
             return None
 
     def _message(self, run: str) -> pb.Run:

@@ -345,6 +345,29 @@ def test_files_of_others_in_the_store_break_no_page(place: Place) -> None:
         for path in ("/sweeps", "/sweeps/odd", "/sweeps/odd.json", "/figures/odd", "/runs/odd/maps/odd"):
             assert client.get(path).status_code in (200, 404, 502), (path, content[:20])
         assert client.get("/compare?run=odd").status_code in (200, 404), content[:20]
+    files = (
+        "progress.json",
+        "result.json",
+        "job/create.json",
+        "job/end.json",
+        "job/status.json",
+        "metrics.jsonl",
+    )
+    for content in [
+        *ODD_FILES,
+        b'{"method": "x", "datasets": 5}',
+        b'{"datasets": [1], "method": {"name": []}}',
+        b'{"step": 1, "loss": "x", "probes": {"digits": 5}}',
+    ]:
+        for name in ("config.json", *files):
+            store.put(run_key("odd", "config.json"), b"{}")
+            store.put(run_key("odd", name), content)
+            for path in ("/runs", "/runs.json", "/compare?run=odd", "/datasets/shoes/captions/0"):
+                answer = client.get(path)
+                assert answer.status_code == 200 or path.startswith("/compare"), (path, name, content[:20])
+                assert answer.status_code != 500, (path, name, content[:20])
+            assert client.get("/runs/odd").status_code != 500, (name, content[:20])
+            store.delete(run_key("odd", name))
     photographs = {"points": [[0, 0], [1, 1]], "labels": [0, 0], "neighbours": [[1], [0]]}
     whole = {"data": HOSTILE, "classes": [HOSTILE], "side": 4, "columns": 2, **photographs}
     for changed, status in (
