@@ -89,8 +89,13 @@ def test_another_job_of_the_same_name_is_not_taken_for_the_one_before(store, que
     assert [view.seed for view in views.views(["shoes"])] == [2]
 
 
-def test_a_job_without_records_is_left_out(store, queue):
+def test_jobs_without_records_or_with_torn_ones_are_left_out(store, queue, caplog):
     for name in NAMES:
         make(store, queue, name)
     store.delete(create_key(NAMES[3]))
-    assert [view.dataset for view in JobViews(store, queue).views(NAMES)] == [*NAMES[:3], NAMES[4]]
+    store.put(create_key(NAMES[1]), b"{")
+    views = JobViews(store, queue)
+    for _ in range(2):
+        assert [view.dataset for view in views.views(NAMES)] == [NAMES[0], NAMES[2], NAMES[4]]
+    assert caplog.text.count("left out") == 1
+    assert NAMES[1] in caplog.text
