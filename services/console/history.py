@@ -20,7 +20,7 @@ class Point:
 
 
 class History:
-    """Of this process: it begins when the console does, and with the first look at a job."""
+    """Of this process: what was before its first look at a job is one straight line of the curve."""
 
     def __init__(self) -> None:
         self._points: OrderedDict[str, deque[Point]] = OrderedDict()
@@ -41,7 +41,15 @@ class History:
             self._points.popitem(last=False)
 
     def points(self, job: Job) -> list[Point]:
-        return list(self._points.get(job.name, ()))
+        """From the job's creation to its end, or to the last look."""
+        points = list(self._points.get(job.name, ()))
+        if points and job.end_time is not None:  # when a page looked may be long after
+            last = job.end_time.timestamp()
+            points = [Point(min(point.time, last), point.images) for point in points]
+        created = job.create_time.timestamp() if job.create_time else None
+        if points and created is not None and created < points[0].time:
+            points.insert(0, Point(created, 0))
+        return points
 
     def images_per_second(self, job: Job) -> float | None:
         """Over the last minute in which something was done; None: not known yet."""

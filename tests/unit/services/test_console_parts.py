@@ -4,6 +4,7 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -85,6 +86,24 @@ def test_a_pace_is_that_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> N
     assert [point.images for point in history.points(job(8))] == [8]
     assert progress_chart(history.points(job(8))) == ""
     assert "Images done" in progress_chart([Point(0, 0), Point(9, 4)])
+
+
+def test_a_curve_begins_with_the_job_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History()
+    monkeypatch.setattr("services.console.history.time.time", lambda: 5000.0)  # long after
+    over = replace(
+        job(700, state=JobState.SUCCEEDED),
+        create_time=datetime.fromtimestamp(1000, UTC),
+        end_time=datetime.fromtimestamp(1700, UTC),
+    )
+    history.note(over)
+    assert history.points(over) == [Point(1000, 0), Point(1700, 700)]
+    running = replace(over, name="jobs/other", dataset="other", state=JobState.RUNNING, end_time=None)
+    history.note(running)
+    assert history.points(running) == [Point(1000, 0), Point(5000, 700)]
+    waiting = replace(job(0, name="jobs/waiting"), create_time=over.create_time)
+    history.note(waiting)
+    assert history.points(waiting) == [Point(1000, 0), Point(5000, 0)]
 
 
 def test_a_history_stays_small() -> None:
