@@ -68,17 +68,16 @@ def multi_positive_loss(
         if instances is not None:
             pairs = torch.stack([label, all_gather(instances)], dim=1)
             _, group = torch.unique(pairs, dim=0, return_inverse=True)
-        group_size = torch.bincount(group)
+        members = _Members(group)
         first = rank() * len(rows)
-        own = group[first : first + len(rows)]
-        positives = group_size[own] - 1
+        positives = members.size[group[first : first + len(rows)]] - 1
         weight = (positives > 0).to(rows.dtype) / len(rows)
         chunk = rows_per_chunk or _default_chunk(candidates)
         left_out = None if instances is None else label
         others = None if world_size() == 1 else candidates
         short = embeddings.dtype in (torch.bfloat16, torch.float16) if tf32 is None else tf32
         with _products(rows, tf32=short):
-            return _CrossEntropy.apply(rows, others, group, weight, first, temperature, chunk, left_out)
+            return _CrossEntropy.apply(rows, others, members, weight, first, temperature, chunk, left_out)
 
 
 def floor_of(rows_of_label: np.ndarray) -> float:
@@ -109,7 +108,7 @@ class _CrossEntropy(torch.autograd.Function):
     """sum_i w_i L_i over `rows`, its gradient made in the forward pass.
 
     `others` [N d] are the rows of all ranks, of which `rows` [n d] are those from `first` on; None where they
-    are the same: then both gradients are one sum. `group` [N]: rows of equal group are positives.
+    are the same: then both gradients are one sum. `members`: rows of equal group are positives.
     `left_out` (label [N]): candidates of row i's label but another group do not count.
 
     The weights are known before the loss is, so a chunk's softmax is used for both gradients while it is
@@ -123,7 +122,7 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any,
         rows: Tensor,
         others: Tensor | None,
-        group: Tensor,
+        members: "_Members",
         weight: Tensor,
         first: int,
         temperature: float,
@@ -133,7 +132,7 @@ class _CrossEntropy(torch.autograd.Function):
         candidates = rows if others is None else others
         rows_gradient = torch.zeros_like(rows)
         candidates_gradient = rows_gradient if others is None else torch.zeros_like(others)
-        members = _Members(group)
+        group = members.group
         total = rows.new_zeros(())
         scratch = rows.new_empty(min(chunk, len(rows)), len(candidates))
         for start in range(0, len(rows), chunk):
@@ -141,10 +140,12 @@ class _CrossEntropy(torch.autograd.Function):
             here = slice(first + start, first + start + len(block))
             logits = torch.mm(block / temperature, candidates.T, out=scratch[: len(block)])
             row, positive = members.pairs(here)
-            share = block_weight[row, 0] / (members.size[group[here]][row] - 1)
+            share = block_weight[row, 0] / (members.size[group[here]][row] - 1).clamp(min=1)
+            own = logits.diagonal(offset=here.start)
+            own.zero_()  # a row is among the pairs, but no positive of its own
             total -= (share * logits[row, positive]).sum()
             # The lowest finite number, not -inf: a single row has no candidate at all, and must give no NaN.
-            logits.diagonal(offset=here.start).fill_(torch.finfo(logits.dtype).min)
+            own.fill_(torch.finfo(logits.dtype).min)
             if left_out is not None:
                 other = (left_out[here, None] == left_out) & (group[here, None] != group)
                 logits.masked_fill_(other, torch.finfo(logits.dtype).min)
@@ -156,6 +157,7 @@ class _CrossEntropy(torch.autograd.Function):
                 continue
             of_logits = exponentials.mul_(block_weight / (sums * temperature))
             of_logits[row, positive] -= share / temperature
+            own.zero_()
             rows_gradient[start : start + chunk].addmm_(of_logits, candidates)
             candidates_gradient.addmm_(of_logits.T, block)
         ctx.save_for_backward(rows_gradient, None if others is None else candidates_gradient)
@@ -169,18 +171,21 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 class _Members:
-    """The rows of each group: `size` [groups], and pairs of a row and a positive of it."""
+    """The rows of each group: `size` [groups], and pairs of a row and one of its group.
+
+    The host waits for the device once, here, and not for each chunk.
+    """
 
     def __init__(self, group: Tensor) -> None:
         self.group, self.size = group, torch.bincount(group)
         self._sorted, self._first = torch.argsort(group), self.size.cumsum(0) - self.size
+        self._ends = F.pad(self.size[group].cumsum(0), (1, 0)).cpu()
 
     def pairs(self, here: slice) -> tuple[Tensor, Tensor]:
-        """For the rows `here`: the row, from the first of them, and a positive of it; both [pairs]."""
+        """For the rows `here`: the row, from the first of them, and one of its group; both [pairs]."""
         group = self.group[here]
         count = self.size[group]
-        row = torch.repeat_interleave(count)
-        place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-        member = self._sorted[self._first[group][row] + place]
-        other = member != row + here.start
-        return row[other], member[other]
+        pairs = int(self._ends[here.stop] - self._ends[here.start])
+        row = torch.repeat_interleave(count, output_size=pairs)
+        place = torch.arange(pairs, device=row.device) - (count.cumsum(0) - count)[row]
+        return row, self._sorted[self._first[group][row] + place]
