@@ -43,6 +43,7 @@ class Renderer:
         )
         self._environment.filters.update(
             number=number,
+            counted=counted,
             seconds=duration,
             ago=ago,
             bytes=size,
@@ -119,6 +120,11 @@ def encoded(content: bytes) -> str:
 def number(value: float | None, digits: int = 0) -> str:
     """1234567 -> 1,234,567."""
     return "" if value is None else f"{value:,.{digits}f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """1 -> 1 shard, 1234 -> 1,234 shards."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:

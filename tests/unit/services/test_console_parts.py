@@ -13,7 +13,7 @@ from services.console import streams
 from services.console.charts import Bar, Line, bar_chart, line_chart, progress_chart
 from services.console.history import History, Point
 from services.console.limits import Limits
-from services.console.pages import ago, duration, number, size
+from services.console.pages import ago, counted, duration, number, size
 from services.console.streams import Hub, events
 from stablerep.client import Counts, Job, JobState
 from stablerep.errors import NotFound, Unavailable
@@ -231,6 +231,11 @@ def test_numbers_are_written_for_people() -> None:
     ]
     assert duration(None) == ""
     assert (number(1234567), number(None), number(1.25, 1)) == ("1,234,567", "", "1.2")
+    assert (counted(1, "shard"), counted(0, "shard"), counted(1234, "job")) == (
+        "1 shard",
+        "0 shards",
+        "1,234 jobs",
+    )
     assert [size(n) for n in (0, 999, 1500, 2.5e12)] == ["0 bytes", "999 bytes", "1.5 kB", "2.5 TB"]
     now = datetime.now(UTC)
     assert ago(now - timedelta(minutes=5, seconds=1)) == "5 min 1 s ago"
