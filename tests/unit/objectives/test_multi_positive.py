@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from stablerep.errors import InvalidInput
 from stablerep.objectives import multi_positive_loss
+from stablerep.objectives.multi_positive import _products
 
 checked_loss = jaxtyped(typechecker=beartype)(multi_positive_loss)
 
@@ -250,3 +252,20 @@ def test_memory_is_a_few_times_the_embeddings_and_one_chunk():
     with LiveBytes() as bytes_:
         multi_positive_loss(embeddings, labels, rows_per_chunk=512).backward()
     assert bytes_.peak < 5.1 * size  # and the embeddings themselves: 6.1 times 64 MiB are 409 MB
+
+
+@pytest.mark.parametrize("before", ["highest", "high"])
+@pytest.mark.parametrize(("tf32", "inside"), [(True, "high"), (False, "highest")])
+def test_a_gpu_is_told_which_products_it_takes_and_the_process_keeps_its_own(before, tf32, inside):
+    on_gpu = SimpleNamespace(device=SimpleNamespace(type="cuda"), dtype=torch.float32)
+    own = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before)
+    try:
+        with pytest.raises(ZeroDivisionError), _products(on_gpu, tf32=tf32):
+            assert torch.get_float32_matmul_precision() == inside
+            raise ZeroDivisionError
+        assert torch.get_float32_matmul_precision() == before
+        with _products(torch.zeros(1), tf32=tf32):  # a CPU has other ideas of "high"
+            assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision(own)
