@@ -4,7 +4,6 @@ One worker, or with --workers one a GPU, each in a process of its own (services/
 Settings: STABLEREP_STORE_URL, STABLEREP_REDIS_URL, STABLEREP_GENERATOR__DEVICE, ... (docs/operations.md).
 """
 
-import argparse
 import asyncio
 import os
 import sys
@@ -14,31 +13,27 @@ from pathlib import Path
 
 from services.generator.supervisor import Supervisor, plan_workers
 from services.process.logs import set_up_logs
+from services.process.program import exit_status, program_parser
 from stablerep.config.settings import Settings, load_settings
-from stablerep.errors import InvalidInput, StableRepError
 
 
 def main() -> int:
     """Exit status: 0 after a drain, 2 for wrong settings, 1 for what else kept it from working."""
-    parser = argparse.ArgumentParser(prog="python -m services.generator", description=__doc__)
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="one setting")
+    parser = program_parser("generator", __doc__)
     parser.add_argument(
         "--workers", default="", metavar="N|auto", help="number of worker processes; auto: one a GPU"
     )
     arguments = parser.parse_args()
-    try:
+
+    def work() -> int | None:
         settings = load_settings(arguments.set)
         set_up_logs(settings)
         if arguments.workers:
             return _supervise(arguments.workers, arguments.set, settings)
         _run(settings)
-    except InvalidInput as error:
-        print(f"generator: {error}", file=sys.stderr)
-        return 2
-    except StableRepError as error:
-        print(f"generator: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return None
+
+    return exit_status("generator", work)
 
 
 def _supervise(workers: str, overrides: Sequence[str], settings: Settings) -> int:

@@ -15,20 +15,34 @@ Serve = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
 
 def run_program(name: str, about: str | None, serve: Serve) -> int:
-    """Runs `python -m services.NAME`; status 0 after a clean stop, 2 for wrong settings, 1 for the rest."""
-    parser = argparse.ArgumentParser(prog=f"python -m services.{name}", description=about)
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="one setting")
-    try:
-        settings = load_settings(parser.parse_args().set)
+    """Runs `python -m services.NAME`; its exit status is that of `exit_status`."""
+    arguments = program_parser(name, about).parse_args()
+
+    def work() -> None:
+        settings = load_settings(arguments.set)
         set_up_logs(settings)
         asyncio.run(_until_stopped(serve, settings))
+
+    return exit_status(name, work)
+
+
+def program_parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    """The options that all programs have."""
+    parser = argparse.ArgumentParser(prog=f"python -m services.{name}", description=about)
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="one setting")
+    return parser
+
+
+def exit_status(name: str, work: Callable[[], int | None]) -> int:
+    """What `work` returns, 0 for nothing; 2 for wrong settings, 1 for the rest, both told."""
+    try:
+        return work() or 0
     except InvalidInput as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except StableRepError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 async def _until_stopped(serve: Serve, settings: Settings) -> None:

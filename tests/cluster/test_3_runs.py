@@ -16,6 +16,7 @@ from minio import Minio
 from stablerep.client import Client, Run, RunState
 from tests.cluster.kube import Release, is_ready, name_of, until
 from tests.cluster.stored import read
+from tests.sweeps import SWEEP
 
 pytestmark = pytest.mark.timeout(1500)
 CONFIG = {
@@ -218,35 +219,23 @@ def test_a_probe_is_a_job_too(release: Release, client: Client) -> None:
     assert client.runs.get("probe-pair").result == run.result
 
 
-SWEEP = {
-    "title": "Guidance",
-    "data": {"synthetic": {"captions": "builtin:fashion", "limit": 32, "recipe": {"steps": 2}}},
-    "use": ["synthetic"],
-    "train": {key: value for key, value in CONFIG.items() if key != "method.images_per_caption"}
-    | {"preset": "demo", "steps": 3},
-    "probe": {"data": "digits", "scores": {"knn": "nearest neighbours"}},
-    "seeds": 1,
-    "axes": {
-        "guidance": {"key": "data.synthetic.recipe.guidance_scale", "values": [2]},
-        "method": {
-            "values": {
-                "StableRep": {"train.method": {"name": "stablerep", "images_per_caption": 4}},
-                "too many": {"train.method": {"name": "stablerep", "images_per_caption": 8}},
-            }
-        },
-    },
-    "x": "guidance",
-    "lines": "method",
-}
-
-
 def test_a_sweep_from_outside_makes_jobs_and_says_what_failed(
     release: Release, client: Client, minio: Minio, tmp_path: Path
 ) -> None:
     file, out = tmp_path / "small.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(SWEEP, sort_keys=False), encoding="utf-8")
     with release.reach(release.object("gateway"), 50051) as address:
-        options = ["--on", "kubernetes", "--address", address, "--allow-clear-text", "--out", str(out)]
+        options = [
+            "--set",
+            "axes.guidance.values=[2]",
+            "--on",
+            "kubernetes",
+            "--address",
+            address,
+            "--allow-clear-text",
+            "--out",
+            str(out),
+        ]
         token = {"STABLEREP_TOKEN": release.secret(f"{release.name}-stablerep-tokens", "token")}
         asked = subprocess.run(
             [sys.executable, "-m", "stablerep", "sweep", str(file), *options],
