@@ -103,11 +103,12 @@ def line_chart(
 
 def bar_chart(title: str, bars: Sequence[Bar]) -> str:
     """Scores with their intervals, from zero or from a little below the lowest."""
-    low = max(0.0, math.floor((min(bar.low for bar in bars) - 0.05) * 10) / 10)
+    low = min(0.9, max(0.0, math.floor((min(bar.low for bar in bars) - 0.05) * 10) / 10))
     row = 40
 
     def across(value: float) -> float:
-        return (value - low) / (1 - low) * (WIDTH - 70)
+        """Of a score, or of an interval's end, which may lie beyond what a score can be."""
+        return (min(max(value, low), 1.0) - low) / (1 - low) * (WIDTH - 70)
 
     parts = []
     for place, bar in enumerate(bars):
@@ -123,8 +124,8 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> str:
                 place % 8,
                 top + 13,
                 across(bar.value),
-                across(max(low, bar.low)),
-                across(min(1.0, bar.high)),
+                across(bar.low),
+                across(bar.high),
                 across(max(bar.value, bar.high)) + 8,
                 top + 24,
                 bar.value * 100,

@@ -10,11 +10,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.console.context import Console, page
-from services.console.stored import MapFile, parse, read_json
+from services.console.stored import MapFile, parse
 from services.console.visitors import Visitor
 from stablerep.config.names import check_run
 from stablerep.errors import NotFound, TornObject
 from stablerep.shards.layout import map_key, run_key
+from stablerep.storage.json_objects import read_json
 
 SIZE, MARGIN = 600, 14
 ENLARGED = 112

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Iterable
 from itertools import islice
 from typing import Any
@@ -19,9 +20,10 @@ from services.console.streams import events
 from services.console.visitors import Visitor
 from stablerep.client import AsyncClient, Run, RunMetrics
 from stablerep.config.names import check_run
-from stablerep.errors import AlreadyExists, InvalidInput, NotFound
+from stablerep.errors import AlreadyExists, InvalidInput, NotFound, TornObject
 from stablerep.runs.config import presets
 from stablerep.shards.layout import run_key
+from stablerep.storage.json_objects import read_json
 
 LISTED = 500
 _ASKED = ("name", "datasets", "preset", "nodes", "gpus", "settings")
@@ -239,22 +241,22 @@ def _records(console: Console, runs: list[str]) -> list[dict[str, Any]]:
     for run in runs:
         for entry in islice(console.store.list(run_key(check_run(run), "probes/")), 100):
             try:
-                record = json.loads(console.store.get(entry.key))
+                record = read_json(console.store, entry.key)
                 scores = {
-                    str(name): {k: _share(s[k]) for k in ("value", "low", "high")}
+                    str(name): {k: _finite(s[k]) for k in ("value", "low", "high")}
                     for name, s in record["scores"].items()
                 }
                 kept = {key: record[key] for key in ("data", "data_digest", "protocol", "settings", "time")}
-            except (ValueError, KeyError, TypeError, AttributeError, NotFound):
+            except (ValueError, KeyError, TypeError, AttributeError, NotFound, TornObject):
                 continue  # not a record of this version
             found.append({"run": run, **kept, "scores": scores})
     return found
 
 
-def _share(value: Any) -> float:
+def _finite(value: Any) -> float:
     number = float(value)
-    if not 0 <= number <= 1:
-        raise ValueError("no score, which a bar shows from 0 to 1")
+    if not math.isfinite(number):
+        raise ValueError("no number")
     return number
 
 

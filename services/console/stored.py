@@ -1,13 +1,11 @@
 """What pages show of files in the store, checked: whoever may write there is not trusted by whoever reads."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from stablerep.errors import TornObject
-from stablerep.storage import Store
 
 
 class _File(BaseModel):
@@ -56,17 +54,6 @@ class SweepFile(_File):
 
     spec: _SweepSpec = _SweepSpec()
     points: list[_SweepPoint] = []
-
-
-def read_json(store: Store, key: str) -> dict[str, Any]:
-    """A JSON object of the store. Raises NotFound, and TornObject for anything else."""
-    try:
-        content = json.loads(store.get(key))
-    except (ValueError, RecursionError) as error:
-        raise TornObject(f"{key} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise TornObject(f"{key} cannot be read: it is no object")
-    return content
 
 
 def parse(kind: type[Content], content: dict[str, Any], key: str) -> Content:

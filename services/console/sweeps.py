@@ -8,11 +8,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.console.context import Console, page
-from services.console.stored import SweepFile, parse, read_json
+from services.console.stored import SweepFile, parse
 from services.console.visitors import Visitor
 from stablerep.config.names import check_dataset
 from stablerep.errors import NotFound
 from stablerep.shards.layout import SWEEPS, sweep_key
+from stablerep.storage.json_objects import read_json
 
 _IMAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 """Of a figure: it styles itself, and does nothing else."""

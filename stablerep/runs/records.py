@@ -10,7 +10,6 @@ runs/<run>/result.json        what it came to; a run that has it SUCCEEDED
 active-runs/<run>             there from before it is created until it is over and its processes are gone
 """
 
-import json
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +20,7 @@ from stablerep.errors import NotFound, TornObject
 from stablerep.runs.spec import RunSpec
 from stablerep.shards.layout import ACTIVE_RUNS, RUNS, active_run_key, run_key
 from stablerep.storage.interface import Store
+from stablerep.storage.json_objects import read_json
 from stablerep.warn import warn_once
 
 RunEnd = Literal["SUCCEEDED", "FAILED", "CANCELLED"]
@@ -150,20 +150,10 @@ def read_progress(store: Store, run: str) -> Progress | None:
 
 def read_result(store: Store, run: str) -> dict[str, Any] | None:
     """What a finished run came to; None for one that is not finished."""
-    return read_object(store, run_key(run, "result.json"))
-
-
-def read_object(store: Store, key: str) -> dict[str, Any] | None:
-    """A JSON object; None where there is none. Raises TornObject for anything else."""
     try:
-        found = json.loads(store.get(key))
+        return read_json(store, run_key(run, "result.json"))
     except NotFound:
         return None
-    except (ValueError, RecursionError) as error:
-        raise TornObject(f"{key} in {store.url} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise TornObject(f"{key} in {store.url} cannot be read: it is no object")
-    return found
 
 
 def log_key(run: str, node: int) -> str:

@@ -15,7 +15,6 @@ from stablerep.runs.records import (
     now,
     read_create,
     read_end,
-    read_object,
     read_progress,
     read_result,
     read_status,
@@ -23,6 +22,7 @@ from stablerep.runs.records import (
 from stablerep.runs.spec import RunSpec
 from stablerep.shards.layout import run_key
 from stablerep.storage.interface import Store
+from stablerep.storage.json_objects import read_json
 
 STALE = timedelta(minutes=5)
 """A run of `stablerep train` that reported nothing for so long counts as stopped."""
@@ -91,8 +91,10 @@ def run_view(store: Store, run: str) -> RunView:
 def _config(store: Store, run: str, create: CreateRecord | None) -> str:
     if create is not None:
         return create.spec.train.model_dump_json() if create.spec.train else ""
-    config = read_object(store, run_key(run, "config.json"))
-    return "" if config is None else json.dumps(config)
+    try:
+        return json.dumps(read_json(store, run_key(run, "config.json")))
+    except NotFound:
+        return ""
 
 
 def _state(

@@ -368,6 +368,24 @@ def test_files_of_others_in_the_store_break_no_page(place: Place) -> None:
                 assert answer.status_code != 500, (path, name, content[:20])
             assert client.get("/runs/odd").status_code != 500, (name, content[:20])
             store.delete(run_key("odd", name))
+    score = {
+        "value": 0.99,
+        "low": 0.96,
+        "high": 1.02,
+    }  # mean and spread over seeds: an end beyond 1 is no fault
+    record = {
+        "data": "d",
+        "data_digest": "x",
+        "protocol": "p",
+        "settings": {},
+        "time": "t",
+        "scores": {"knn": score},
+    }
+    store.put(run_key("odd", "probes/fine.json"), json.dumps(record).encode())
+    store.put(run_key("odd", "probes/none.json"), json.dumps(record).replace("0.99", "NaN").encode())
+    store.put(run_key("odd", "config.json"), b"{}")
+    assert [one["scores"]["knn"] for one in client.get("/compare.json?run=odd").json()["probes"]] == [score]
+    assert "99.0" in client.get("/compare?run=odd").text
     photographs = {"points": [[0, 0], [1, 1]], "labels": [0, 0], "neighbours": [[1], [0]]}
     whole = {"data": HOSTILE, "classes": [HOSTILE], "side": 4, "columns": 2, **photographs}
     for changed, status in (

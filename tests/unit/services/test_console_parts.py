@@ -61,6 +61,9 @@ def test_bars_have_their_intervals_within_the_axis() -> None:
     ends = [float(one) for one in re.findall(r'x2="([\d.]+)"', chart)]
     assert widths[0] < widths[1] <= ends[1] <= 560
     assert "a 80.0 % (78.0 to 82.0)" in chart
+    for odd in (Bar("a", 1.0, 1.0, 1.0), Bar("a", 7.0, 6.0, 8.0), Bar("a", -3.0, -4.0, -2.0)):
+        places = re.findall(r'(?:width|x1|x2)="(-?[\d.]+)"', bar_chart("odd", [odd]))
+        assert all(0 <= float(place) <= 560 for place in places)
     assert "<script>" not in chart
 
 
