@@ -32,6 +32,7 @@ class Snapshot:
     planned: int
     totals: Totals
     job_uid: str
+    restore_time: str
     done: ShardBits
 
 
@@ -54,9 +55,9 @@ def snapshot(queue: Queue, dataset: str) -> Snapshot:
     reply = queue.run_script("snapshot", dataset)
     if not reply:
         raise NotFound(f"no job {dataset!r} in the queue")
-    planned, groups, images, skipped, job_uid, bits = reply
+    planned, groups, images, skipped, job_uid, restore_time, bits = reply
     totals = Totals(int(groups), int(images), int(skipped))
-    return Snapshot(int(planned), totals, job_uid, ShardBits(bytes.fromhex(bits)))
+    return Snapshot(int(planned), totals, job_uid, restore_time, ShardBits(bytes.fromhex(bits)))
 
 
 def compare_indexes(store: Store, dataset: str, before: Snapshot, check: Callable[[], None]) -> Findings:
@@ -98,8 +99,11 @@ def compare_objects(
 
 def apply_findings(
     store: Store, queue: Queue, lock: Lock, dataset: str, before: Snapshot, found: Findings
-) -> None:
-    """Completes the shards unknown to the queue, takes back the lost ones, corrects the totals."""
+) -> bool:
+    """Completes the shards unknown to the queue, takes back the lost ones, corrects the totals.
+
+    Returns False where the job was restored, or deleted, since the snapshot: compare it again.
+    """
     for each in found.unknown:
         lease = Lease(dataset, each.shard, "0-0", "reconciliation", 0.0, before.job_uid)
         totals = each.totals
@@ -110,13 +114,16 @@ def apply_findings(
         # The index first: without it the shard is not done, whatever else there is.
         for key in (index_key, shard_key, dead_key):
             store.delete(key(dataset, shard))
-    invalidate_shards(queue, lock, dataset, before, found.kept, found.lost)
+    return invalidate_shards(queue, lock, dataset, before, found.kept, found.lost)
 
 
 def invalidate_shards(
     queue: Queue, lock: Lock, dataset: str, before: Snapshot, kept: Totals, shards: Sequence[int] = ()
-) -> None:
-    """Takes shards back, and makes the totals those of what was done at the snapshot and is kept."""
+) -> bool:
+    """Takes shards back, and makes the totals those of what was done at the snapshot and is kept.
+
+    Returns False where the job was restored, or deleted, since the snapshot: it has other totals now.
+    """
     difference = kept - before.totals
     for start in range(0, max(1, len(shards)), _AT_A_TIME):
         totals = (difference.groups, difference.images, difference.skipped)
@@ -124,10 +131,11 @@ def invalidate_shards(
         done = [shard for shard in chunk if shard in before.done]
         rest = [shard for shard in chunk if shard not in before.done]
         once = secrets.token_hex(8)
-        queue.run_script(
-            "invalidate_shards", lock.name, lock.token, dataset, once, *totals, len(done), *done, *rest
-        )
+        arguments = (dataset, before.job_uid, before.restore_time, once, *totals, len(done), *done, *rest)
+        if not queue.run_script("invalidate_shards", lock.name, lock.token, *arguments):
+            return False
         difference = NOTHING
+    return True
 
 
 def _bits(shards: Iterator[int]) -> ShardBits:

@@ -224,7 +224,6 @@ def _apply_records(
 def _repair_shards(
     store: Store, queue: Queue, depth: Depth, dataset: str, remote: Remote, check: Callable[[], None]
 ) -> ReconcileResult | None:
-    record = read_create(store, dataset)
     with hold(queue, f"sr:repair:{dataset}") as lock:
         if depth is Depth.SHARDS and (lock is None or dataset not in queue.run_script("uncounted")):
             return None
@@ -235,15 +234,18 @@ def _repair_shards(
             lock.check()
             check()
 
-        before = snapshot(queue, dataset)
-        if depth is Depth.SHARDS:
-            found = compare_indexes(store, dataset, before, check_both)
-        else:
-            found = compare_objects(store, dataset, before, check_both, read_bytes=depth is Depth.BYTES)
-            if found.no_captions:
-                found.problems += rewrite_captions(store, record, found.no_captions, remote)
-        check_both()
-        apply_findings(store, queue, lock, dataset, before, found)
+        while True:
+            record, before = read_create(store, dataset), snapshot(queue, dataset)
+            if depth is Depth.SHARDS:
+                found = compare_indexes(store, dataset, before, check_both)
+            else:
+                found = compare_objects(store, dataset, before, check_both, read_bytes=depth is Depth.BYTES)
+                if found.no_captions:
+                    found.problems += rewrite_captions(store, record, found.no_captions, remote)
+            check_both()
+            if apply_findings(store, queue, lock, dataset, before, found):
+                break
+            logger.warning("%s: the job was restored while it was compared with the store; again", dataset)
     if depth is Depth.SHARDS:
         logger.info("%s: counted what its %d finished shards hold", dataset, len(before.done))
     else:

@@ -25,7 +25,17 @@ from stablerep.queue.states import JobState
 from stablerep.shards import Group, build_tar, commit_shard, read_captions
 from stablerep.shards.layout import upload_key, upload_part_key
 from stablerep.storage import open_store
-from tests.reconciling import bury, complete, is_exact, make, rebuilt, reconcile_job, submit, work
+from tests.reconciling import (
+    bury,
+    complete,
+    count_totals,
+    is_exact,
+    make,
+    rebuilt,
+    reconcile_job,
+    submit,
+    work,
+)
 
 pytestmark = pytest.mark.parametrize("store_url", ["local"], indirect=True)
 
@@ -105,7 +115,7 @@ def test_a_shard_made_while_reconciliation_took_it_back_counts_once(store, queue
         lease = queue.lease("w", 60)
         assert lease is not None
         complete(queue, lease, make(store, "shoes", lease.shard))
-        invalidate_shards(queue, lock, "shoes", before, before.totals, [lease.shard])
+        assert invalidate_shards(queue, lock, "shoes", before, before.totals, [lease.shard])
     assert is_exact(store, queue.counts("shoes"), "shoes")
     work(store, queue)
     assert is_exact(store, queue.counts("shoes"), "shoes")
@@ -166,3 +176,46 @@ def test_a_set_of_jobs_that_was_lost_is_filled_again_without_restoring_them(stor
     assert queue.jobs() == ["shoes"]
     assert queue.status("shoes") == before
     assert queue.inspect() == []
+
+
+class RestoreAt:
+    """Loses and restores the job when a comparison asks the n-th time whether to stop, between two shards."""
+
+    def __init__(self, store, queue, server, dataset: str, number: int) -> None:
+        self.store, self.queue, self.server, self.dataset = store, queue, server, dataset
+        self.asked, self.number = 0, number
+
+    def is_set(self) -> bool:
+        self.asked += 1
+        if self.asked == self.number:
+            work(self.store, self.queue, 1)
+            lose_and_restore(self.store, self.queue, self.server, self.dataset)
+            work(self.store, self.queue, 1)
+        return False
+
+
+def lose_and_restore(store, queue, server, dataset) -> None:
+    assert server.delete(f"sr:job:{dataset}")
+    assert queue.inspect()
+    repair(store, queue)
+    assert dataset in queue.run_script("uncounted")
+
+
+@pytest.mark.parametrize("depth", [Depth.SHARDS, Depth.CONTENT])
+def test_a_job_restored_while_it_is_compared_is_counted_once_more(store, queue, server, depth):
+    """Totals begin anew with the restore: what was found before lacks a shard that they do not count."""
+    asked, number = 1, 0
+    while number < asked:
+        dataset = f"shoes{number}"
+        number += 1
+        submit(store, queue, dataset, 20)
+        work(store, queue, 4)
+        lose_and_restore(store, queue, server, dataset)
+        restore = RestoreAt(store, queue, server, dataset, number)
+        repair(store, queue, depth, dataset, stop=restore)
+        asked = restore.asked
+        count_totals(store, queue)
+        work(store, queue)
+        assert queue.state(dataset) is JobState.SUCCEEDED
+        assert is_exact(store, queue.counts(dataset), dataset), number
+    assert number >= 3

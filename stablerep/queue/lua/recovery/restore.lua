@@ -14,7 +14,7 @@ ensure_group()
 redis.call('DEL', job(ds), done(ds), leased(ds), retry(ds), failures(ds), dead(ds))
 redis.call('ZREM', BACKLOG, ds)
 redis.call('SADD', JOBS, ds)
-redis.call('HSET', job(ds), 'next', 0, 'done', 0, unpack(ARGV, 4))
+redis.call('HSET', job(ds), 'next', 0, 'done', 0, 'restore_time', now(), unpack(ARGV, 4))
 if #bits > 0 then
   redis.call('SET', done(ds), bits)
   redis.call('HSET', job(ds), 'done', redis.call('BITCOUNT', done(ds)), 'uncounted', 1)
