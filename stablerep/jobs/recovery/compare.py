@@ -131,8 +131,9 @@ def invalidate_shards(
         done = [shard for shard in chunk if shard in before.done]
         rest = [shard for shard in chunk if shard not in before.done]
         once = secrets.token_hex(8)
-        arguments = (dataset, before.job_uid, before.restore_time, once, *totals, len(done), *done, *rest)
-        if not queue.run_script("invalidate_shards", lock.name, lock.token, *arguments):
+        job = (dataset, before.job_uid, before.restore_time)
+        taken_back = (len(done), *done, *rest)
+        if not queue.run_script("invalidate_shards", lock.name, lock.token, *job, once, *totals, *taken_back):
             return False
         difference = NOTHING
     return True
