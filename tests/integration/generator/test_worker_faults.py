@@ -239,9 +239,13 @@ def test_hub_that_is_away_costs_no_attempt_and_a_load_does_not_keep_a_worker_fro
     """A load takes 20 s here, for the hub is asked again and again; its shards go back each time."""
     until(lambda: "released: the hub that should have nobody-here" in hubless.log.read_text())
     address = json.loads(hubless.announcement.read_text())["address"]
-    until(lambda: health_of(address) == "NOT_SERVING")
-    client = GeneratorClient(address)
-    until(lambda: client.status().state == "LOADING")
+    try:
+        until(lambda: health_of(address) == "NOT_SERVING")
+        client = GeneratorClient(address)
+        until(lambda: client.status().state == "LOADING")
+    except grpc.RpcError as error:
+        error.add_note(f"exit status {hubless.process.poll()}; log:\n{hubless.log.read_text()[-4000:]}")
+        raise
     hubless.process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     assert hubless.process.wait(30) == 0
