@@ -68,7 +68,7 @@ def assert_whole(
     for number, captions in enumerate(shards):
         index = read_index(store, dataset, number)
         assert index is not None
-        assert index == index_tar(store.get(shard_key(dataset, number)))
+        assert index == index_tar(store.get(shard_key(dataset, number)), index.worker_ms)
         assert [(group.caption_id, group.caption) for group in index.groups] == captions
         assert index.images == images * len(captions)
         seen.update(group.caption_id for group in index.groups)

@@ -76,11 +76,17 @@ def make(store: Store, dataset: str, shard: int) -> ShardIndex:
         skip = caption.id % 7 == 3
         encoded = () if skip else (b"image of " + caption.text.encode(), b"second")
         groups.append(Group(caption.id, caption.text, encoded, {"error": "odd"} if skip else {}))
-    return commit_shard(store, dataset, shard, build_tar(groups))
+    return commit_shard(store, dataset, shard, build_tar(groups), worker_ms=1000 + shard)
 
 
 def complete(queue: Queue, lease: Lease, index: ShardIndex) -> bool:
-    return queue.complete(lease, groups=len(index.groups), images=index.images, skipped=len(index.skipped))
+    return queue.complete(
+        lease,
+        groups=len(index.groups),
+        images=index.images,
+        skipped=len(index.skipped),
+        seconds=index.worker_ms / 1000,
+    )
 
 
 def work(store: Store, queue: Queue, most: int = 10**9) -> list[tuple[str, int]]:

@@ -38,24 +38,25 @@ _MAX_RANGE = 8 << 20
 """Bytes of several groups that are read together."""
 
 
-def commit_shard(store: Store, dataset: str, shard: int, tar: bytes) -> ShardIndex:
+def commit_shard(store: Store, dataset: str, shard: int, tar: bytes, worker_ms: int = 0) -> ShardIndex:
     """Writes a shard unless another worker did, then the index of the tar that IS there: the commit marker.
 
     Any number of callers, with different tars, stopped at any point, are safe: the first tar stays, and
-    the index returned and stored is its. Raises TornObject if that tar is damaged.
+    the index returned and stored is its, with the time that this caller's worker took. Raises TornObject if
+    that tar is damaged.
     """
-    index = index_tar(tar)
+    index = index_tar(tar, worker_ms)
     if store.put(shard_key(dataset, shard), tar, if_absent=True):
         _write_index(store, dataset, shard, index)
         return index
-    return rebuild_index(store, dataset, shard)
+    return rebuild_index(store, dataset, shard, worker_ms)
 
 
-def rebuild_index(store: Store, dataset: str, shard: int) -> ShardIndex:
+def rebuild_index(store: Store, dataset: str, shard: int, worker_ms: int = 0) -> ShardIndex:
     """Stores the index of a tar that is in the store. Raises NotFound, and TornObject naming the object."""
     key = shard_key(dataset, shard)
     try:
-        index = index_tar(store.get(key))
+        index = index_tar(store.get(key), worker_ms)
     except TornObject as error:
         raise TornObject(
             f"{key} is no whole shard: {error}. If a job wrote it, delete it to have it made again; to train "

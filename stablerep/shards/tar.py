@@ -53,6 +53,8 @@ class ShardIndex(BaseModel):
     sha256: str
     groups: tuple[IndexedGroup, ...]
     skipped: tuple[SkippedCaption, ...] = ()
+    worker_ms: int = 0
+    """That its worker took to generate it; 0 where that is not known: the tar does not say."""
 
     @property
     def images(self) -> int:
@@ -73,7 +75,7 @@ def build_tar(groups: Sequence[Group]) -> bytes:
     return buffer.getvalue()
 
 
-def index_tar(data: bytes) -> ShardIndex:
+def index_tar(data: bytes, worker_ms: int = 0) -> ShardIndex:
     """The index of a tar; its whole structure is checked. Raises TornObject for any other bytes."""
     groups: list[IndexedGroup] = []
     skipped: list[SkippedCaption] = []
@@ -100,6 +102,7 @@ def index_tar(data: bytes) -> ShardIndex:
         sha256=hashlib.sha256(data).hexdigest(),
         groups=tuple(groups),
         skipped=tuple(skipped),
+        worker_ms=worker_ms,
     )
 
 

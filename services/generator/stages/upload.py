@@ -60,7 +60,8 @@ class Uploader:
 
     def _commit(self, shard: LeasedShard) -> ShardIndex:
         shard.keeper.check()  # of a job that was deleted meanwhile nothing must be written
-        return commit_shard(self._worker.store, shard.lease.dataset, shard.lease.shard, shard.tar)
+        whose, worker_ms = (shard.lease.dataset, shard.lease.shard), round(1000 * shard.generate_seconds)
+        return commit_shard(self._worker.store, *whose, shard.tar, worker_ms)
 
     def _report(self, shard: LeasedShard, index: ShardIndex) -> bool:
         return self._worker.queue.complete(
@@ -68,7 +69,7 @@ class Uploader:
             groups=len(index.groups),
             images=index.images,
             skipped=len(index.skipped),
-            seconds=shard.generate_seconds,
+            seconds=index.worker_ms / 1000,
         )
 
     def _patiently(self, server: Server, shard: LeasedShard, step: Callable[[], T]) -> T:

@@ -55,8 +55,8 @@ def snapshot(queue: Queue, dataset: str) -> Snapshot:
     reply = queue.run_script("snapshot", dataset)
     if not reply:
         raise NotFound(f"no job {dataset!r} in the queue")
-    planned, groups, images, skipped, job_uid, restore_time, bits = reply
-    totals = Totals(int(groups), int(images), int(skipped))
+    planned, groups, images, skipped, worker_ms, job_uid, restore_time, bits = reply
+    totals = Totals(int(groups), int(images), int(skipped), int(worker_ms))
     return Snapshot(int(planned), totals, job_uid, restore_time, ShardBits(bytes.fromhex(bits)))
 
 
@@ -107,7 +107,13 @@ def apply_findings(
     for each in found.unknown:
         lease = Lease(dataset, each.shard, "0-0", "reconciliation", 0.0, before.job_uid)
         totals = each.totals
-        queue.complete(lease, groups=totals.groups, images=totals.images, skipped=totals.skipped)
+        queue.complete(
+            lease,
+            groups=totals.groups,
+            images=totals.images,
+            skipped=totals.skipped,
+            seconds=totals.worker_ms / 1000,
+        )
     if found.lost:
         forget_shards(store, queue, dataset, found.lost)
     for shard in found.lost:
@@ -126,7 +132,7 @@ def invalidate_shards(
     """
     difference = kept - before.totals
     for start in range(0, max(1, len(shards)), _AT_A_TIME):
-        totals = (difference.groups, difference.images, difference.skipped)
+        totals = (difference.groups, difference.images, difference.skipped, difference.worker_ms)
         chunk = shards[start : start + _AT_A_TIME]
         done = [shard for shard in chunk if shard in before.done]
         rest = [shard for shard in chunk if shard not in before.done]

@@ -1,9 +1,10 @@
 """What a job's index objects come to: which shards are done and how much they hold; read by many threads."""
 
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -26,19 +27,20 @@ class Totals:
     groups: int = 0
     images: int = 0
     skipped: int = 0
+    worker_ms: int = 0
 
     def __add__(self, other: "Totals") -> "Totals":
-        return Totals(self.groups + other.groups, self.images + other.images, self.skipped + other.skipped)
+        return Totals(*map(operator.add, astuple(self), astuple(other)))
 
     def __sub__(self, other: "Totals") -> "Totals":
-        return Totals(self.groups - other.groups, self.images - other.images, self.skipped - other.skipped)
+        return Totals(*map(operator.sub, astuple(self), astuple(other)))
 
 
 NOTHING = Totals()
 
 
 def totals_of(index: ShardIndex) -> Totals:
-    return Totals(len(index.groups), index.images, len(index.skipped))
+    return Totals(len(index.groups), index.images, len(index.skipped), index.worker_ms)
 
 
 class ShardBits:

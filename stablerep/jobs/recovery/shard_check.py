@@ -105,6 +105,6 @@ def shard_checker(
 
 def _is_index_of_tar(store: Store, dataset: str, shard: int, index: ShardIndex) -> bool:
     try:
-        return index_tar(store.get(shard_key(dataset, shard))) == index
+        return index_tar(store.get(shard_key(dataset, shard)), index.worker_ms) == index
     except (NotFound, TornObject):
         return False

@@ -72,6 +72,11 @@ def test_two_workers_make_a_job_as_the_library_would(
     workers = [start(), start()]
     until(lambda: queue.state("shoes").final, workers[0])
     assert_whole(store, queue, "shoes", shards, images=3)
+    indexes = [read_index(store, "shoes", shard) for shard in range(6)]
+    kept = [index.worker_ms for index in indexes if index]
+    assert len(kept) == 6
+    assert min(kept) > 0
+    assert queue.status("shoes").worker_seconds == sum(kept) / 1000
     generator = Generator(recipe, seed=7, device="cpu")
     for number in (0, 5):
         groups = list(generator.generate(_captions(shards[number])))
