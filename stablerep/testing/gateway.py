@@ -9,7 +9,11 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from stablerep.errors import Unavailable
+from stablerep.queue.client import Queue
+
 START_SECONDS = 60.0
+EPOCH_SECONDS = 10.0
 
 
 class GatewayProcess:
@@ -43,7 +47,7 @@ class GatewayProcess:
         return (self._folder / "gateway.log").read_text(encoding="utf-8", errors="replace")
 
     def start(self) -> None:
-        """Returns once it serves, on the address it had before."""
+        """Returns once it serves, on the address it had before, and the queue has its epoch, if it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
         announced = self._folder / "gateway.json"
         announced.unlink(missing_ok=True)
@@ -67,6 +71,19 @@ class GatewayProcess:
                 raise RuntimeError(f"the gateway did not come up; its log ends:\n{self.log[-3000:]}")
             time.sleep(0.02)
         self.address = json.loads(announced.read_text(encoding="utf-8"))["address"]
+        self._wait_for_epoch()
+
+    def _wait_for_epoch(self) -> None:
+        """Until then steps of the queue are refused, which a caller without retries would see."""
+        queue = Queue(self._environment["STABLEREP_REDIS_URL"].strip())
+        deadline = time.monotonic() + EPOCH_SECONDS
+        try:
+            while queue.epoch() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+        except Unavailable:  # the test's gateway is to do without
+            pass
+        finally:
+            queue.close()
 
     def end(self, number: signal.Signals) -> int:
         """Sends the signal and returns the exit status; a process that ended already is fine."""
