@@ -47,7 +47,7 @@ class GatewayProcess:
         return (self._folder / "gateway.log").read_text(encoding="utf-8", errors="replace")
 
     def start(self) -> None:
-        """Returns once it serves, on the address it had before, and the queue has its epoch, if it answers."""
+        """Returns once it serves, on the address it had before, and a queue that answers has its epoch."""
         self._folder.mkdir(parents=True, exist_ok=True)
         announced = self._folder / "gateway.json"
         announced.unlink(missing_ok=True)
