@@ -11,7 +11,6 @@ from starlette.routing import Route
 
 from services.console.context import Console, action, page
 from services.console.datasets import Place
-from services.console.runs import first_runs
 from services.console.spread import feature_spread_of, pixel_spread_of
 from services.console.visitors import Visitor
 from services.console.workers import make_group
@@ -80,7 +79,7 @@ async def show_skipped(request: Request, console: Console, visitor: Visitor) -> 
 async def show_group(request: Request, console: Console, visitor: Visitor) -> Response:
     run = request.query_params.get("run", "").strip()
     data = await asyncio.to_thread(_group, console, request, run)
-    found = await first_runs(visitor.client, CHOICES)
+    found, _ = await visitor.client.runs.list_page(page_size=CHOICES)
     runs = [one.run for one in found if one.result and not one.probe]
     return console.render.page(request, "group.html", _without_bytes(data), runs=runs)
 

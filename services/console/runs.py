@@ -26,6 +26,7 @@ from stablerep.shards.layout import run_key
 from stablerep.storage.json_objects import read_json
 
 LISTED = 500
+"""Runs on a page: by name from page to page, on each the latest first."""
 _ASKED = ("name", "datasets", "preset", "nodes", "gpus", "settings")
 COMPARED = 8
 LOG_LINES = 200
@@ -47,11 +48,10 @@ CHARTS = (
 
 @page
 async def show_runs(request: Request, console: Console, visitor: Visitor) -> Response:
-    runs = await first_runs(visitor.client, LISTED + 1)
-    more = len(runs) > LISTED
-    runs = runs[:LISTED]
-    runs.sort(key=lambda run: (run.done, -(run.create_time.timestamp() if run.create_time else 0.0), run.run))
-    return console.render.page(request, "runs.html", {"runs": runs, "more": more}, listed=LISTED)
+    token = request.query_params.get("page", "")
+    found, more = await visitor.client.runs.list_page(page_size=LISTED, page_token=token)
+    runs = sorted(found, key=lambda run: (run.done, -_created(run), run.run))
+    return console.render.page(request, "runs.html", {"runs": runs, "more": more}, token=token)
 
 
 @page
@@ -204,14 +204,8 @@ async def _log(client: AsyncClient, name: str) -> str:
         return ""
 
 
-async def first_runs(client: AsyncClient, count: int) -> list[Run]:
-    """So many runs, by name."""
-    found: list[Run] = []
-    async for run in client.runs.list():
-        found.append(run)
-        if len(found) == count:
-            break
-    return found
+def _created(run: Run) -> float:
+    return run.create_time.timestamp() if run.create_time else 0.0
 
 
 def _charts(runs: dict[str, Iterable[RunMetrics]]) -> list[str]:

@@ -111,13 +111,23 @@ class AsyncRuns:
         """Every run by name, asked for page by page; `timeout` is that of a page."""
         token = ""
         while True:
-            request = pb.ListRunsRequest(page_size=page_size, page_token=token)
-            page = await self._call(self._stub.ListRuns, request, timeout)
+            page = await self._page(page_size, token, timeout)
             for message in page.runs:
                 yield read_run(message)
             token = page.next_page_token
             if not token:
                 return
+
+    async def list_page(
+        self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> tuple[Sequence[Run], str]:
+        """One page of `list`, 100 runs by default, and the token of the next; empty: there is none."""
+        page = await self._page(page_size, page_token, timeout)
+        return [read_run(message) for message in page.runs], page.next_page_token
+
+    async def _page(self, page_size: int, page_token: str, timeout: float | None) -> pb.ListRunsResponse:
+        request = pb.ListRunsRequest(page_size=page_size, page_token=page_token)
+        return await self._call(self._stub.ListRuns, request, timeout)
 
     async def watch(
         self, name: str, *, after_step: int = 0, timeout: float | None = None

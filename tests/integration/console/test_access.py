@@ -1,5 +1,6 @@
 """Who may do what in the console: tokens and roles, sessions, foreign sites, hostile input; by real HTTP."""
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from services.console.runs import LISTED
 from stablerep.client import Client
 from stablerep.config.recipe import load_recipe
 from stablerep.config.settings import Auth
@@ -519,3 +521,25 @@ def test_in_a_browser_one_signs_in_is_refused_by_role_and_retries_a_dead_shard(p
         page.goto(f"{place.url}/datasets/shoes/skipped")
         page.goto(f"{place.url}/datasets/shoes")
         assert page.evaluate("window.hacked") is None
+
+
+def test_runs_beyond_the_first_page_are_on_the_next(place: Place) -> None:
+    store = open_store((place.folder / "store").as_uri())
+    names = [f"many-{number:03}" for number in range(LISTED + 1)]
+    store.put_many((run_key(name, "config.json"), b"{}") for name in names)
+    shown, address = [], "/runs.json"
+    client = place.client("read")
+    while address:
+        found = client.get(address).json()
+        assert len(found["runs"]) <= LISTED
+        shown += [run["run"] for run in found["runs"]]
+        address = found["more"] and f"/runs.json?page={found['more']}"
+    assert len(shown) == len(set(shown)) > LISTED
+    assert set(names) <= set(shown)
+    page = client.get("/runs")
+    (link,) = re.findall('<a href="([^"]*)" rel="next">', page.text)
+    page = client.get(html.unescape(link))
+    assert "The first runs by name" in page.text
+    assert names[-1] in page.text
+    for name in names:
+        store.delete(run_key(name, "config.json"))

@@ -237,6 +237,10 @@ def test_a_gateway_killed_while_creating_leaves_a_run_or_nothing(
             name, ["stripes"], preset="demo", config=SETTINGS, request_id=f"id-{name}"
         ) == client.runs.get(name)
     assert [run.run for run in client.runs.list()] == [f"r{number}" for number in range(6)]
+    first, token = client.runs.list_page(page_size=4)
+    last, end = client.runs.list_page(page_size=4, page_token=token)
+    assert [[run.run for run in page] for page in (first, last)] == [["r0", "r1", "r2", "r3"], ["r4", "r5"]]
+    assert end == ""
 
 
 def test_a_probe_measures_a_finished_run(client: Client, store: Store) -> None:
