@@ -88,6 +88,7 @@ TINY = Sizes(
     ),
 )
 VIEWS_PER_CAPTION = 6
+_SAMPLED_BATCHES = 5  # enough that what runs beside the next batch shows
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -215,17 +216,19 @@ def sampling(sizes: Sizes, folder: Path, report: Report) -> None:
 
     save_stable_diffusion(folder / "sd", sizes)
     generator = Generator(_recipe(folder / "sd", sizes))
-    captions = _captions(2 * sizes.batch // generator.recipe.images_per_caption)
+    a_caption = generator.recipe.images_per_caption
+    captions = _captions(_SAMPLED_BATCHES * sizes.batch // a_caption)
+    few = captions[: 2 * sizes.batch // a_caption]
     stages: dict[str, float] = {}
     list(generator.generate(captions[:2]))
-    taken = seconds_of(lambda: list(generator.generate(captions)), times=1, warm=0)
-    report("stablerep_images_per_second", round(2 * sizes.batch / taken, 3))
+    taken = seconds_of(lambda: list(generator.generate(few)), times=1, warm=0)
+    report("stablerep_images_per_second", round(len(few) * a_caption / taken, 3))
     staged = Generator(
         generator.recipe,
         pipeline=generator.pipeline,
         on_stage=lambda stage, seconds: stages.update({stage: round(stages.get(stage, 0) + seconds, 3)}),
     )
-    list(staged.generate(captions))
+    list(staged.generate(few))
     report("stage_seconds", stages)
 
     pipe = generator.pipeline.pipe
@@ -254,9 +257,16 @@ def sampling(sizes: Sizes, folder: Path, report: Report) -> None:
             compiled = compile_networks(generator.pipeline, recipe, store)
             report(f"{name}cold_start_seconds", round(time.perf_counter() - began, 1))
         made = Generator(recipe, pipeline=generator.pipeline, compiled=compiled)
-        list(made.generate(captions[:1]))
-        taken = seconds_of(lambda made=made: list(made.generate(captions)), times=1, warm=0)  # type: ignore[misc]
-        report(f"{name}compiled_images_per_second", round(2 * sizes.batch / taken, 3))
+        in_line = Generator(recipe, pipeline=generator.pipeline, compiled=compiled, ahead=0, lanes=False)
+        files = []
+        for what, each in {"compiled": made, "in_line": in_line}.items():
+            list(each.generate(captions[:1]))
+            began = time.perf_counter()
+            files.append([group.encoded for group in each.generate(captions)])
+            taken = time.perf_counter() - began
+            report(f"{name}{what}_images_per_second", round(len(captions) * a_caption / taken, 3))
+        same = sum(beside == after for beside, after in zip(*files, strict=True))
+        report(f"{name}same_bytes_in_line", f"{same} of {len(captions)}")
 
 
 def _passes(pipe: Any, sizes: Sizes, report: Report) -> None:

@@ -16,6 +16,7 @@ from stablerep.generation.batch_size import BatchSize
 from stablerep.generation.compiled import Compiled
 from stablerep.generation.encode import encode_jpeg
 from stablerep.generation.in_flight import Launched, OnStage, StageTimes, send_to_host
+from stablerep.generation.lanes import Lanes
 from stablerep.generation.noise import noise_seed
 from stablerep.generation.pending import GroupPixels, PendingGroup, Row, split_captions
 from stablerep.generation.pipeline import BROKEN_DEVICE, LoadedPipeline, load_pipeline
@@ -61,6 +62,7 @@ class Generator:
         on_halved: called when a batch is halved for want of memory.
         ahead: batches that are launched before one's images are waited for, so that a GPU need not wait for
             the host between them; groups come that much later. None: one on a GPU, else none.
+        lanes: whether a GPU embeds captions and decodes images beside the denoising of other batches.
 
     Raises InvalidInput, NotFound and Unavailable, see `load_pipeline` and `make_sampler`.
     """
@@ -77,6 +79,7 @@ class Generator:
         on_stage: OnStage | None = None,
         on_halved: Callable[[], None] | None = None,
         ahead: int | None = None,
+        lanes: bool = True,
     ) -> None:
         if not -(2**63) <= seed < 2**63:
             raise InvalidInput(f"{seed} does not fit into 64 bits", field="seed")
@@ -93,6 +96,7 @@ class Generator:
         self._ahead = int(self.pipeline.device.type == "cuda") if ahead is None else ahead
         self._compiled = compiled
         self._sampler = make_sampler(self.pipeline, recipe, compiled.networks if compiled else None)
+        self._lanes = Lanes(self.pipeline.device, wanted=lanes)
 
     @property
     def batch_images(self) -> int:
@@ -183,7 +187,7 @@ class Generator:
 
     def _begin(self, caption: Caption, run: _Run) -> PendingGroup:
         try:
-            with run.times.timed("text"):
+            with self._lanes.text(), run.times.timed("text"):
                 return self._embed(caption)
         except torch.OutOfMemoryError as error:
             raise StableRepError(f"out of memory while encoding text: {_describe(error)}") from error
@@ -217,8 +221,7 @@ class Generator:
         while rows:
             batch = rows[: self.batch_images]
             try:
-                images = self._images(batch, run)
-                launched = send_to_host(images, batch, self.batch_images, run.times)
+                launched = self._launch(batch, run)
             except torch.OutOfMemoryError as error:
                 shortage = _describe(error)  # the error itself would keep the batch's tensors in memory
             except BROKEN_DEVICE:
@@ -248,7 +251,7 @@ class Generator:
     def _check_pipeline(self, error: Exception, run: _Run) -> None:
         """Raises StableRepError if a batch of a harmless caption fails, too: no caption is to blame then."""
         try:
-            self._images(self._embed(Caption(0, HARMLESS)).rows()[:1], run)
+            self._launch(self._embed(Caption(0, HARMLESS)).rows()[:1], run)
         except torch.OutOfMemoryError:
             return  # that the images themselves run into, and halve their batch
         except BROKEN_DEVICE:
@@ -256,12 +259,14 @@ class Generator:
         except _FAULTS:
             raise StableRepError(f"{self.recipe.model} failed on a batch: {_describe(error)}") from error
 
-    def _images(self, batch: Sequence[Row], run: _Run) -> Tensor:
-        """The images of a batch, float [n 3 h w], those of the padding left out."""
+    def _launch(self, batch: Sequence[Row], run: _Run) -> Launched:
+        """Everything of a batch, on its way to the host."""
         with run.times.timed("denoise"):
             samples = self._sample(batch, run.on_step)
-        with run.times.timed("decode"):
-            return self._sampler.decode(samples)[self._places(batch)]
+        with self._lanes.decoding(samples):
+            with run.times.timed("decode"):
+                images = self._sampler.decode(samples)
+            return send_to_host(images, batch, self._places(batch), run.times)
 
     def _places(self, batch: Sequence[Row]) -> list[int]:
         """Each row's place in the batch that is sampled; in a halved one they are packed."""
@@ -275,9 +280,9 @@ class Generator:
         padded = [batch[-1]] * self.batch_images
         for place, row in zip(self._places(batch), batch, strict=True):
             padded[place] = row
-        return self._sampler.sample(
-            [row.group.embedding for row in padded], [row.seed for row in padded], on_step
-        )
+        embeddings = [row.group.embedding for row in padded]
+        self._lanes.wait_for_text(tensor for each in embeddings for tensor in self._sampler.tensors(each))
+        return self._sampler.sample(embeddings, [row.seed for row in padded], on_step)
 
     def _halve(self, shortage: str) -> None:
         if not self._size.halve():

@@ -58,10 +58,12 @@ class Launched:
 
     Attributes:
         rows: its images' groups, the padding left out.
+        places: where each is in the batch.
         batch_images: images that it had, with the padding.
     """
 
     rows: Sequence[Row]
+    places: Sequence[int]
     batch_images: int
     times: StageTimes
     _pixels: Tensor
@@ -72,11 +74,16 @@ class Launched:
         """Each row's pixels, uint8 [h w 3], and whether the pipeline's were finite. Waits for them."""
         if self._there is not None:
             self._there.synchronize()
-        return zip(self.rows, self._pixels.numpy(), self._finite.tolist(), strict=True)
+        pixels, finite = self._pixels.numpy(), self._finite.tolist()
+        for row, place in zip(self.rows, self.places, strict=True):
+            yield row, pixels[place], finite[place]
 
 
-def send_to_host(images: Tensor, rows: Sequence[Row], batch_images: int, times: StageTimes) -> Launched:
-    """Rounds images, float [n 3 h w] on any device, to bytes there, and begins to copy them to the host."""
+def send_to_host(images: Tensor, rows: Sequence[Row], places: Sequence[int], times: StageTimes) -> Launched:
+    """Rounds a batch's images, float [n 3 h w], to bytes on their device; begins to copy them to the host.
+
+    All of them: to pick rows on a GPU, their places would have to be copied there: a wait.
+    """
     finite, pixels = images.isfinite().flatten(1).all(dim=1), to_bytes(images)
     there = None
     if images.device.type == "cuda":
@@ -84,4 +91,4 @@ def send_to_host(images: Tensor, rows: Sequence[Row], batch_images: int, times: 
         finite, pixels = (tensor.to("cpu", non_blocking=True) for tensor in (finite, pixels))
         there = torch.cuda.Event()
         there.record(torch.cuda.current_stream(images.device))
-    return Launched(rows, batch_images, times, pixels.cpu(), finite.cpu(), there)
+    return Launched(rows, places, len(images), times, pixels.cpu(), finite.cpu(), there)

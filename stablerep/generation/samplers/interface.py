@@ -15,6 +15,9 @@ class Sampler(Protocol):
     def embed(self, caption: str) -> Any:
         """What `sample` wants of a caption; one caption a call, so that the shape is always the same."""
 
+    def tensors(self, embedding: Any) -> Sequence[Tensor]:
+        """Those that an embedding holds."""
+
     def is_truncated(self, caption: str) -> bool:
         """Whether the text encoder sees only the beginning of the caption."""
 

@@ -58,6 +58,10 @@ class LatentSampler:
             raise InvalidInput(f"{side} is no multiple of {factor}, a latent's side", field="image_size")
         self._shape = (loaded.pipe.unet.config.in_channels, side // factor, side // factor)
         self._empty = self._embed_empty()
+        # Once: a copy of numbers to a GPU is waited for, and with it all that the GPU has to do before.
+        self._timesteps = torch.tensor([step.timestep for step in self._steps or ()], device=self._device)
+        self._time_ids = self._make_time_ids() if self._is_xl else None
+        self._latent_statistics = self._find_latent_statistics()
 
     @torch.inference_mode()
     def embed(self, caption: str) -> Embedding:
@@ -68,6 +72,9 @@ class LatentSampler:
             return Embedding(states, pooled)
         states, _ = self._pipe.encode_prompt(caption, self._device, 1, do_classifier_free_guidance=False)
         return Embedding(states)
+
+    def tensors(self, embedding: Embedding) -> Sequence[Tensor]:
+        return [each for each in (embedding.states, embedding.pooled) if each is not None]
 
     def is_truncated(self, caption: str) -> bool:
         tokenizer = self._pipe.tokenizer or self._pipe.tokenizer_2
@@ -101,12 +108,9 @@ class LatentSampler:
     def decode(self, samples: Tensor) -> Tensor:
         vae = self._pipe.vae
         latents = samples.to(vae.dtype) / vae.config.scaling_factor
-        if self._is_xl and vae.config.latents_mean is not None and vae.config.latents_std is not None:
-            mean, std = (
-                torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
-                for values in (vae.config.latents_mean, vae.config.latents_std)
-            )
-            latents = latents * std + mean
+        if self._latent_statistics is not None:
+            mean, deviation = self._latent_statistics
+            latents = latents * deviation + mean
         return (self._networks.decoder(latents).float() / 2 + 0.5).clamp(0, 1)
 
     @property
@@ -168,14 +172,15 @@ class LatentSampler:
         """What the UNet says at step k of latents x, with guidance: (k, x) -> float32 like x."""
         unet, recipe, count = self._networks.unet, self._recipe, len(embeddings)
         guided = round(len(steps) * recipe.guidance_until) if recipe.guidance_scale > 1 else 0
-        timesteps = torch.tensor([step.timestep for step in steps], device=self._device)
         captions = self._conditions(embeddings, states)
         both = self._with_empty(captions, count) if guided else captions
 
         def output(number: int, x: Tensor) -> Tensor:
             rows = torch.cat([x, x]) if number < guided else x
             given = both if number < guided else captions
-            predicted = unet(rows.to(noise.dtype), timesteps[number], return_dict=False, **given)[0].float()
+            predicted = unet(rows.to(noise.dtype), self._timesteps[number], return_dict=False, **given)[
+                0
+            ].float()
             if number >= guided:
                 return predicted
             empty, caption = predicted.chunk(2)
@@ -188,13 +193,27 @@ class LatentSampler:
         if not self._is_xl:
             return {"encoder_hidden_states": states}
         pooled = torch.cat([embedding.pooled for embedding in embeddings if embedding.pooled is not None])
-        side = self._recipe.image_size
-        projection = self._pipe.text_encoder_2.config.projection_dim if self._pipe.text_encoder_2 else None
-        ids = self._pipe._get_add_time_ids(
-            (side, side), (0, 0), (side, side), dtype=states.dtype, text_encoder_projection_dim=projection
-        )
-        added = {"text_embeds": pooled, "time_ids": ids.to(self._device).repeat(len(embeddings), 1)}
+        assert self._time_ids is not None
+        added = {"text_embeds": pooled, "time_ids": self._time_ids.repeat(len(embeddings), 1)}
         return {"encoder_hidden_states": states, "added_cond_kwargs": added}
+
+    def _make_time_ids(self) -> Tensor:
+        """XL's sizes and crop, [1 6]."""
+        side, dtype = self._recipe.image_size, self._empty.states.dtype
+        projection = self._pipe.text_encoder_2.config.projection_dim if self._pipe.text_encoder_2 else None
+        ids: Tensor = self._pipe._get_add_time_ids(
+            (side, side), (0, 0), (side, side), dtype=dtype, text_encoder_projection_dim=projection
+        )
+        return ids.to(self._device)
+
+    def _find_latent_statistics(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and deviation, [1 c 1 1], that some XL models have of their latents; of others None."""
+        vae = self._pipe.vae
+        values = (vae.config.latents_mean, vae.config.latents_std)
+        if not self._is_xl or None in values:
+            return None
+        both = torch.tensor(values, device=self._device, dtype=vae.dtype)
+        return both[0].view(1, -1, 1, 1), both[1].view(1, -1, 1, 1)
 
     def _with_empty(self, captions: dict[str, Any], count: int) -> dict[str, Any]:
         """The same for the empty prompt, then for the captions."""

@@ -41,6 +41,9 @@ class PromptSampler:
     def embed(self, caption: str) -> str:
         return caption
 
+    def tensors(self, embedding: str) -> Sequence[Tensor]:
+        return ()
+
     def is_truncated(self, caption: str) -> bool:
         return False  # how much such a pipeline reads is its own affair
 

@@ -12,6 +12,8 @@ FIGURES = {
         "stablerep_images_per_second",
         "diffusers_images_per_second",
         "fast_compiled_images_per_second",
+        "fast_in_line_images_per_second",
+        "fast_same_bytes_in_line",
         "unet_ms",
     },
     "loss": {"240_stablerep", "240_dense"},
