@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stablerep.data.batches.loader import RankBatch, RankLoader
 from stablerep.data.batches.process import shares_by_process
@@ -215,12 +216,13 @@ def _train_steps(
             cut += share.cut
             seen.add(share.groups, share.numbers)
             scaling.unscale(optimizer)
-            norm = scaling.finite(_clip(learner, config))
+            clipped = _clip(learner, config)
             checkpointed = step % config.checkpoint_every == 0 or step == config.steps
             logged = step % config.log_every == 0 or step == config.steps
             stopping = False
             # On a GPU, looking at the loss waits for it: only now and then, and before every checkpoint.
             if ranks.device.type == "cpu" or logged or checkpointed:
+                norm = None if clipped is None else scaling.finite(float(clipped))
                 if norm is None and (logged or checkpointed):
                     norm = scaling.finite(_gradient_norm(learner))
                 seconds = start.seconds + time.monotonic() - began
@@ -282,11 +284,11 @@ def _timed(shares: Iterator[RankBatch]) -> Iterator[tuple[RankBatch, float]]:
         asked = time.monotonic()
 
 
-def _clip(learner: Learner, config: TrainConfig) -> float | None:
+def _clip(learner: Learner, config: TrainConfig) -> Tensor | None:
     """Scales the gradients down to the configured norm; their norm before, or None if it was not computed."""
     if config.optimizer.clip_norm is None:
         return None
-    return float(whole(torch.nn.utils.clip_grad_norm_(learner.parameters(), config.optimizer.clip_norm)))
+    return whole(torch.nn.utils.clip_grad_norm_(learner.parameters(), config.optimizer.clip_norm))
 
 
 def _gradient_norm(learner: Learner) -> float:
