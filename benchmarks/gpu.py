@@ -36,6 +36,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -329,11 +330,12 @@ def loss(sizes: Sizes, folder: Path, report: Report) -> None:
     for rows in sizes.rows:
         labels = torch.arange(rows, device=_DEVICE) % (rows // VIEWS_PER_CAPTION)
         embeddings = torch.randn(rows, 256, device=_DEVICE, requires_grad=True)
-        exact = multi_positive_loss(embeddings, labels).item()
-        short = partial(multi_positive_loss, tf32=True)
+        full = partial(multi_positive_loss, counts=np.full(rows, VIEWS_PER_CAPTION))
+        short = partial(full, tf32=True)
+        exact = full(embeddings, labels).item()
         report(f"{rows}_moved_by_tf32", abs(short(embeddings, labels).item() - exact))
         for name, objective in (
-            ("stablerep", multi_positive_loss),
+            ("stablerep", full),
             ("stablerep_tf32", short),
             ("dense", dense),
         ):
@@ -383,6 +385,7 @@ def _learner_step(config: Any) -> Callable[[], None]:
         number=number,
         views=torch.randn(config.views_per_batch, 3, size, size, device=device),
         labels=torch.arange(config.views_per_batch // number, device=device),
+        label_counts=np.ones(config.views_per_batch // number, np.int64),
     )
 
     def step() -> None:

@@ -86,6 +86,8 @@ class Batch:
     Attributes:
         views: float [number*n 3 size size], augmented and normalised.
         labels: int64 [n]; captions with equal texts have one label, on whichever rank they are.
+        label_counts: int64 [n], of numpy: how many captions of the whole batch have each one's label, where
+            that is known.
         tokens: int64 [n longest], if the method needs texts.
         noise: float [number*n patches], if the method needs it.
         local: float [local_number*n 3 s s], view-major as well, if the method needs it; the local crops of
@@ -95,6 +97,7 @@ class Batch:
     number: int
     views: Tensor
     labels: Tensor
+    label_counts: Any = None
     tokens: Any = None
     noise: Any = None
     local: Any = None
@@ -115,6 +118,7 @@ class Batch:
             number=self.number,
             views=of_views(self.views),
             labels=self.labels[chosen],
+            label_counts=None if self.label_counts is None else self.label_counts[chosen],
             tokens=None if self.tokens is None else self.tokens[chosen],
             noise=None if self.noise is None else of_views(self.noise),
             local=None if self.local is None else of_views(self.local, self.local_number),

@@ -57,15 +57,22 @@ def contrast_views(
     modules: Any, encoded: Mapping[str, Tensor], batch: Batch, temperature: float, equal_texts: EqualTexts
 ) -> Tensor:
     """The multi-positive loss of the views, through the head."""
+    import numpy as np
     import torch
 
     from stablerep.objectives import multi_positive_loss
     from stablerep.objectives.gather import rank
 
     embeddings = modules.head(encoded["features"].flatten(0, 1), batch.number)
-    instances = None
+    instances, together = None, batch.label_counts
     if equal_texts == "masked":
         count = len(batch.labels)
         own = torch.arange(count, device=batch.labels.device) + rank() * count
-        instances = own.repeat(batch.number)
-    return multi_positive_loss(embeddings, batch.view_labels, temperature=temperature, instances=instances)
+        instances, together = own.repeat(batch.number), np.ones(count, np.int64)
+    return multi_positive_loss(
+        embeddings,
+        batch.view_labels,
+        temperature=temperature,
+        instances=instances,
+        counts=None if together is None else np.tile(together * batch.number, batch.number),
+    )

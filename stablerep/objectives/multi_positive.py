@@ -37,6 +37,7 @@ def multi_positive_loss(
     *,
     temperature: float = 0.1,
     instances: Int[Tensor, " n"] | None = None,
+    counts: np.ndarray | None = None,
     rows_per_chunk: int | None = None,
     tf32: bool | None = None,
 ) -> Float[Tensor, ""]:
@@ -49,10 +50,13 @@ def multi_positive_loss(
     are left out: neither positives nor candidates.
 
     Under torch.distributed every rank must pass the same number of rows; averaging the ranks' gradients gives
-    the gradient of the mean over all rows. `rows_per_chunk` bounds memory: rows_per_chunk x N values are held
-    at once. `tf32`: products of a CUDA device round their factors to TF32's 10 bits of fraction; None does so
-    where embeddings come in 16 bits, which are coarser. The loss moves by less than 2**-9 / temperature.
-    Raises InvalidInput on shapes that do not fit or a temperature that is not positive.
+    the gradient of the mean over all rows. `counts` [n]: how many rows of all ranks have a row's label (and
+    instance), itself included, where the host knows: then it does not wait for the device. `rows_per_chunk`
+    bounds memory: rows_per_chunk x N values are held at once. `tf32`: products of a CUDA device round their
+    factors to TF32's 10 bits of fraction; None does so where embeddings come in 16 bits, which are coarser.
+    The loss moves by less than 2**-9 / temperature.
+    Raises InvalidInput on shapes that do not fit, counts that are others (on a CPU alone: a GPU would have to
+    be asked) or a temperature that is not positive.
     """
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1] or not len(labels):
         message = f"want [n d] and [n], n > 0, got {list(embeddings.shape)} and {list(labels.shape)}"
@@ -63,14 +67,12 @@ def multi_positive_loss(
         exact = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
         rows = F.normalize(exact, dim=1)
         candidates = all_gather_with_gradient(rows)
-        _, label = torch.unique(all_gather(labels), return_inverse=True)
-        group = label
+        label = group = _numbered(all_gather(labels))
         if instances is not None:
-            pairs = torch.stack([label, all_gather(instances)], dim=1)
-            _, group = torch.unique(pairs, dim=0, return_inverse=True)
-        members = _Members(group)
+            group = _numbered(label * len(label) + _numbered(all_gather(instances)))
         first = rank() * len(rows)
-        positives = members.size[group[first : first + len(rows)]] - 1
+        members = _Members(group, slice(first, first + len(rows)), counts)
+        positives = members.own_sizes - 1
         weight = (positives > 0).to(rows.dtype) / len(rows)
         chunk = rows_per_chunk or _default_chunk(candidates)
         left_out = None if instances is None else label
@@ -139,8 +141,8 @@ class _CrossEntropy(torch.autograd.Function):
             block, block_weight = rows[start : start + chunk], weight[start : start + chunk, None]
             here = slice(first + start, first + start + len(block))
             logits = torch.mm(block / temperature, candidates.T, out=scratch[: len(block)])
-            row, positive = members.pairs(here)
-            share = block_weight[row, 0] / (members.size[group[here]][row] - 1).clamp(min=1)
+            row, positive = members.pairs(start, start + len(block))
+            share = block_weight[row, 0] / (members.own_sizes[start:][row] - 1).clamp(min=1)
             own = logits.diagonal(offset=here.start)
             own.zero_()  # a row is among the pairs, but no positive of its own
             total -= (share * logits[row, positive]).sum()
@@ -170,22 +172,38 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient * of_rows, None if of_others is None else gradient * of_others, *[None] * 6
 
 
-class _Members:
-    """The rows of each group: `size` [groups], and pairs of a row and one of its group.
+def _numbered(values: Tensor) -> Tensor:
+    """Each value's place among the distinct ones, [n]. Other than torch.unique, no wait for their number."""
+    ordered, where = values.sort(stable=True)
+    place = F.pad((ordered[1:] != ordered[:-1]).long(), (1, 0)).cumsum(0)
+    return torch.empty_like(values).scatter_(0, where, place)
 
-    The host waits for the device once, here, and not for each chunk.
+
+class _Members:
+    """The rows of each group, and pairs of an own row and one of its group.
+
+    `group` [N] of all rows, `own_sizes` [n]: how many rows each own row's group has. The host waits for the
+    device at most once, here, and not for each chunk; not at all where the sizes are known to it (`counts`).
     """
 
-    def __init__(self, group: Tensor) -> None:
-        self.group, self.size = group, torch.bincount(group)
-        self._sorted, self._first = torch.argsort(group), self.size.cumsum(0) - self.size
-        self._ends = F.pad(self.size[group].cumsum(0), (1, 0)).cpu()
+    def __init__(self, group: Tensor, own: slice, counts: np.ndarray | None) -> None:
+        self.group = group
+        sizes = torch.zeros_like(group).scatter_add_(0, group, torch.ones_like(group))
+        self._sorted, self._first = torch.argsort(group, stable=True), sizes.cumsum(0) - sizes
+        self._own_group = group[own]
+        self.own_sizes = sizes[self._own_group]
+        if counts is None or group.device.type == "cpu":
+            known = self.own_sizes.cpu().numpy()
+            if counts is not None and not np.array_equal(counts, known):
+                message = "are not how many rows have each row's label and instance"
+                raise InvalidInput(message, field="counts")
+            counts = known
+        self._ends = [0, *np.cumsum(counts).tolist()]
 
-    def pairs(self, here: slice) -> tuple[Tensor, Tensor]:
-        """For the rows `here`: the row, from the first of them, and one of its group; both [pairs]."""
-        group = self.group[here]
-        count = self.size[group]
-        pairs = int(self._ends[here.stop] - self._ends[here.start])
-        row = torch.repeat_interleave(count, output_size=pairs)
-        place = torch.arange(pairs, device=row.device) - (count.cumsum(0) - count)[row]
-        return row, self._sorted[self._first[group][row] + place]
+    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """For own rows from `start` to `stop`: the row, from the first of them, and one of its group."""
+        size = self.own_sizes[start:stop]
+        pairs = self._ends[stop] - self._ends[start]
+        row = torch.repeat_interleave(size, output_size=pairs)
+        place = torch.arange(pairs, device=row.device) - (size.cumsum(0) - size)[row]
+        return row, self._sorted[self._first[self._own_group[start:stop]][row] + place]

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stablerep.data.augment.apply import augment, normalise
 from stablerep.data.batches.loader import RankBatch
+from stablerep.data.transfer import to_device
 from stablerep.errors import InvalidInput
 from stablerep.methods.interface import Batch
 from stablerep.runs.config import TrainConfig
@@ -26,13 +27,13 @@ def to_batch(
     share: RankBatch, config: TrainConfig, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Batch:
     """The share on the device, augmented, in the type of the weights."""
-    images = share.images.to(device, non_blocking=True)
+    images = to_device(share.images, device)
     local, local_number = None, 0
     crops = config.method.needs().local
     if share.augmented:
         views = normalise(images, config.augment)
         if share.local_images is not None:
-            local = normalise(share.local_images.to(device, non_blocking=True), config.augment)
+            local = normalise(to_device(share.local_images, device), config.augment)
     else:
         views = augment(images, share.parameters, config.augment, config.encoder.image_size)
         if crops is not None and share.local_parameters is not None:
@@ -43,9 +44,10 @@ def to_batch(
     return Batch(
         number=share.views,
         views=views.to(dtype).contiguous(memory_format=torch.channels_last),
-        labels=share.labels.to(device),
-        tokens=None if share.tokens is None else share.tokens.to(device),
-        noise=None if share.noise is None else share.noise.to(device),
+        labels=to_device(share.labels, device),
+        label_counts=share.label_counts,
+        tokens=None if share.tokens is None else to_device(share.tokens, device),
+        noise=None if share.noise is None else to_device(share.noise, device),
         local=local,
         local_number=local_number,
     )

@@ -6,6 +6,7 @@ steps run on those images of the batch that drew them. Everything is computed on
 """
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.data.augment.parameters import ViewParameters
+from stablerep.data.transfer import to_device
 
 _LUMA = (0.2989, 0.587, 0.114)
 
@@ -33,7 +35,7 @@ def normalise(views: Tensor, config: AugmentConfig) -> Tensor:
 
 
 def _normalise(views: Tensor, config: AugmentConfig) -> Tensor:
-    mean, std = (views.new_tensor(values)[:, None, None] for values in (config.mean, config.std))
+    mean, std = (_constant(tuple(values), views)[:, None, None] for values in (config.mean, config.std))
     return views.sub_(mean).div_(std)
 
 
@@ -46,7 +48,7 @@ def resample(pixels: Tensor, parameters: ViewParameters, size: int) -> Tensor:
     top, left, box_height, box_width = (_on(column, pixels) for column in parameters.box.T)
     vertical = _crop_matrices(top, box_height, height, size)
     horizontal = _crop_matrices(left, box_width, width, size)
-    flip = torch.from_numpy(parameters.flip).to(pixels.device)[:, None, None]
+    flip = to_device(torch.from_numpy(parameters.flip), pixels.device)[:, None, None]
     horizontal = torch.where(flip, horizontal.flip(1), horizontal)
     shrunk = np.column_stack([parameters.downsample, parameters.sizes])
     for shorter, own_height, own_width in np.unique(shrunk[parameters.downsample > 0], axis=0).tolist():
@@ -116,7 +118,7 @@ def _hue(views: Tensor, shift: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
     turned = sector + 6 * shift[:, 0]
-    offset = turned.new_tensor([5.0, 3.0, 1.0])[:, None, None]
+    offset = _constant((5.0, 3.0, 1.0), turned)[:, None, None]
     place = (turned[:, None] + offset).remainder_(6)
     share = torch.minimum(place, 4 - place).clamp_(0, 1)
     return value[:, None] - chroma[:, None] * share
@@ -160,8 +162,17 @@ def _blur_matrices(sigma: Tensor, largest: float, size: int) -> Tensor:
 
 def _where(drawn: np.ndarray, like: Tensor) -> Tensor:
     """The indices of the views that drew something, on their device."""
-    return torch.from_numpy(np.flatnonzero(drawn)).to(like.device)
+    return to_device(torch.from_numpy(np.flatnonzero(drawn)), like.device)
 
 
 def _on(values: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, like.dtype)
+    return to_device(torch.from_numpy(np.ascontiguousarray(values)).to(like.dtype), like.device)
+
+
+def _constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return _made_once(values, like.device, like.dtype)
+
+
+@cache
+def _made_once(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, device=device, dtype=dtype)

@@ -5,6 +5,7 @@ import weakref
 from contextlib import suppress
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -99,6 +100,20 @@ def test_chunks_do_not_change_the_result():
             lambda e, size=chunk: multi_positive_loss(e, labels, rows_per_chunk=size), embeddings
         )
         torch.testing.assert_close(parts, whole)
+
+
+def test_counts_that_the_host_knows_are_those_of_the_labels():
+    embeddings, labels = random_embeddings(7, 5), torch.tensor([3, 1, 3, 9, 1, 3, 2])
+    views = torch.tensor([0, 0, 0, 1, 0, 1, 1])
+    counts, of_views = np.array([3, 2, 3, 1, 2, 3, 1]), np.array([2, 2, 2, 1, 2, 1, 1])
+    wanted = multi_positive_loss(embeddings, labels)
+    assert torch.equal(multi_positive_loss(embeddings, labels, counts=counts), wanted)
+    wanted = multi_positive_loss(embeddings, labels, instances=views)
+    found = multi_positive_loss(embeddings, labels, instances=views, counts=of_views)
+    assert torch.equal(found, wanted)
+    for wrong in (of_views, counts[:6], counts + 1):
+        with pytest.raises(InvalidInput, match="counts: are not how many rows"):
+            multi_positive_loss(embeddings, labels, counts=wrong)
 
 
 def test_a_row_without_positives_adds_nothing_but_counts_in_the_mean():
