@@ -19,7 +19,8 @@ _images = Counter(
 )
 _loss = Gauge("stablerep_training_loss", "Loss over all ranks, when it was last looked at.")
 _waited = Counter(
-    "stablerep_training_data_wait_seconds_total", "Time in which the first rank waited for its images."
+    "stablerep_training_data_wait_seconds_total",
+    "Time in which the first rank's device was idle for want of images.",
 )
 _measure = Gauge(
     "stablerep_training_measure",

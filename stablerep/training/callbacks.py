@@ -11,7 +11,10 @@ class TrainingCallback(Protocol):
         """`run` starts or resumes after `step` of its `steps` steps."""
 
     def on_step(self, step: int, views: int, waited: float) -> None:
-        """`step` steps are done, the last on `views` views for which it had to wait `waited` seconds."""
+        """`step` steps are done, the last on `views` views; for want of which the device idled `waited` s.
+
+        A GPU is a step or two behind: those are then the seconds that have become known since the last call.
+        """
 
     def on_loss(self, loss: float) -> None:
         """The loss over all ranks, as often as it is looked at."""

@@ -32,6 +32,7 @@ from stablerep.training.feeding import (
     positive_sets,
 )
 from stablerep.training.following import when_all_are_ready
+from stablerep.training.idle import idle_of
 from stablerep.training.learner import Learner, build_learner
 from stablerep.training.online_probe import make_online_probe, probe_is_due
 from stablerep.training.optimizer import build_optimizer, schedule
@@ -178,6 +179,7 @@ def _train_steps(
     backward = make_backward(learner, config, ranks, scaling.scale)
     dtype = next(learner.parameters()).dtype
     began, progress, cut, step, wait = time.monotonic(), start, 0, start.step, DataWait()
+    idle = idle_of(ranks.device)
     callback.on_start(run.name, start.step, config.steps)
     with ExitStack() as reporting:
         reports = reporting.enter_context(Reports(config, run, start, callback)) if ranks.first else None
@@ -205,13 +207,15 @@ def _train_steps(
             shares = shares_by_process(loader, make, start.step, config.steps, ahead)
         else:
             shares = loader.shares(start.step, config.steps, ahead, go_on=go_on)
-        for share, waited in _timed(reporting.enter_context(closing(shares))):
+        for share, seconds_waited in _timed(reporting.enter_context(closing(shares))):
             step = share.step + 1
+            idle.arrived(seconds_waited)
             rates = schedule(config, share.step)
             rates.apply(optimizer)
             # What a model draws at random, such as dropout, is then the same however the run got here.
             torch.manual_seed((config.seed + share.step * ranks.size + ranks.rank) % 2**63)
             losses, features = backward(to_batch(share, config, ranks.device, dtype))
+            waited = idle.take()
             wait.add(waited, share.seconds)
             cut += share.cut
             seen.add(share.groups, share.numbers)
@@ -260,6 +264,7 @@ def _train_steps(
             optimizer.zero_grad()
             config.method.after_step(learner, step / config.steps)
             learner.follow(step)
+            idle.launched()
             callback.on_step(step, config.views_per_batch, waited)
             if probe_is_due(config, step):
                 encoder = whole_encoder(learner.exported, config.encoder)

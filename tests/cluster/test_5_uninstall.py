@@ -1,11 +1,8 @@
 """The end of a release: nothing is left but what the notes say."""
 
-import pytest
-
 from tests.cluster.kube import Release, name_of, until
 from tests.cluster.test_3_runs import SLOW, pods_of
 
-pytestmark = pytest.mark.timeout(600)
 KINDS = (
     "deployments,statefulsets,jobs,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,"
     "networkpolicies,poddisruptionbudgets,persistentvolumeclaims,horizontalpodautoscalers,ingresses"

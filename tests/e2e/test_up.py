@@ -20,7 +20,7 @@ from stablerep.client import Client, Job
 from stablerep.data import GroupDataset
 from stablerep.errors import Unavailable
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 WORDS = ("black", "white", "grey", "pale", "dark")
 CAPTIONS = [f"{a} plain {b}" for a in WORDS for b in ("t-shirt", "dress", "coat", "sandal", "bag", "sneaker")]

@@ -20,7 +20,6 @@ from tests.scrape import get, metrics_address, scrape, value, wait_until
 from tests.tools import redis_program
 from tests.unit.deploy.test_dashboard import EXPRESSIONS
 
-pytestmark = pytest.mark.timeout(600)
 SERVICE = "stablerep.v1.GenerationService"
 CAPTIONS, SHARD = 10, 4
 SHARDS = 3

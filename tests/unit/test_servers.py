@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 from minio import Minio
@@ -55,7 +56,7 @@ def test_a_stopped_run_leaves_no_server(number: signal.Signals, tmp_path: Path) 
         "import os, time, pathlib\n"
         "def test_wait(redis_server):\n"
         f"    pathlib.Path({str(started)!r}).write_text(str(redis_server.pid))\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(600)\n"
     )
     command = [
         sys.executable,
@@ -67,18 +68,24 @@ def test_a_stopped_run_leaves_no_server(number: signal.Signals, tmp_path: Path) 
         "no:cacheprovider",
         str(tmp_path),
     ]
-    run = subprocess.Popen(
-        [*command, "--rootdir", str(tmp_path)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        run = subprocess.Popen(
+            [*command, "--rootdir", str(tmp_path)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=output,
+            stderr=output,
+        )
+    deadline = time.monotonic() + 120
     while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     server = int(started.read_text())
     os.kill(server, 0)
     run.send_signal(number)
-    assert run.wait(60) != 0
+    try:
+        assert run.wait(120) != 0
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"it did not end:\n{psutil.Process(run.pid).children()}\n{log.read_text()}")
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)

@@ -43,7 +43,7 @@ def test_the_commands_run(tmp_path):
     assert len(commands()) > 10
     for command in commands():
         done = subprocess.run(
-            ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+            ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         printed[command] = done.stdout

@@ -39,7 +39,6 @@ from tests.gateways import caption_file
 from tests.paths import ROOT
 from tests.tools import redis_program
 
-pytestmark = pytest.mark.timeout(300)
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 RANKS = ("read", "submit", "admin")
 NEEDED = {

@@ -26,8 +26,6 @@ from tests.certificates import Authority, Identity
 from tests.fronts import Fronts, served
 from tests.tools import redis_program
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def queue_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:

@@ -29,7 +29,6 @@ from stablerep.v1 import generator_pb2_grpc as rpc
 from tests.pipelines import make_random_pipeline
 from tests.tools import redis_program
 
-pytestmark = pytest.mark.timeout(600)
 SERVICE = "stablerep.v1.GeneratorService"
 
 

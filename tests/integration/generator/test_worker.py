@@ -33,7 +33,6 @@ from stablerep.testing.worker import WorkerProcess, plan_job
 from tests.generators import assert_whole, generating, make_recipe, make_shards, until
 from tests.pipelines import make_failing_pipeline, make_random_pipeline
 
-pytestmark = pytest.mark.timeout(600)
 StartWorker = Callable[..., WorkerProcess]
 
 

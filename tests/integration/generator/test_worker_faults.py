@@ -29,7 +29,6 @@ from tests.generators import assert_whole, generating, make_recipe, make_shards,
 from tests.pipelines import make_random_pipeline
 from tests.tools import redis_program
 
-pytestmark = pytest.mark.timeout(600)
 StartWorker = Callable[..., WorkerProcess]
 Shards = list[list[tuple[int, str]]]
 KILLS = 20

@@ -25,7 +25,6 @@ from stablerep.testing.slow_link import SlowLink
 from stablerep.testing.worker import WorkerProcess, plan_job
 from tests.generators import make_shards
 
-pytestmark = pytest.mark.timeout(600)
 SHARDS = 5
 STAGES = ("text", "denoise", "decode", "encode", "upload")
 

@@ -20,7 +20,6 @@ from tests.bad_requests import INT32, INT64, NASTY, changed
 from tests.tools import redis_program
 from tests.training import describe, write_stripes
 
-pytestmark = pytest.mark.timeout(300)
 REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,

@@ -20,8 +20,6 @@ from stablerep.shards.layout import run_key
 from stablerep.storage import Store, open_store
 from tests.training import SETTINGS, write_stripes
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:

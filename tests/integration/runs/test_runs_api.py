@@ -28,8 +28,6 @@ from stablerep.storage import Store, open_store
 from stablerep.testing.gateway import GatewayProcess
 from tests.training import SETTINGS, describe, write_stripes
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def store(store_url: str) -> Store:

@@ -23,7 +23,6 @@ from stablerep.testing.servers import RedisServer
 from tests.tools import redis_program
 from tests.training import SETTINGS, describe, write_stripes
 
-pytestmark = pytest.mark.timeout(400)
 SLOW = {**SETTINGS, "steps": 100_000}
 
 

@@ -40,7 +40,6 @@ from tests.pipelines import make_random_pipeline
 from tests.proxies import S3Proxy
 from tests.tools import tool
 
-pytestmark = pytest.mark.timeout(600)
 LEASE_SECONDS = 3
 CAPTIONS, IMAGES = 4, 3
 SHARDS = [

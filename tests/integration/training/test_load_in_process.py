@@ -25,8 +25,6 @@ from stablerep.shards.layout import shard_key
 from stablerep.storage import open_store
 from tests.unit.data.test_batches import jpeg
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def loader_of(url: str) -> RankLoader:
     corpus = Corpus((GroupDataset(url),))
