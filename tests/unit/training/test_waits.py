@@ -22,6 +22,8 @@ from tests.waits import Waits
 META = torch.device("meta")
 WITHOUT = {"synclr": {"method.patches.weight": 0.0}}
 """SynCLR's patch loss waits: how many patches are masked is counted on the device."""
+CASES = [(name, WITHOUT.get(name, {})) for name in OPTIONS]
+CASES += [(name, {"method.equal_texts": "masked"}) for name in ("stablerep", "stablerep_plus", "clip")]
 
 
 def test_a_wait_is_found() -> None:
@@ -76,10 +78,12 @@ def share_of(config: TrainConfig, *, augmented: bool) -> RankBatch:
 
 
 @pytest.mark.parametrize("augmented", [True, False])
-@pytest.mark.parametrize("name", OPTIONS)
-def test_nothing_of_a_step_is_waited_for(name: str, augmented: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "changed"), CASES)
+def test_nothing_of_a_step_is_waited_for(
+    name: str, changed: dict[str, Any], augmented: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # refuses the meta device
-    config = configuration(name, **WITHOUT.get(name, {}))
+    config = configuration(name, **changed)
     learner = build_learner(config, torch.device("cpu"), 1).to(META)
     optimizer = build_optimizer(learner, config)
     for group in optimizer.param_groups:
