@@ -10,10 +10,12 @@ a temporary folder.
 
 sampling  images/s of the preset sd15 through JPEG, and of a loop over diffusers' pipeline that saves PNGs;
           the seconds of each stage; one UNet pass and one VAE decode, plain and compiled; compiled by the
-          package, with the time that it takes, for `sd15` and `sd15-fast`
+          package, with the time that it takes, for `sd15` and `sd15-fast`: with decoding and text beside the
+          denoising, and `in_line`, and how many groups have the same bytes both ways
 remake    how many groups, made again alone by a generator of their own, have the same bytes
 loss      the multi-positive loss at growing batches, beside the dense one: time and memory
-step      views/s of a training step on tensors that are there: a plain timm loop, and the learner; MFU
+step      views/s of a training step on tensors that are there: a plain timm loop, and the learner; MFU;
+          how often the host waits for the GPU in a step
 one_card  the preset paper_vit_b16_cc12m_1x with its 8,256 views on one card, encoded in parts
 input     views/s of the trainer from a store, its data wait, beside the learner's step alone
 study     a sweep of the tiny pipeline with ten times the captions and steps
@@ -29,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,6 +123,22 @@ def _peak_mib(work: Callable[[], object]) -> float | None:
     work()
     _wait()
     return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+
+
+def _waits(work: Callable[[], object]) -> int | None:
+    """How often the host waits for the GPU in one call, as torch itself tells; None without a GPU."""
+    if _DEVICE != "cuda":
+        return None
+    torch.set_warn_always(True)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.set_warn_always(False)
+    return sum("synchroniz" in str(each.message) for each in caught)
 
 
 def save_stable_diffusion(folder: Path, sizes: Sizes) -> None:
@@ -427,7 +446,7 @@ def step(sizes: Sizes, folder: Path, report: Report) -> None:
             "views_per_second": round(views / taken, 1),
             "tflops_per_second": round(flops / taken / 1e12, 2),
         }
-        report(name, {**found, "peak_mib": _peak_mib(way)})
+        report(name, {**found, "peak_mib": _peak_mib(way), "waits": _waits(way)})
 
 
 def one_card(sizes: Sizes, folder: Path, report: Report) -> None:
