@@ -165,6 +165,10 @@ class GeneratorSettings(_Part):
         default="auto",
         description="compiled networks, shared through the store (compiled/); auto: on a GPU by CUDA",
     )
+    lanes: bool = Field(
+        default=True,
+        description="a GPU embeds captions and decodes images beside the denoising of other batches",
+    )
     preload: str = Field(
         default="",
         description="preset whose pipeline is loaded before the worker is ready; empty: at the first shard",

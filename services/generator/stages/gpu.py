@@ -140,6 +140,7 @@ class Gpu:
             batch_limit=self._worker.settings.batch_limit,
             on_stage=observe_stage,
             on_halved=count_oom_halving,
+            lanes=self._worker.settings.lanes,
         )
 
     def _load(self, recipe: Recipe) -> LoadedPipeline:
