@@ -27,7 +27,6 @@ from stablerep.cli import (
 from stablerep.cli.connection import connected
 from stablerep.doctor import extra_of
 from stablerep.errors import StableRepError
-from stablerep.progress import console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,7 +68,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    console.quiet = False  # until a verb has --json
+    pass
 
 
 def main() -> None:

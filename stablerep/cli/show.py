@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from stablerep.client import Job
 
 
-def _quiet(as_json: bool) -> bool:
-    """With --json nothing else is printed: no progress, no lines for a person."""
+def _quiet(context: typer.Context, as_json: bool) -> bool:
+    """With --json the command prints nothing else: no progress, no lines for a person."""
     console.quiet = as_json
+    context.call_on_close(partial(setattr, console, "quiet", False))
     return as_json
 
 

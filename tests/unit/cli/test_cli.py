@@ -128,3 +128,16 @@ def test_a_recipe_file_is_sent_whole(tmp_path: Path) -> None:
 
 def test_brackets_are_shown_and_not_taken_for_markup() -> None:
     assert "extra [serve] is complete" in run("doctor").stdout
+
+
+def test_json_silences_its_own_command_alone(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from stablerep.cli import app
+    from stablerep.progress import console
+
+    result = CliRunner().invoke(
+        app, ["train", "--json", "--run", "none", "--dataset", str(tmp_path / "none")]
+    )
+    assert result.exit_code != 0
+    assert not console.quiet
