@@ -1,10 +1,9 @@
 """What a job's index objects come to: which shards are done and how much they hold; read by many threads."""
 
-import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -30,10 +29,20 @@ class Totals:
     worker_ms: int = 0
 
     def __add__(self, other: "Totals") -> "Totals":
-        return Totals(*map(operator.add, astuple(self), astuple(other)))
+        return Totals(
+            self.groups + other.groups,
+            self.images + other.images,
+            self.skipped + other.skipped,
+            self.worker_ms + other.worker_ms,
+        )
 
     def __sub__(self, other: "Totals") -> "Totals":
-        return Totals(*map(operator.sub, astuple(self), astuple(other)))
+        return Totals(
+            self.groups - other.groups,
+            self.images - other.images,
+            self.skipped - other.skipped,
+            self.worker_ms - other.worker_ms,
+        )
 
 
 NOTHING = Totals()
