@@ -178,9 +178,8 @@ class LatentSampler:
         def output(number: int, x: Tensor) -> Tensor:
             rows = torch.cat([x, x]) if number < guided else x
             given = both if number < guided else captions
-            predicted = unet(rows.to(noise.dtype), self._timesteps[number], return_dict=False, **given)[
-                0
-            ].float()
+            when = self._timesteps[number]
+            predicted = unet(rows.to(noise.dtype), when, return_dict=False, **given)[0].float()
             if number >= guided:
                 return predicted
             empty, caption = predicted.chunk(2)

@@ -15,21 +15,11 @@ from tests.waits import Waits
 
 @pytest.mark.parametrize("make", [make_random_pipeline, make_random_xl_pipeline])
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
-def test_nothing_of_a_batch_is_waited_for(make, sampler: str, tmp_path: Path, monkeypatch) -> None:
-    recipe = Recipe(
-        model=str(make(tmp_path)),
-        sampler=sampler,
-        steps=3,
-        guidance_scale=2.0,
-        guidance_until=0.5,
-        image_size=32,
-        save_size=32,
-        images_per_caption=2,
-        batch_images=4,
-        jpeg_quality=95,
-        layout="slots",
-        dtype="float32",
-    )
+def test_nothing_of_a_batch_is_waited_for(
+    make, sampler: str, tiny_recipe: Recipe, tmp_path: Path, monkeypatch
+) -> None:
+    changed = {"model": str(make(tmp_path)), "sampler": sampler, "steps": 3, "layout": "slots"}
+    recipe = Recipe(**{**tiny_recipe.model_dump(), **changed, "guidance_until": 0.5})
     loaded = load_pipeline(recipe, "cpu")
     if make is make_random_xl_pipeline:
         loaded.pipe.vae.register_to_config(
