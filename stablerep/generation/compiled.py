@@ -23,9 +23,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
@@ -38,6 +37,8 @@ from stablerep.shards.layout import compiled_prefix
 from stablerep.storage import Store
 
 logger = logging.getLogger("stablerep.generation")
+_GRAPHS = 2
+"""Counted up when the package's own networks change: graphs of before do not fit then."""
 
 Say = Callable[[str], None]
 
@@ -134,15 +135,14 @@ def can_compile(loaded: LoadedPipeline, recipe: Recipe) -> bool:
     Raises InvalidInput for a recipe that the pipeline cannot follow.
     """
     sampler = make_sampler(loaded, recipe)
-    return (
-        isinstance(sampler, LatentSampler) and sampler.own_loop and isinstance(loaded.pipe.vae, AutoencoderKL)
-    )
+    return isinstance(sampler, LatentSampler) and sampler.own_loop and loaded.decoder is not None
 
 
 def networks_digest(recipe: Recipe) -> str:
     """Of what decides the graphs: the networks and their shapes; 16 hexadecimal digits."""
     guided = recipe.guidance_scale > 1
     facts = (
+        _GRAPHS,
         recipe.model,
         recipe.revision,
         recipe.dtype,
@@ -166,18 +166,16 @@ def card_name(device: torch.device) -> str:
 def _prepare(loaded: LoadedPipeline) -> None:
     """What makes compiled graphs faster: one projection for queries, keys and values; channels last."""
     for network in (loaded.pipe.unet, loaded.pipe.vae):
-        network.to(memory_format=torch.channels_last)
         if getattr(network, "original_attn_processors", None) is None:
             network.fuse_qkv_projections()
+    for module in (loaded.denoiser, loaded.decoder):
+        assert module is not None  # `can_compile` says so
+        module.to(memory_format=torch.channels_last)
 
 
 def _compile(loaded: LoadedPipeline, recipe: Recipe) -> Networks:
     """Compiled networks that have run once in every shape that the recipe has."""
-    vae = loaded.pipe.vae
-    networks = Networks(
-        torch.compile(loaded.pipe.unet, fullgraph=True, dynamic=False),
-        torch.compile(_Decoder(vae), fullgraph=True, dynamic=False),
-    )
+    networks = Networks(_as_graph(loaded.denoiser), _as_graph(loaded.decoder))
     try:
         LatentSampler(loaded, recipe, networks).run_once(recipe.batch_images)
     except TorchDynamoException as error:
@@ -186,17 +184,9 @@ def _compile(loaded: LoadedPipeline, recipe: Recipe) -> Networks:
     return networks
 
 
-class _Decoder(nn.Module):
-    """What decoding runs, without the parts of diffusers that cannot be compiled as one graph."""
-
-    def __init__(self, vae: Any) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, latents: Tensor) -> Tensor:
-        if self.vae.post_quant_conv is not None:
-            latents = self.vae.post_quant_conv(latents)
-        return self.vae.decoder(latents)
+def _as_graph(module: Any) -> Callable[..., Tensor]:
+    graph: Callable[..., Tensor] = torch.compile(module, fullgraph=True, dynamic=False)
+    return graph
 
 
 def _load(loaded: LoadedPipeline, recipe: Recipe, content: bytes) -> tuple[Compiled, int]:

@@ -6,7 +6,7 @@ import json
 import pkgutil
 import warnings
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +21,8 @@ from torch import nn
 
 from stablerep.config.recipe import Recipe
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
+from stablerep.generation.decoder import Decoder, can_decode
+from stablerep.generation.denoiser import Denoiser, can_denoise
 
 # A broken GPU stays broken for the process: no shard is to blame, and every later one would fail too. (torch
 # before 2.8 has no class for it.)
@@ -50,6 +52,18 @@ class LoadedPipeline:
     def fits(self, recipe: Recipe) -> bool:
         """Whether the recipe needs this pipeline and no other."""
         return (self.model, self.revision, self.dtype) == (recipe.model, recipe.revision, recipe.dtype)
+
+    @cached_property
+    def denoiser(self) -> Denoiser | None:
+        """The UNet as the package runs it itself; None for pipelines of another kind."""
+        unet = getattr(self.pipe, "unet", None)
+        return Denoiser(unet) if can_denoise(unet) else None
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """The same of the autoencoder, in the type that it has when this is first asked for."""
+        vae = getattr(self.pipe, "vae", None)
+        return Decoder(vae) if can_decode(vae) else None
 
 
 def default_device() -> torch.device:

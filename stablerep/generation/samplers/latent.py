@@ -27,13 +27,13 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Networks:
-    """The two networks that take the time: as diffusers has them, or compiled.
+    """The two networks that take the time: as they are, or compiled.
 
-    unet: (latents [n c h w], timestep, *, encoder_hidden_states, ...) -> (output,).
+    denoiser: as `Denoiser`'s forward pass; None where diffusers' own loop runs its UNet.
     decoder: latents [n c h w] -> images [n 3 H W], -1 to 1.
     """
 
-    unet: Callable[..., tuple[Tensor, ...]]
+    denoiser: Callable[[Tensor, Tensor, Sequence[Tensor]], Tensor] | None
     decoder: Callable[[Tensor], Tensor]
 
 
@@ -42,9 +42,7 @@ class LatentSampler:
 
     def __init__(self, loaded: LoadedPipeline, recipe: Recipe, networks: Networks | None = None) -> None:
         vae = loaded.pipe.vae
-        self._networks = networks or Networks(
-            loaded.pipe.unet, lambda latents: vae.decode(latents, return_dict=False)[0]
-        )
+        self._denoiser = loaded.denoiser
         self._pipe = loaded.pipe
         self._device = loaded.device
         self._recipe = recipe
@@ -53,6 +51,8 @@ class LatentSampler:
         self._steps = self._own_steps()
         if self._is_xl and vae.dtype == torch.float16 and vae.config.force_upcast:
             vae.to(torch.float32)  # XL's autoencoder overflows in half precision
+        networks = networks or Networks(loaded.denoiser, loaded.decoder or _whole(vae))
+        self._pass, self._decoder = networks.denoiser, networks.decoder
         side, factor = recipe.image_size, loaded.pipe.vae_scale_factor
         if side % factor:
             raise InvalidInput(f"{side} is no multiple of {factor}, a latent's side", field="image_size")
@@ -61,6 +61,7 @@ class LatentSampler:
         # Once: a copy of numbers to a GPU is waited for, and with it all that the GPU has to do before.
         self._timesteps = torch.tensor([step.timestep for step in self._steps or ()], device=self._device)
         self._time_ids = self._make_time_ids() if self._is_xl else None
+        self._times = self._make_times()
         self._latent_statistics = self._find_latent_statistics()
 
     @torch.inference_mode()
@@ -111,7 +112,7 @@ class LatentSampler:
         if self._latent_statistics is not None:
             mean, deviation = self._latent_statistics
             latents = latents * deviation + mean
-        return (self._networks.decoder(latents).float() / 2 + 0.5).clamp(0, 1)
+        return (self._decoder(latents).float() / 2 + 0.5).clamp(0, 1)
 
     @property
     def own_loop(self) -> bool:
@@ -141,12 +142,11 @@ class LatentSampler:
 
     def _own_steps(self) -> list[SolverStep] | None:
         """None where diffusers' own loop is taken: for samplers that are no plain DDIM or DPM-Solver++."""
-        recipe, unet = self._recipe, self._pipe.unet.config
-        timesteps = None
+        recipe, timesteps = self._recipe, None
         if recipe.schedule == "ays":
             timesteps = AysSchedules[f"StableDiffusion{'XL' if self._is_xl else ''}Timesteps"]
         steps = None
-        if unet.time_cond_proj_dim is None and unet.class_embed_type is None:
+        if self._denoiser is not None:
             steps = solver_steps(self._scheduler, recipe.steps, timesteps)
         if steps is None and (timesteps or recipe.guidance_until < 1):
             field = "schedule" if timesteps else "guidance_until"
@@ -170,31 +170,39 @@ class LatentSampler:
         self, steps: Sequence[SolverStep], embeddings: Sequence[Embedding], states: Tensor, noise: Tensor
     ) -> Callable[[int, Tensor], Tensor]:
         """What the UNet says at step k of latents x, with guidance: (k, x) -> float32 like x."""
-        unet, recipe, count = self._networks.unet, self._recipe, len(embeddings)
+        step, recipe, count = self._pass, self._recipe, len(embeddings)
+        assert step is not None
+        assert self._denoiser is not None
         guided = round(len(steps) * recipe.guidance_until) if recipe.guidance_scale > 1 else 0
-        captions = self._conditions(embeddings, states)
-        both = self._with_empty(captions, count) if guided else captions
+        if guided:
+            states = torch.cat([self._empty.states.expand(count, -1, -1), states])
+        texts, times = self._denoiser.texts(states), self._times
+        if times is None:
+            times = self._denoiser.times(self._timesteps, self._added(embeddings, guided > 0))
+        of_captions = [text[:, -count:] for text in texts]
 
         def output(number: int, x: Tensor) -> Tensor:
-            rows = torch.cat([x, x]) if number < guided else x
-            given = both if number < guided else captions
-            when = self._timesteps[number]
-            predicted = unet(rows.to(noise.dtype), when, return_dict=False, **given)[0].float()
+            latents = x.to(noise.dtype)
             if number >= guided:
-                return predicted
-            empty, caption = predicted.chunk(2)
+                return step(latents, times[number, -count:], of_captions).float()
+            empty, caption = step(latents, times[number], texts).float().chunk(2)
             return empty + recipe.guidance_scale * (caption - empty)
 
         return output
 
-    def _conditions(self, embeddings: Sequence[Embedding], states: Tensor) -> dict[str, Any]:
-        """What the UNet is told of the captions."""
-        if not self._is_xl:
-            return {"encoder_hidden_states": states}
-        pooled = torch.cat([embedding.pooled for embedding in embeddings if embedding.pooled is not None])
+    def _make_times(self) -> Tensor | None:
+        """What the steps' times add, where it is the same for all captions: not in XL."""
+        if self._steps is None or self._denoiser is None or self._is_xl:
+            return None
+        with torch.inference_mode():
+            return self._denoiser.times(self._timesteps)
+
+    def _added(self, embeddings: Sequence[Embedding], guided: bool) -> dict[str, Tensor]:
+        """What XL adds to the time for each row: first those of the empty prompt, if guided."""
+        rows = [*([self._empty] * len(embeddings) if guided else ()), *embeddings]
         assert self._time_ids is not None
-        added = {"text_embeds": pooled, "time_ids": self._time_ids.repeat(len(embeddings), 1)}
-        return {"encoder_hidden_states": states, "added_cond_kwargs": added}
+        pooled = torch.cat([row.pooled for row in rows if row.pooled is not None])
+        return {"text_embeds": pooled, "time_ids": self._time_ids.repeat(len(rows), 1)}
 
     def _make_time_ids(self) -> Tensor:
         """XL's sizes and crop, [1 6]."""
@@ -214,20 +222,6 @@ class LatentSampler:
         both = torch.tensor(values, device=self._device, dtype=vae.dtype)
         return both[0].view(1, -1, 1, 1), both[1].view(1, -1, 1, 1)
 
-    def _with_empty(self, captions: dict[str, Any], count: int) -> dict[str, Any]:
-        """The same for the empty prompt, then for the captions."""
-        states = self._empty.states.expand(count, -1, -1)
-        both: dict[str, Any] = {
-            "encoder_hidden_states": torch.cat([states, captions["encoder_hidden_states"]])
-        }
-        if self._empty.pooled is not None:
-            added = captions["added_cond_kwargs"]
-            both["added_cond_kwargs"] = {
-                "text_embeds": torch.cat([self._empty.pooled.expand(count, -1), added["text_embeds"]]),
-                "time_ids": added["time_ids"].repeat(2, 1),
-            }
-        return both
-
     def _prompts(self, embeddings: Sequence[Embedding], states: Tensor) -> dict[str, Tensor]:
         prompts = {"prompt_embeds": states, "negative_prompt_embeds": self._empty.states.expand_as(states)}
         if self._empty.pooled is not None:
@@ -235,3 +229,13 @@ class LatentSampler:
             prompts["pooled_prompt_embeds"] = pooled
             prompts["negative_pooled_prompt_embeds"] = self._empty.pooled.expand_as(pooled)
         return prompts
+
+
+def _whole(vae: Any) -> Callable[[Tensor], Tensor]:
+    """Another autoencoder's own decoding."""
+
+    def decode(latents: Tensor) -> Tensor:
+        images: Tensor = vae.decode(latents, return_dict=False)[0]
+        return images
+
+    return decode

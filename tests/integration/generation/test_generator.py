@@ -318,8 +318,10 @@ class TestGroups:
         recipe = recipe_for(sd, guidance_scale=1.0)
         pipeline = load_pipeline(recipe)
         rows: set[int] = set()
-        pipeline.pipe.unet.register_forward_pre_hook(lambda module, inputs: rows.add(inputs[0].shape[0]))
-        pipeline.pipe.vae.decoder.register_forward_pre_hook(
+        pipeline.pipe.unet.conv_in.register_forward_pre_hook(
+            lambda module, inputs: rows.add(inputs[0].shape[0])
+        )
+        pipeline.pipe.vae.decoder.conv_in.register_forward_pre_hook(
             lambda module, inputs: rows.add(inputs[0].shape[0])
         )
         list(Generator(recipe, pipeline=pipeline).generate(CAPTIONS[:5]))
@@ -388,7 +390,8 @@ class TestFailures:
     def test_a_pipeline_that_fails_whatever_the_caption_is_an_error_after_two_batches(self, sd: Path) -> None:
         pipeline = load_pipeline(recipe_for(sd))
         batches: list[int] = []
-        pipeline.pipe.unet.register_forward_pre_hook(lambda module, inputs: batches.append(1))
+        assert pipeline.denoiser is not None
+        pipeline.denoiser.register_forward_pre_hook(lambda module, inputs: batches.append(1))
         fails_on(pipeline, "a")
         with pytest.raises(StableRepError, match="failed on a batch: RuntimeError: no such token"):
             list(Generator(recipe_for(sd), pipeline=pipeline).generate(CAPTIONS))
@@ -403,7 +406,7 @@ class TestFailures:
                 left[0] -= 1
                 raise RuntimeError("cuDNN had a bad day")
 
-        pipeline.pipe.vae.decoder.register_forward_pre_hook(fail)
+        pipeline.pipe.vae.decoder.conv_in.register_forward_pre_hook(fail)
         groups = list(Generator(recipe_for(sd), seed=3, pipeline=pipeline).generate(CAPTIONS[:5]))
         assert groups == list(Generator(recipe_for(sd), seed=3).generate(CAPTIONS[:5]))
 
@@ -565,14 +568,15 @@ def fails_on(pipeline: LoadedPipeline, word: str) -> None:
 
     def mark(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
         if (inputs[0] == token).any():
-            output.last_hidden_state.add_(1000)
+            output.last_hidden_state.fill_(torch.nan)
 
-    def check(module: torch.nn.Module, inputs: object, named: dict[str, torch.Tensor]) -> None:
-        if (named["encoder_hidden_states"] > 500).any():
+    def check(module: torch.nn.Module, inputs: tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]) -> None:
+        if any(text.isnan().any() for text in inputs[2]):
             raise RuntimeError("no such token")
 
     pipeline.pipe.text_encoder.register_forward_hook(mark)
-    pipeline.pipe.unet.register_forward_pre_hook(check, with_kwargs=True)
+    assert pipeline.denoiser is not None
+    pipeline.denoiser.register_forward_pre_hook(check)
 
 
 def out_of_memory(*, times: int) -> Callable[[], None]:

@@ -37,12 +37,11 @@ def placed() -> Iterator[LoadedPipeline]:
     loaded = load_pipeline(recipe())
 
     def add_place(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
-        sample = output[0]
-        rows = len(sample) // 2  # guidance: the rows of the empty prompt, then those of the captions
-        place = torch.arange(len(sample)).remainder(rows).view(-1, 1, 1, 1)
-        return (sample + 0.05 * place, *output[1:])
+        rows = len(output) // 2  # guidance: the rows of the empty prompt, then those of the captions
+        return output + 0.05 * torch.arange(len(output)).remainder(rows).view(-1, 1, 1, 1)
 
-    handle = loaded.pipe.unet.register_forward_hook(add_place)
+    assert loaded.denoiser is not None
+    handle = loaded.denoiser.register_forward_hook(add_place)
     yield loaded
     handle.remove()
 

@@ -322,7 +322,7 @@ def test_batch_too_large_for_memory_is_halved_recorded_and_tried_again_with_the_
             if not free.is_set() and inputs[0].shape[0] > 3:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
-        loaded.pipe.vae.decoder.register_forward_pre_hook(allocate)
+        loaded.pipe.vae.decoder.conv_in.register_forward_pre_hook(allocate)
         return loaded
 
     monkeypatch.setattr(gpu, "load_pipeline", load)
