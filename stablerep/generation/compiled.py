@@ -30,6 +30,7 @@ from torch._dynamo.utils import counters
 
 from stablerep.config.recipe import Recipe
 from stablerep.errors import NotFound, StableRepError, TornObject
+from stablerep.generation.attention import Attention, Way, fastest_ways
 from stablerep.generation.pipeline import LoadedPipeline
 from stablerep.generation.samplers import make_sampler
 from stablerep.generation.samplers.latent import LatentSampler, Networks
@@ -59,6 +60,8 @@ class Artifact(BaseModel):
     torch: str
     networks: str
     seconds: float
+    attention: dict[str, Way] = {}
+    """The way of each shape that is not torch's own choice (`generation.attention`)."""
     create_time: datetime
 
 
@@ -85,12 +88,15 @@ def compile_networks(
     card = card_name(loaded.device)
     prefix = compiled_prefix(card, torch.__version__, networks_digest(recipe))
     _prepare(loaded)
+    denoiser = loaded.denoiser
+    assert denoiser is not None  # `can_compile` says so
     while True:
         torch.compiler.reset()  # else graphs of before that suit would be taken for this compilation's
         found = _read(store, prefix)
         began = time.monotonic()
         if found is not None:
             say(f"loading the compiled networks of {recipe.model} from {store.url}/{prefix}")
+            denoiser.attention = Attention(found.attention)
             compiled, missed = _load(loaded, recipe, _content(store, prefix, found))
             if missed:
                 logger.warning(
@@ -106,6 +112,7 @@ def compile_networks(
             f"compiling UNet and autoencoder of {recipe.model} for batches of {recipe.batch_images} "
             f"on {card}: nothing is stored at {prefix} yet"
         )
+        denoiser.attention = Attention(_find_ways(loaded, recipe, say))
         with _own_cache():
             networks = _compile(loaded, recipe)
             content = _saved()
@@ -119,6 +126,7 @@ def compile_networks(
             torch=torch.__version__,
             networks=networks_digest(recipe),
             seconds=round(seconds, 1),
+            attention=denoiser.attention.ways,
             create_time=datetime.now(UTC),
         )
         store.put(f"{prefix}{digest[:16]}.bin", content)
@@ -171,6 +179,20 @@ def _prepare(loaded: LoadedPipeline) -> None:
     for module in (loaded.denoiser, loaded.decoder):
         assert module is not None  # `can_compile` says so
         module.to(memory_format=torch.channels_last)
+
+
+def _find_ways(loaded: LoadedPipeline, recipe: Recipe, say: Say) -> dict[str, Way]:
+    """The fastest way of attention for each shape that the recipe's UNet has."""
+    denoiser, attention = loaded.denoiser, Attention()
+    assert denoiser is not None
+    attention.seen = {}
+    denoiser.attention = attention
+    LatentSampler(loaded, recipe).denoise_once(recipe.batch_images)
+    with torch.inference_mode():
+        ways = fastest_ways(attention.seen)
+    if ways:
+        say("attention: " + ", ".join(f"{shape} by {way}" for shape, way in ways.items()))
+    return ways
 
 
 def _compile(loaded: LoadedPipeline, recipe: Recipe) -> Networks:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from stablerep.generation.attention import Attention
 from stablerep.generation.upsampler import Upsampler
 
 # Settings that the module tree itself tells; every other must have the value it has where none is given.
@@ -64,6 +65,7 @@ class Denoiser(nn.Module):
         if not can_denoise(unet):
             raise ValueError(f"{type(unet).__name__} is no UNet of Stable Diffusion 1, 2 or XL")
         self.unet = unet
+        self.attention = Attention()
         blocks = _in_order(unet)
         resnets = [resnet for block in blocks for resnet in block.resnets]
         self._time_layers = [(resnet.nonlinearity, resnet.time_emb_proj) for resnet in resnets]
@@ -110,7 +112,7 @@ class Denoiser(nn.Module):
         for block in unet.down_blocks:
             for resnet, attention in _pairs(block):
                 x = _residual(resnet, x, next(times))
-                x = _transformer(attention, x, given) if attention is not None else x
+                x = _transformer(attention, x, given, self.attention) if attention is not None else x
                 skips.append(x)
             for downsampler in block.downsamplers or ():
                 x = downsampler(x)
@@ -119,14 +121,14 @@ class Denoiser(nn.Module):
             first, *others = unet.mid_block.resnets
             x = _residual(first, x, next(times))
             for attention, resnet in zip(unet.mid_block.attentions, others, strict=True):
-                x = _residual(resnet, _transformer(attention, x, given), next(times))
+                x = _residual(resnet, _transformer(attention, x, given, self.attention), next(times))
         for block in unet.up_blocks:
             for resnet, attention in _pairs(block):
                 skip = skips.pop()
                 if skip.shape[0] < x.shape[0]:
                     skip = torch.cat([skip, skip])
                 x = _residual(resnet, torch.cat([x, skip], dim=1), next(times))
-                x = _transformer(attention, x, given) if attention is not None else x
+                x = _transformer(attention, x, given, self.attention) if attention is not None else x
             for _ in block.upsamplers or ():
                 x = next(upsamplers)(x, skips[-1].shape[2:])
         return unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
@@ -147,37 +149,42 @@ def _residual(block: Any, x: Tensor, time: Tensor) -> Tensor:
     inner = block.conv1(block.nonlinearity(block.norm1(x))) + time[:, :, None, None]
     inner = block.conv2(block.nonlinearity(block.norm2(inner)))
     if block.conv_shortcut is not None:
-        x = _pointwise(block.conv_shortcut, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if x.is_contiguous(memory_format=torch.channels_last):
+            x = _pointwise(block.conv_shortcut, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        else:
+            x = block.conv_shortcut(x)
     x = x + inner
     return x if block.output_scale_factor == 1 else x / block.output_scale_factor
 
 
-def _transformer(transformer: Any, x: Tensor, texts: Iterator[Tensor]) -> Tensor:
+def _transformer(transformer: Any, x: Tensor, texts: Iterator[Tensor], attention: Attention) -> Tensor:
     """Self-attention, cross-attention on the next texts, and feed-forward over pixels as tokens."""
     height = x.shape[2]
     tokens = _pointwise(transformer.proj_in, transformer.norm(x).permute(0, 2, 3, 1).flatten(1, 2))
     for block in transformer.transformer_blocks:
-        tokens = tokens + _attend_to_itself(block.attn1, block.norm1(tokens))
+        tokens = tokens + _attend(
+            block.attn1, attention, *_queries_keys_values(block.attn1, block.norm1(tokens))
+        )
         keys, values = next(texts).unbind()
         if keys.shape[0] > tokens.shape[0]:
             tokens, x = torch.cat([tokens, tokens]), torch.cat([x, x])
-        asked = block.attn2.to_q(block.norm2(tokens))
-        tokens = tokens + _attend(block.attn2, asked, keys, values)
+        queries = block.attn2.to_q(block.norm2(tokens))
+        tokens = tokens + _attend(block.attn2, attention, queries, keys, values)
         tokens = tokens + block.ff(block.norm3(tokens))
     pixels = _pointwise(transformer.proj_out, tokens).unflatten(1, (height, -1)).permute(0, 3, 1, 2)
-    return pixels + x
+    return x + pixels  # in this order: laid out as x is
 
 
-def _attend_to_itself(layer: Any, tokens: Tensor) -> Tensor:
+def _queries_keys_values(layer: Any, tokens: Tensor) -> tuple[Tensor, ...]:
     if layer.fused_projections:
-        return _attend(layer, *layer.to_qkv(tokens).chunk(3, dim=-1))
-    return _attend(layer, layer.to_q(tokens), layer.to_k(tokens), layer.to_v(tokens))
+        return tuple(layer.to_qkv(tokens).chunk(3, dim=-1))
+    return layer.to_q(tokens), layer.to_k(tokens), layer.to_v(tokens)
 
 
-def _attend(layer: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _attend(layer: Any, attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention in the layer's heads, [n q c] on [n k c], with its output's projection."""
     heads = [each.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for each in (queries, keys, values)]
-    attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+    attended = attention(heads[0], heads[1], heads[2])
     projected: Tensor = layer.to_out[0](attended.transpose(1, 2).flatten(2))
     return projected
 

@@ -41,7 +41,8 @@ class Upsampler(nn.Module):
             torch.stack([phases[:, a : a + height, b : b + width, a, b] for b in (0, 1)], dim=3)
             for a in (0, 1)
         ]
-        return torch.stack(rows, dim=2).reshape(n, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+        large = torch.stack(rows, dim=2).reshape(n, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+        return large if x.is_contiguous(memory_format=torch.channels_last) else large.contiguous()
 
 
 def _sums(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:

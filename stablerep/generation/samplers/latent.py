@@ -122,6 +122,11 @@ class LatentSampler:
     @torch.inference_mode()
     def run_once(self, batch: int) -> None:
         """Runs both networks in each shape that a batch of the recipe has: compiled ones are made then."""
+        self.decode(self.denoise_once(batch))
+
+    @torch.inference_mode()
+    def denoise_once(self, batch: int) -> Tensor:
+        """Runs the denoiser in each shape that a batch has; latents of that batch."""
         assert self._steps is not None
         embeddings = [self._empty] * batch
         states = torch.cat([embedding.states for embedding in embeddings])  # laid out as captions' are
@@ -129,7 +134,7 @@ class LatentSampler:
         output = self._output(self._steps, embeddings, states, latents)
         for number in {0, len(self._steps) - 1}:
             output(number, latents)
-        self.decode(latents)
+        return latents
 
     @torch.inference_mode()
     def _embed_empty(self) -> Embedding:

@@ -73,7 +73,8 @@ import json, sys
 import torch
 from torch._dynamo.utils import counters
 from stablerep.config.recipe import Recipe
-from stablerep.generation import Generator, load_pipeline
+from stablerep.generation import Generator, compiled as compiling, load_pipeline
+from stablerep.generation.attention import fastest_ways
 from stablerep.generation.compiled import compile_networks
 from stablerep.shards import build_tar, commit_shard
 from stablerep.storage import open_store
@@ -85,6 +86,12 @@ recipe, store = Recipe.model_validate_json(sys.argv[1]), open_store(sys.argv[2])
 pipeline = load_pipeline(recipe, "cpu")
 captions = json.loads(sys.argv[3])
 plain = list(Generator(recipe, seed=5, pipeline=pipeline).generate(captions))
+
+def chosen(shapes):
+    assert set(fastest_ways(shapes)) <= set(shapes)
+    return dict.fromkeys(shapes, "math")  # whichever is the fastest here, another one than torch's own
+
+compiling.fastest_ways = chosen
 compiled = compile_networks(pipeline, recipe, store, lambda text: print("said", text))
 made = graphs()
 groups = list(Generator(recipe, seed=5, pipeline=pipeline, compiled=compiled).generate(captions))
@@ -151,6 +158,8 @@ def test_groups_say_by_which_artifact(made):
     )
     record = json.loads(made["store"].get(f"{prefix}artifact.json"))
     assert record["sha256"] == digest
+    assert record["attention"] == {"16x16x2": "math"}  # 4 x 4 latents, and as many tokens of text
+    assert "said attention: 16x16x2 by math\n" in made["output"]
     assert record["size"] == len(made["store"].get(f"{prefix}{digest[:16]}.bin"))
     assert "said compiling UNet and autoencoder of " in made["output"]
     assert "said compiled in " in made["output"]
