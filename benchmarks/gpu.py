@@ -9,9 +9,12 @@ random, of the true architectures. Without a GPU the same code runs at tiny size
 a temporary folder.
 
 sampling  images/s of the preset sd15 through JPEG, and of a loop over diffusers' pipeline that saves PNGs;
-          the seconds of each stage; one UNet pass and one VAE decode, plain and compiled; compiled by the
-          package, with the time that it takes, for `sd15` and `sd15-fast`: with decoding and text beside the
-          denoising, and `in_line`, and how many groups have the same bytes both ways
+          the seconds of each stage; one pass of the UNet and of the VAE, diffusers' and the package's, plain
+          and compiled; compiled by the package, with the time that it takes, for `sd15` and `sd15-fast`: with
+          decoding and text beside the denoising, and `in_line`, and how many groups have the same bytes both
+          ways
+kernels   one compiled pass of the UNet with torch's own attention, with the fastest, and with what torch's
+          longer search for kernels finds; what each way of attention takes for each shape
 remake    how many groups, made again alone by a generator of their own, have the same bytes
 loss      the multi-positive loss at growing batches, beside the dense one: time and memory
 step      views/s of a training step on tensors that are there: a plain timm loop, and the learner; MFU;
@@ -267,7 +270,13 @@ def sampling(sizes: Sizes, folder: Path, report: Report) -> None:
             half.save(folder / f"plain-{number}.png")
 
     report("diffusers_images_per_second", round(sizes.batch / seconds_of(plain, times=2), 3))
-    _passes(pipe, sizes, report)
+    inputs = _Inputs(generator.pipeline, sizes)
+    vae, denoiser, decoder = pipe.vae, generator.pipeline.denoiser, generator.pipeline.decoder
+    wanted = inputs.by_diffusers(pipe.unet).float()
+    inputs.time("unet", lambda: inputs.by_diffusers(pipe.unet), report)
+    inputs.time("denoiser", lambda: inputs.by_us(denoiser), report)
+    inputs.time("vae", lambda: vae.decode(inputs.latents, return_dict=False), report)
+    inputs.time("decoder", lambda: decoder(inputs.latents), report)  # type: ignore[misc]
     store = open_store(folder / "store")
     fast = _recipe(folder / "sd", sizes, sampler="dpm++", steps=10, schedule="ays")
     for name, recipe in {"": generator.recipe, "fast_": fast}.items():
@@ -287,30 +296,88 @@ def sampling(sizes: Sizes, folder: Path, report: Report) -> None:
             report(f"{name}{what}_images_per_second", round(len(captions) * a_caption / taken, 3))
         same = sum(beside == after for beside, after in zip(*files, strict=True))
         report(f"{name}same_bytes_in_line", f"{same} of {len(captions)}")
+    if compiled is None:
+        return
+    networks = compiled.networks
+    found = inputs.by_us(networks.denoiser).float()
+    report("denoiser_compiled_error", float((found - wanted).norm() / wanted.norm()))
+    inputs.time("denoiser_compiled", lambda: inputs.by_us(networks.denoiser), report)
+    inputs.time("decoder_compiled", lambda: networks.decoder(inputs.latents), report)
+    graph = torch.compile(pipe.unet, fullgraph=True, dynamic=False)  # channels last and fused since the first
+    found = inputs.by_diffusers(graph).float()
+    report("unet_compiled_error", float((found - wanted).norm() / wanted.norm()))
+    inputs.time("unet_compiled", lambda: inputs.by_diffusers(graph), report)
 
 
-def _passes(pipe: Any, sizes: Sizes, report: Report) -> None:
-    """One pass of the UNet with guidance's rows, and one decode; on a GPU compiled as well."""
-    unet, vae = pipe.unet, pipe.vae
-    side = sizes.image // pipe.vae_scale_factor
-    x = torch.randn(2 * sizes.batch, 4, side, side, device=_DEVICE, dtype=unet.dtype)
-    states = torch.randn(
-        2 * sizes.batch, 77, unet.config.cross_attention_dim, device=_DEVICE, dtype=unet.dtype
-    )
-    when = torch.tensor(500, device=_DEVICE)
-    with torch.inference_mode():
-        report("unet_ms", round(1e3 * seconds_of(lambda: unet(x, when, states, return_dict=False)), 2))
-        report("vae_ms", round(1e3 * seconds_of(lambda: vae.decode(x[: sizes.batch], return_dict=False)), 2))
-        if _DEVICE != "cuda":
-            return
-        wanted = unet(x, when, states, return_dict=False)[0].float()
-        unet.to(memory_format=torch.channels_last)
-        unet.fuse_qkv_projections()
-        compiled = torch.compile(unet, fullgraph=True, dynamic=False)
-        found = compiled(x, when, states, return_dict=False)[0].float()
-        report("unet_compiled_error", float((found - wanted).norm() / wanted.norm()))
-        passed = seconds_of(lambda: compiled(x, when, states, return_dict=False))
-        report("unet_compiled_ms", round(1e3 * passed, 2))
+class _Inputs:
+    """What a pass of the UNet is given, with guidance, by diffusers and by the package."""
+
+    def __init__(self, pipeline: Any, sizes: Sizes) -> None:
+        unet, side = pipeline.pipe.unet, sizes.image // pipeline.pipe.vae_scale_factor
+        like = {"device": _DEVICE, "dtype": unet.dtype}
+        self.latents = torch.randn(sizes.batch, 4, side, side, **like)
+        width = unet.config.cross_attention_dim
+        self.states = torch.randn(2 * sizes.batch, 77, width, **like)
+        self.when = torch.tensor([500], device=_DEVICE)
+        with torch.inference_mode():
+            self.time_added = pipeline.denoiser.times(self.when)[0]
+            self.texts = pipeline.denoiser.texts(self.states)
+
+    @torch.inference_mode()
+    def by_diffusers(self, unet: Any) -> Tensor:
+        both = torch.cat([self.latents, self.latents])
+        output: Tensor = unet(both, self.when[0], self.states, return_dict=False)[0]
+        return output
+
+    @torch.inference_mode()
+    def by_us(self, denoiser: Any) -> Tensor:
+        output: Tensor = denoiser(self.latents, self.time_added, self.texts)
+        return output
+
+    def time(self, name: str, work: Callable[[], object], report: Report) -> None:
+        with torch.inference_mode():
+            report(f"{name}_ms", round(1e3 * seconds_of(work), 2))
+
+
+def kernels(sizes: Sizes, folder: Path, report: Report) -> None:
+    from stablerep.generation import load_pipeline
+    from stablerep.generation.attention import Attention, attend, fastest_ways, ways_for
+
+    save_stable_diffusion(folder / "sd", sizes)
+    pipeline = load_pipeline(_recipe(folder / "sd", sizes))
+    pipeline.pipe.unet.fuse_qkv_projections()
+    denoiser = pipeline.denoiser
+    assert denoiser is not None
+    denoiser.to(memory_format=torch.channels_last)
+    inputs = _Inputs(pipeline, sizes)
+    denoiser.attention.seen = {}
+    wanted = inputs.by_us(denoiser).float()
+    inputs.time("channels_last", lambda: inputs.by_us(denoiser), report)
+    seen, denoiser.attention = denoiser.attention.seen, Attention()
+    for shape, tensors in seen.items():
+        for way in ways_for(tensors):
+            try:
+                inputs.time(f"{shape} {way}", partial(attend, way, *tensors), report)
+            except RuntimeError as error:
+                report(f"{shape} {way}", str(error).splitlines()[0])
+    ways = fastest_ways(seen)
+    report("ways", ways)
+    if _DEVICE != "cuda":
+        return
+    search: dict[str, Any] = {"max_autotune": True, "coordinate_descent_tuning": True, "conv_1x1_as_mm": True}
+    for name, attention, options in (
+        ("torch", Attention(), None),
+        ("fastest", Attention(ways), None),
+        ("fastest, longer search", Attention(ways), search),
+    ):
+        torch.compiler.reset()
+        denoiser.attention = attention
+        graph = torch.compile(denoiser, fullgraph=True, dynamic=False, options=options)
+        began = time.perf_counter()
+        found = inputs.by_us(graph).float()
+        report(f"{name}_compile_seconds", round(time.perf_counter() - began, 1))
+        report(f"{name}_error", float((found - wanted).norm() / wanted.norm()))
+        inputs.time(name, partial(inputs.by_us, graph), report)
 
 
 def remake(sizes: Sizes, folder: Path, report: Report) -> None:
@@ -506,7 +573,7 @@ def study(sizes: Sizes, folder: Path, report: Report) -> None:
 
 
 PARTS: dict[str, Callable[[Sizes, Path, Report], None]] = {
-    part.__name__: part for part in (sampling, loss, step, one_card, input, remake, study)
+    part.__name__: part for part in (sampling, kernels, loss, step, one_card, input, remake, study)
 }
 
 

@@ -15,6 +15,9 @@ FIGURES = {
         "fast_in_line_images_per_second",
         "fast_same_bytes_in_line",
         "unet_ms",
+        "denoiser_ms",
+        "vae_ms",
+        "decoder_ms",
     },
     "loss": {"240_stablerep", "240_dense"},
     "step": {"plain timm loop", "stablerep"},
@@ -44,6 +47,16 @@ def test_every_part_but_the_study(tmp_path):
         assert figures <= result["parts"][part].keys(), output
         assert "ended" not in result["parts"][part]
     assert result["parts"]["remake"]["same_bytes"] == "3 of 3"
+
+
+def test_kernels(tmp_path):
+    out = tmp_path / "gpu.json"
+    process = start(out, "--parts", "kernels")
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    found = json.loads(out.read_text(encoding="utf-8"))["parts"]["kernels"]
+    assert {"channels_last_ms", "64x64x5 torch_ms", "64x77x5 math_ms", "ways"} <= found.keys(), output
+    assert "ended" not in found
 
 
 def test_the_study(tmp_path):
