@@ -48,6 +48,7 @@ proto: $(VENV)/.installed  ## renew stablerep/v1 from proto/, and the blocking c
 	$(BIN)/python scripts/make_sync_client.py
 
 bench: $(VENV)/.installed  ## measurements against what a user would pick instead, into benchmarks/results/
+	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.imports
 	$(BIN)/python -m benchmarks.input
 	$(BIN)/python -m benchmarks.loss

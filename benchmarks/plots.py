@@ -60,6 +60,7 @@ def figures() -> Iterator[tuple[str, str]]:
     found = {
         path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))
     }
+    yield "generation.svg", _generation(found["generation"])
     yield "input.svg", _input(found["input"])
     yield "loss.svg", _loss(found["loss"])
     yield "opening.svg", _opening(found["opening"])
@@ -67,6 +68,15 @@ def figures() -> Iterator[tuple[str, str]]:
     for name, result in found.items():
         if name.startswith("gpu-") and "sampling" in result["parts"]:
             yield f"{name}.svg", _sampling(result)
+
+
+def _generation(result: Mapping[str, Any]) -> str:
+    panels: list[Panel] = []
+    for name, values in result.items():
+        if isinstance(values, dict) and "stablerep" in values:
+            shown = {way: values[way] for way in ("stablerep", "diffusers")}
+            panels.append((name, shown, "{:,.1f}"))
+    return bars("Generation on a CPU", panels, _note(result))
 
 
 def _input(result: Mapping[str, Any]) -> str:
