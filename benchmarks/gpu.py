@@ -302,6 +302,10 @@ def sampling(sizes: Sizes, folder: Path, report: Report) -> None:
     found = inputs.by_us(networks.denoiser).float()
     report("denoiser_compiled_error", float((found - wanted).norm() / wanted.norm()))
     inputs.time("denoiser_compiled", lambda: inputs.by_us(networks.denoiser), report)
+    _wait()
+    began = time.perf_counter()
+    inputs.by_us(networks.denoiser)
+    report("denoiser_compiled_launch_ms", round(1e3 * (time.perf_counter() - began), 2))  # of the host alone
     inputs.time("decoder_compiled", lambda: networks.decoder(inputs.latents), report)
     graph = torch.compile(pipe.unet, fullgraph=True, dynamic=False)  # channels last and fused since the first
     found = inputs.by_diffusers(graph).float()

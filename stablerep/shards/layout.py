@@ -2,7 +2,8 @@
 
 datasets/<dataset>/dataset.json  captions/000123.jsonl.zst  shards/000123.tar  index/000123.json
 datasets/<dataset>/manifest/manifest.json  000-0123456789abcdef.arrow
-datasets/<dataset>/job/create.json  planned.json  events/<time>-<kind>.json  dead/000123.json
+datasets/<dataset>/job/create.json  planned.json  plan/000000.arrow  dead/000123.json
+datasets/<dataset>/job/events/<time>-<kind>.json
 compiled/<card>-<torch>-<networks>/artifact.json  0123456789abcdef.bin
 uploads/<upload>/upload.json  000000.part
 requests/<request id>.json
@@ -88,6 +89,15 @@ def planned_key(dataset: str) -> str:
     return f"{job_prefix(dataset)}planned.json"
 
 
+def plan_key(dataset: str, shard: int) -> str:
+    """The captions of this shard and some after it in one object."""
+    return f"{plan_prefix(dataset)}{_number(shard)}.arrow"
+
+
+def plan_prefix(dataset: str) -> str:
+    return f"{job_prefix(dataset)}plan/"
+
+
 def event_key(dataset: str, time_ns: int, kind: str) -> str:
     """One control event (`pause`, `resume`, `cancel`, ...); listed in order of time."""
     if not re.fullmatch(r"[a-z]{1,20}", kind):
@@ -110,8 +120,11 @@ def dead_prefix(dataset: str) -> str:
 
 
 def shard_of(key: str) -> int:
-    """The shard number that a key of captions, shard, index or dead letter ends in. Raises InvalidInput."""
-    match = re.fullmatch(r"datasets/[^/]+/(?:captions|shards|index|job/dead)/(\d{6})\.[a-z.]+", key)
+    """The (first) shard number that a key of captions, plan, shard, index or dead letter ends in.
+
+    Raises InvalidInput.
+    """
+    match = re.fullmatch(r"datasets/[^/]+/(?:captions|shards|index|job/dead|job/plan)/(\d{6})\.[a-z.]+", key)
     if match is None:
         raise InvalidInput(f"{key!r} is not an object of one shard", field="key")
     return int(match.group(1))

@@ -6,26 +6,22 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pyarrow as pa
 
 from stablerep.data.corpus.arriving import ArrivingShards, ShardRows
 from stablerep.data.corpus.groups import GroupDataset, open_dataset
 from stablerep.data.corpus.opening import usable_manifest
+from stablerep.data.corpus.planned import read_plan
 from stablerep.data.corpus.rows import Texts
 from stablerep.errors import NotFound, StableRepError
 from stablerep.shards import Group, ShardIndex, read_dataset, read_index
 from stablerep.shards.block import text_hash
-from stablerep.shards.captions_file import read_captions
 from stablerep.shards.info import planned_shards
 from stablerep.shards.layout import dead_key, events_prefix, index_prefix
 from stablerep.storage import Store
 
 POLL_SECONDS = 2.0
-_READERS = 32  # objects read at once: on S3 each costs a round trip
-_AT_ONCE = 1000  # shards whose captions are put into one array
 _ENDS = ("-cancel.json", "-fail.json", "-delete.json")
 
 
@@ -65,22 +61,14 @@ class GrowingDataset(GroupDataset):
         self.image_counts = np.full(len(self.captions), images, dtype=np.int16)
 
     def _read_plan(self) -> None:
-        """The planned captions; of 10 million, some hundred thousand objects are read."""
-        began = time.monotonic()
-        texts, ids, sizes = [pa.array([], pa.large_string())], [np.empty(0, np.int64)], [0]
-        with ThreadPoolExecutor(_READERS) as readers:
-            for start in range(0, len(self._shards), _AT_ONCE):
-                shards = self._shards[start : start + _AT_ONCE].tolist()
-                planned = list(readers.map(lambda n: read_captions(self._store, self.name, n), shards))
-                texts.append(pa.array([one.text for part in planned for one in part], pa.large_string()))
-                ids.append(np.array([one.id for part in planned for one in part], dtype=np.int64))
-                sizes += map(len, planned)
-                if start:
-                    share = f"{start + len(shards):,} of {len(self._shards):,} shards"
-                    self._waiting(f"the captions of {self.url} ({share})", time.monotonic() - began)
-        self.captions = Texts(texts)
-        self._ids = np.concatenate(ids)
-        self._ends = np.cumsum(sizes)
+        plan = read_plan(self._store, self.name, len(self._shards), self._tell_plan)
+        self.captions = Texts([part.texts for part in plan])
+        self._ids = np.concatenate([part.ids.to_numpy() for part in plan])
+        self._ends = np.cumsum([0, *(size for part in plan for size in part.sizes)])
+
+    def _tell_plan(self, shards: int, seconds: float) -> None:
+        share = f"{shards:,} of {len(self._shards):,} shards"
+        self._waiting(f"the captions of {self.url} ({share})", seconds)
 
     def _shard_of(self, positions: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._ends, positions, side="right") - 1

@@ -13,6 +13,7 @@ from stablerep.errors import InvalidInput, NotFound, TornObject
 from stablerep.jobs.job import CaptionSource
 from stablerep.jobs.planning.caption_writer import CaptionWriter
 from stablerep.jobs.planning.create import enqueue, write_description
+from stablerep.jobs.planning.plan_writer import PlanWriter
 from stablerep.jobs.planning.sources import look_up
 from stablerep.jobs.records import (
     CreateRecord,
@@ -112,6 +113,7 @@ def _plan_shards(
     source = _same_source(store, record, remote)
     written = queue.counts(spec.dataset).planned
     shards = captions = 0
+    plan = PlanWriter(store, spec.dataset)
     with CaptionWriter(store, queue, spec.dataset) as writer:
         for shard, batch in cut(_captions(source, spec.source, report), spec.captions_per_shard):
             if stop.is_set():
@@ -124,11 +126,13 @@ def _plan_shards(
                     f"makes more than {MAX_SHARDS:,} shards; choose a larger one", field="captions_per_shard"
                 )
             shards, captions = shard + 1, captions + len(batch)
+            plan.add(batch)
             if shard >= written:
                 writer.add(shard, batch)
         writer.finish()
     if writer.over:
         return None
+    plan.finish()
     _same_source(store, record, remote)  # it may have been replaced while it was read
     planned = PlannedRecord(shards=shards, captions=captions, report=report, identity=record.identity)
     write_description(store, record, planned)

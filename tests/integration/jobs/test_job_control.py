@@ -173,7 +173,8 @@ class TestDelete:
         assert client.get_job("shoes").state is JobState.RUNNING
         client.cancel_job("shoes")
         count = client.delete_job("shoes", delete_data=True)
-        assert count == 1200 + 2 * 30 + 5  # captions, tars, indexes; dataset, create, planned, two events
+        # Captions, tars, indexes; two files of the plan; dataset, create, planned, two events.
+        assert count == 1200 + 2 * 30 + 2 + 5
         assert list(store.list(dataset_prefix("shoes"))) == []
         for call in (client.get_job, client.delete_job, client.pause_job, client.retry_job):
             with pytest.raises(NotFound):

@@ -12,6 +12,7 @@ import redis
 
 from stablerep.captions import CaptionReport
 from stablerep.config.recipe import load_recipe
+from stablerep.data.corpus.planned import read_plan
 from stablerep.errors import AlreadyExists, InvalidInput, NotFound
 from stablerep.jobs.control import cancel_job, record_dead
 from stablerep.jobs.job import CaptionSource, JobSpec
@@ -27,6 +28,8 @@ from stablerep.shards.layout import (
     captions_prefix,
     create_key,
     dead_key,
+    plan_key,
+    plan_prefix,
     planned_key,
     upload_key,
     upload_part_key,
@@ -140,6 +143,9 @@ def test_a_job_is_planned_into_the_store_and_the_queue(store_url, queue, spec):
     ]
     assert store.written[-1] == planned_key("shoes")
     assert store.written.index(create_key("shoes")) == 1
+    (whole,) = read_plan(store, "shoes", 3)
+    assert [info.key for info in store.list(plan_prefix("shoes"))] == [plan_key("shoes", 0)]
+    assert (whole.sizes, whole.texts.to_pylist()) == ([4, 4, 2], [line for line in lines if line])
     view = job_view(store, queue, "shoes")
     assert view.state is JobState.RUNNING
     assert view.counts == Counts(planned=3, pending=3)
@@ -297,6 +303,7 @@ def test_a_planner_killed_in_the_middle_is_replaced_without_planning_a_shard_twi
     planner.wait()
     assert queue.state("shoes") is JobState.PLANNING
     early = {info.key: info.etag for info in store.list(captions_prefix("shoes"))}
+    early_files = len(list(store.list(plan_prefix("shoes"))))
     assert 500 <= len(early) < 5_000
     recording = Recording(store)
     plan(recording, queue, "shoes", NEVER)
@@ -310,6 +317,12 @@ def test_a_planner_killed_in_the_middle_is_replaced_without_planning_a_shard_twi
     )
     assert queue.counts("shoes") == Counts(planned=5_000, pending=5_000)
     assert queue.state("shoes") is JobState.RUNNING
+    plan_files = [plan_key("shoes", first) for first in range(0, 5_000, 1_000)]
+    assert [info.key for info in store.list(plan_prefix("shoes"))] == plan_files
+    assert [key for key in recording.written if "/plan/" in key] == plan_files[early_files:]
+    found = read_plan(store, "shoes", 5_000)
+    assert [len(part.sizes) for part in found] == [1_000] * 5
+    assert [text for part in found for text in part.texts.to_pylist()] == texts(20_000)
 
 
 def test_planning_again_changes_nothing(store, queue, spec):

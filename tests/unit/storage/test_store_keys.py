@@ -210,13 +210,16 @@ def test_the_names_of_the_objects_are_those_of_the_design() -> None:
     assert layout.index_key("shoes", 123) == "datasets/shoes/index/000123.json"
     assert layout.create_key("shoes") == "datasets/shoes/job/create.json"
     assert layout.planned_key("shoes") == "datasets/shoes/job/planned.json"
+    assert layout.plan_key("shoes", 5) == "datasets/shoes/job/plan/000005.arrow"
     assert layout.dead_key("shoes", 5) == "datasets/shoes/job/dead/000005.json"
     assert layout.upload_part_key("u-1", 0) == "uploads/u-1/000000.part"
     assert layout.request_key("2024:a") == "requests/2024:a.json"
     assert layout.run_key("r1", "export/model.safetensors") == "runs/r1/export/model.safetensors"
 
 
-@pytest.mark.parametrize("make", [layout.captions_key, layout.shard_key, layout.index_key, layout.dead_key])
+@pytest.mark.parametrize(
+    "make", [layout.captions_key, layout.plan_key, layout.shard_key, layout.index_key, layout.dead_key]
+)
 def test_a_shards_number_is_read_back_from_its_keys(make: Callable[[str, int], str]) -> None:
     assert [layout.shard_of(make("a.b", number)) for number in (0, 7, 999_999)] == [0, 7, 999_999]
     for number in (-1, 1_000_000):
