@@ -98,7 +98,7 @@ class TrainConfig(_Frozen):
     encode_parts: int = Field(default=1, ge=1)  # a process encodes its share in so many parts: less memory
     recompute: bool = False  # a ViT's activations are computed again for the gradient: less memory
     shard: bool = False  # weights, gradients, optimiser spread over processes (FSDP2): less memory
-    compile: bool = False  # the encoder's blocks, by torch.compile
+    compile: Literal["auto"] | bool = "auto"  # the encoder's blocks, by torch.compile; see compiling.py
     average: float = Field(default=0.0, ge=0, lt=1)  # momentum of a moving average, then what is exported
     keep_checkpoints: int = Field(default=2, ge=1)
     tracker: Literal["none", "trackio", "wandb"] = "none"  # another place for the metrics, if installed

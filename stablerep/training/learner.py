@@ -14,6 +14,7 @@ from stablerep.models import build_encoder, convert
 from stablerep.models.load import load_encoder
 from stablerep.models.teacher import Teacher
 from stablerep.runs.config import TrainConfig
+from stablerep.training.compiling import compile_blocks
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 _REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,11 +90,11 @@ def build_learner(config: TrainConfig, device: torch.device, ranks: int) -> Lear
         precision = "float32"
     dtype = torch.float64 if precision == "float64" else torch.float32
     learner = Learner(config.method, modules, precision, config.average).to(device, dtype)
-    prepare_blocks(learner.encoder, config)
+    prepare_blocks(learner.encoder, config, device)
     return learner
 
 
-def prepare_blocks(encoder: Any, config: TrainConfig) -> None:
+def prepare_blocks(encoder: Any, config: TrainConfig, device: torch.device) -> None:
     """Has the encoder's blocks compiled, or their activations computed again, as configured.
 
     Block by block, since methods call parts of a ViT; names of parameters stay. Raises InvalidInput for an
@@ -106,9 +107,7 @@ def prepare_blocks(encoder: Any, config: TrainConfig) -> None:
             raise InvalidInput(message, field="recompute")
         for block in blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if config.compile:
-        for module in blocks or [encoder]:
-            module.compile()
+    compile_blocks(encoder, blocks, config, device)
 
 
 def _load_weights(encoder: nn.Module, config: TrainConfig) -> None:
