@@ -50,6 +50,7 @@ def can_denoise(unet: Any) -> bool:
     return (
         others <= _READ_FROM_MODULES
         and blocks <= _BLOCKS
+        and any("CrossAttn" in block for block in blocks)
         and config["addition_embed_type"] in (None, "text_time")
     )
 

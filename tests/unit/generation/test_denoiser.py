@@ -153,6 +153,9 @@ def test_what_consists_of_other_parts_is_left_to_diffusers(setting: str, value: 
 
 
 def test_other_networks_are_left_to_diffusers() -> None:
+    blocks = {"down_block_types": (DOWN,) * 3, "up_block_types": (UP,) * 3, "mid_block_type": None}
+    assert not can_denoise(unet_of({**SD, **blocks})), "it never meets the text"
+
     class Own(UNet2DConditionModel):  # type: ignore[misc]
         pass
 
