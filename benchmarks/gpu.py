@@ -346,6 +346,7 @@ class _Inputs:
 def kernels(sizes: Sizes, folder: Path, report: Report) -> None:
     from stablerep.generation import load_pipeline
     from stablerep.generation.attention import Attention, attend, fastest_ways, ways_for
+    from stablerep.generation.compiled import SEARCH
 
     save_stable_diffusion(folder / "sd", sizes)
     pipeline = load_pipeline(_recipe(folder / "sd", sizes))
@@ -368,11 +369,10 @@ def kernels(sizes: Sizes, folder: Path, report: Report) -> None:
     report("ways", ways)
     if _DEVICE != "cuda":
         return
-    search: dict[str, Any] = {"max_autotune": True, "coordinate_descent_tuning": True, "conv_1x1_as_mm": True}
     for name, attention, options in (
         ("torch", Attention(), None),
         ("fastest", Attention(ways), None),
-        ("fastest, longer search", Attention(ways), search),
+        ("fastest, longer search", Attention(ways), SEARCH),
     ):
         torch.compiler.reset()
         denoiser.attention = attention

@@ -161,9 +161,10 @@ class GeneratorSettings(_Part):
         default="",
         description="host:port of /metrics, /healthz and /readyz; port 0 takes a free one; empty: off",
     )
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: Literal["auto", "on", "off", "search"] = Field(
         default="auto",
-        description="compiled networks, shared through the store (compiled/); auto: on a GPU by CUDA",
+        description="compiled networks, shared through the store (compiled/); auto: on a GPU by CUDA; "
+        "search: on, and torch times more kernels if this worker makes them",
     )
     lanes: bool = Field(
         default=True,

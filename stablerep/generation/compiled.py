@@ -40,6 +40,8 @@ from stablerep.storage import Store
 logger = logging.getLogger("stablerep.generation")
 _GRAPHS = 2
 """Counted up when the package's own networks change: graphs of before do not fit then."""
+SEARCH: dict[str, Any] = {"max_autotune": True, "coordinate_descent_tuning": True, "conv_1x1_as_mm": True}
+"""torch's longer search for kernels: of matrix products and convolutions too, and of their sizes."""
 
 Say = Callable[[str], None]
 
@@ -62,6 +64,7 @@ class Artifact(BaseModel):
     seconds: float
     attention: dict[str, Way] = {}
     """The way of each shape that is not torch's own choice (`generation.attention`)."""
+    search: bool = False
     create_time: datetime
 
 
@@ -74,14 +77,19 @@ class Compiled:
 
 
 def compile_networks(
-    loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say = logger.info
+    loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say = logger.info, *, search: bool = False
 ) -> Compiled | None:
     """Loads the compilation that is in the store, or makes it and stores it; None for other pipelines.
 
     A process has one at a time: with the next one, those made before are compiled anew if they are used.
 
-    `say` is told what is compiled or loaded, and how long it took. Raises TornObject for an artifact that is
-    not the one that was recorded, and CannotCompile, for want of a C compiler, say.
+    `say` is told what is compiled or loaded, and how long it took.
+
+    Args:
+        search: if it is made here, torch times more kernels for each layer: minutes, once a kind of card.
+    Raises:
+        TornObject: an artifact is not the one that was recorded.
+        CannotCompile: for want of a C compiler, say.
     """
     if not can_compile(loaded, recipe):
         return None
@@ -97,7 +105,7 @@ def compile_networks(
         if found is not None:
             say(f"loading the compiled networks of {recipe.model} from {store.url}/{prefix}")
             denoiser.attention = Attention(found.attention)
-            compiled, missed = _load(loaded, recipe, _content(store, prefix, found))
+            compiled, missed = _load(loaded, recipe, _content(store, prefix, found), found.search)
             if missed:
                 logger.warning(
                     "the stored compilation of %s does not fit this machine: %d graphs were compiled anew, "
@@ -114,7 +122,7 @@ def compile_networks(
         )
         denoiser.attention = Attention(_find_ways(loaded, recipe, say))
         with _own_cache():
-            networks = _compile(loaded, recipe)
+            networks = _compile(loaded, recipe, search)
             content = _saved()
         seconds = time.monotonic() - began
         say(f"compiled in {seconds:.0f} s ({len(content) / 1e6:.1f} MB)")
@@ -127,6 +135,7 @@ def compile_networks(
             networks=networks_digest(recipe),
             seconds=round(seconds, 1),
             attention=denoiser.attention.ways,
+            search=search,
             create_time=datetime.now(UTC),
         )
         store.put(f"{prefix}{digest[:16]}.bin", content)
@@ -195,9 +204,9 @@ def _find_ways(loaded: LoadedPipeline, recipe: Recipe, say: Say) -> dict[str, Wa
     return ways
 
 
-def _compile(loaded: LoadedPipeline, recipe: Recipe) -> Networks:
+def _compile(loaded: LoadedPipeline, recipe: Recipe, search: bool) -> Networks:
     """Compiled networks that have run once in every shape that the recipe has."""
-    networks = Networks(_as_graph(loaded.denoiser), _as_graph(loaded.decoder))
+    networks = Networks(_as_graph(loaded.denoiser, search), _as_graph(loaded.decoder, search))
     try:
         LatentSampler(loaded, recipe, networks).run_once(recipe.batch_images)
     except TorchDynamoException as error:
@@ -206,17 +215,18 @@ def _compile(loaded: LoadedPipeline, recipe: Recipe) -> Networks:
     return networks
 
 
-def _as_graph(module: Any) -> Callable[..., Tensor]:
-    graph: Callable[..., Tensor] = torch.compile(module, fullgraph=True, dynamic=False)
+def _as_graph(module: Any, search: bool) -> Callable[..., Tensor]:
+    options = SEARCH if search else None
+    graph: Callable[..., Tensor] = torch.compile(module, fullgraph=True, dynamic=False, options=options)
     return graph
 
 
-def _load(loaded: LoadedPipeline, recipe: Recipe, content: bytes) -> tuple[Compiled, int]:
+def _load(loaded: LoadedPipeline, recipe: Recipe, content: bytes, search: bool) -> tuple[Compiled, int]:
     """Networks compiled from an artifact, and how many graphs were not in it."""
     with _own_cache():
         torch.compiler.load_cache_artifacts(content)
         before = counters["inductor"]["fxgraph_cache_miss"]
-        networks = _compile(loaded, recipe)
+        networks = _compile(loaded, recipe, search)
         missed = counters["inductor"]["fxgraph_cache_miss"] - before
     return Compiled(networks, hashlib.sha256(content).hexdigest()), missed
 

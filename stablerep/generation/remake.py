@@ -56,8 +56,8 @@ def remake_group(
     exception = ""
     if made.info.get("compiled") != stored.info.get("compiled"):
         exception = (
-            f"it was made by the compiled networks {stored.info['compiled']}, of another kind of card or "
-            f"another torch; those of this machine are {made.info.get('compiled')}"
+            f"it was made by the compiled networks {stored.info['compiled']}, of another kind of card, "
+            f"torch or stablerep; those of this machine are {made.info.get('compiled')}"
         )
     elif "batch_images" in stored.info:
         exception = f"it was made in a smaller batch, of {stored.info['batch_images']} images"

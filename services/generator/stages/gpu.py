@@ -180,9 +180,10 @@ class Gpu:
             self.state = "LOADING"
             self._worker.heartbeat.beat(LOADING_SECONDS)
             try:
-                self._compiled = networks, compile_networks(pipeline, recipe, self._worker.store)
+                made = compile_networks(pipeline, recipe, self._worker.store, search=wanted == "search")
+                self._compiled = networks, made
             except CannotCompile as error:
-                if wanted == "on":
+                if wanted != "auto":
                     raise
                 torch.compiler.reset()
                 logger.warning("%s; images are made without (generator.compile=off says nothing)", error)

@@ -95,4 +95,4 @@ def test_an_unknown_part_is_named(tmp_path):
     process = start(tmp_path / "gpu.json", "--parts", "speed")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "no part 'speed'; there are sampling, loss" in output
+    assert "no part 'speed'; there are sampling, kernels, loss" in output

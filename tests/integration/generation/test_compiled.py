@@ -92,7 +92,7 @@ def chosen(shapes):
     return dict.fromkeys(shapes, "math")  # whichever is the fastest here, another one than torch's own
 
 compiling.fastest_ways = chosen
-compiled = compile_networks(pipeline, recipe, store, lambda text: print("said", text))
+compiled = compile_networks(pipeline, recipe, store, lambda text: print("said", text), search=True)
 made = graphs()
 groups = list(Generator(recipe, seed=5, pipeline=pipeline, compiled=compiled).generate(captions))
 print("graphs made", made, "while they were used", graphs() - made)
@@ -158,6 +158,7 @@ def test_groups_say_by_which_artifact(made):
     )
     record = json.loads(made["store"].get(f"{prefix}artifact.json"))
     assert record["sha256"] == digest
+    assert record["search"] is True
     assert record["attention"] == {"16x16x2": "math"}  # 4 x 4 latents, and as many tokens of text
     assert "said attention: 16x16x2 by math\n" in made["output"]
     assert record["size"] == len(made["store"].get(f"{prefix}{digest[:16]}.bin"))
@@ -229,7 +230,8 @@ def test_the_first_of_two_workers_counts(made, tmp_path, monkeypatch):
                     store.put(info.key, faster.get(info.key))
             return store.put(key, data, if_absent=if_absent)
 
-    def load(pipeline, recipe, content):
+    def load(pipeline, recipe, content, search):
+        assert search, "as it was compiled"
         loaded.append(hashlib.sha256(content).hexdigest())
         return compiled.Compiled(None, loaded[-1]), 0
 
@@ -253,9 +255,20 @@ def test_what_cannot_be_compiled_is_told_in_a_line(made, tmp_path, monkeypatch):
     assert list(store.list()) == []
 
 
-@pytest.mark.parametrize("wanted", ["auto", "on"])
+@pytest.mark.parametrize(("wanted", "search"), [("auto", False), ("on", False), ("search", True)])
+def test_a_worker_searches_if_it_was_told_to(wanted, search, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpu, "compile_networks", lambda *_, search: asked.append(search))
+    monkeypatch.setattr(torch, "compile", lambda module, *, options, **_: asked.append(options))
+    worker = SimpleNamespace(settings=GeneratorSettings(compile=wanted), store=None, heartbeat=Heartbeat(600))
+    gpu.Gpu(worker, None, None)._compile(SimpleNamespace(device=torch.device("cuda")), recipe_of(tmp_path))
+    compiled._as_graph(None, asked[0])
+    assert asked == [search, compiled.SEARCH if search else None]
+
+
+@pytest.mark.parametrize("wanted", ["auto", "on", "search"])
 def test_a_worker_goes_on_without_unless_it_was_told_to(wanted, tmp_path, monkeypatch, caplog):
-    def fail(*_):
+    def fail(*_, **_named):
         raise CannotCompile("no C compiler")
 
     monkeypatch.setattr(gpu, "compile_networks", fail)
@@ -264,7 +277,7 @@ def test_a_worker_goes_on_without_unless_it_was_told_to(wanted, tmp_path, monkey
     stage = gpu.Gpu(worker, None, None)
     pipeline = SimpleNamespace(device=torch.device("cuda"))
     recipe = recipe_of(tmp_path)
-    if wanted == "on":
+    if wanted != "auto":
         with pytest.raises(CannotCompile):
             stage._compile(pipeline, recipe)
         return
