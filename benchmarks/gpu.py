@@ -4,17 +4,17 @@
     python -m benchmarks.gpu --parts sampling,loss      # some
     python -m benchmarks.gpu --parts study --minutes 6  # the study, larger
 
-Writes benchmarks/results/gpu-<card>.json after each figure, so it may be stopped at any time. Weights are
-random, of the true architectures. Without a GPU the same code runs at tiny sizes on the CPU, and writes to
-a temporary folder.
+Writes benchmarks/results/gpu-<card>.json after each figure, so it may be stopped at any time; parts that are
+there already, of the same card and versions, stay until they are run again. Weights are random, of the true
+architectures. Without a GPU the same code runs at tiny sizes on the CPU, and writes to a temporary folder.
 
 sampling  images/s of the preset sd15 through JPEG, and of a loop over diffusers' pipeline that saves PNGs;
-          the seconds of each stage; one pass of the UNet and of the VAE, diffusers' and the package's, plain
-          and compiled; compiled by the package, with the time that it takes, for `sd15` and `sd15-fast`: with
-          decoding and text beside the denoising, and `in_line`, and how many groups have the same bytes both
-          ways
-kernels   one compiled pass of the UNet with torch's own attention, with the fastest, and with what torch's
-          longer search for kernels finds; what each way of attention takes for each shape
+          the seconds of each stage; one pass of the UNet and of the VAE, diffusers' and the package's;
+          compiled by the package, with the time that it takes, for `sd15` and `sd15-fast`: with decoding and
+          text beside the denoising, and `in_line`, and how many groups have the same bytes both ways
+kernels   one compiled pass of the UNet: diffusers', and the package's with the fastest attention, with
+          torch's own, and with what torch's longer search for kernels finds; what each way of attention takes
+          for each shape. Not among the parts that run by themselves: it compiles four times
 remake    how many groups, made again alone by a generator of their own, have the same bytes
 loss      the multi-positive loss at growing batches, beside the dense one: time and memory
 step      views/s of a training step on tensors that are there: a plain timm loop, and the learner; MFU;
@@ -243,15 +243,14 @@ def sampling(sizes: Sizes, folder: Path, report: Report) -> None:
     captions = _captions(_SAMPLED_BATCHES * sizes.batch // a_caption)
     few = captions[: 2 * sizes.batch // a_caption]
     stages: dict[str, float] = {}
-    list(generator.generate(captions[:2]))
-    taken = seconds_of(lambda: list(generator.generate(few)), times=1, warm=0)
-    report("stablerep_images_per_second", round(len(few) * a_caption / taken, 3))
     staged = Generator(
         generator.recipe,
         pipeline=generator.pipeline,
         on_stage=lambda stage, seconds: stages.update({stage: round(stages.get(stage, 0) + seconds, 3)}),
     )
-    list(staged.generate(few))
+    list(generator.generate(captions[:2]))
+    taken = seconds_of(lambda: list(staged.generate(few)), times=1, warm=0)
+    report("stablerep_images_per_second", round(len(few) * a_caption / taken, 3))
     report("stage_seconds", stages)
 
     pipe = generator.pipeline.pipe
@@ -307,10 +306,6 @@ def sampling(sizes: Sizes, folder: Path, report: Report) -> None:
     inputs.by_us(networks.denoiser)
     report("denoiser_compiled_launch_ms", round(1e3 * (time.perf_counter() - began), 2))  # of the host alone
     inputs.time("decoder_compiled", lambda: networks.decoder(inputs.latents), report)
-    graph = torch.compile(pipe.unet, fullgraph=True, dynamic=False)  # channels last and fused since the first
-    found = inputs.by_diffusers(graph).float()
-    report("unet_compiled_error", float((found - wanted).norm() / wanted.norm()))
-    inputs.time("unet_compiled", lambda: inputs.by_diffusers(graph), report)
 
 
 class _Inputs:
@@ -355,6 +350,7 @@ def kernels(sizes: Sizes, folder: Path, report: Report) -> None:
     assert denoiser is not None
     denoiser.to(memory_format=torch.channels_last)
     inputs = _Inputs(pipeline, sizes)
+    unet = pipeline.pipe.unet
     denoiser.attention.seen = {}
     wanted = inputs.by_us(denoiser).float()
     inputs.time("channels_last", lambda: inputs.by_us(denoiser), report)
@@ -369,19 +365,22 @@ def kernels(sizes: Sizes, folder: Path, report: Report) -> None:
     report("ways", ways)
     if _DEVICE != "cuda":
         return
-    for name, attention, options in (
-        ("torch", Attention(), None),
-        ("fastest", Attention(ways), None),
-        ("fastest, longer search", Attention(ways), SEARCH),
-    ):
+    variants: tuple[tuple[str, Any, Attention, Any], ...] = (
+        ("diffusers", unet, Attention(), None),
+        ("fastest", denoiser, Attention(ways), None),
+        ("torch", denoiser, Attention(), None),
+        ("fastest, longer search", denoiser, Attention(ways), SEARCH),
+    )
+    for name, way, attention, options in variants:
         torch.compiler.reset()
         denoiser.attention = attention
-        graph = torch.compile(denoiser, fullgraph=True, dynamic=False, options=options)
+        graph = torch.compile(way, fullgraph=True, dynamic=False, options=options)
+        work = partial(inputs.by_diffusers if way is unet else inputs.by_us, graph)
         began = time.perf_counter()
-        found = inputs.by_us(graph).float()
+        found = work().float()
         report(f"{name}_compile_seconds", round(time.perf_counter() - began, 1))
         report(f"{name}_error", float((found - wanted).norm() / wanted.norm()))
-        inputs.time(name, partial(inputs.by_us, graph), report)
+        inputs.time(name, work, report)
 
 
 def remake(sizes: Sizes, folder: Path, report: Report) -> None:
@@ -642,10 +641,14 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "parts": {},
     }
+    if out.exists():  # parts that were run before, on the same card with the same versions, stay
+        before = json.loads(out.read_text(encoding="utf-8"))
+        if all(before[name] == result[name] for name in ("card", "sizes", "versions")):
+            result["parts"] = before["parts"]
     end = time.monotonic() + 60 * arguments.minutes
     try:
         for name in names:
-            found = result["parts"][name] = {}
+            found = result["parts"][name] = {}  # of this run alone
             for figure in _figures(name, tiny, max(1.0, end - time.monotonic())):
                 found.update(figure)
                 out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -59,6 +59,22 @@ def test_kernels(tmp_path):
     assert "ended" not in found
 
 
+def test_parts_that_were_run_before_stay(tmp_path):
+    out = tmp_path / "gpu.json"
+    for parts in ("loss", "step", "loss"):
+        output, _ = start(out, "--parts", parts).communicate(timeout=120)
+        result = json.loads(out.read_text(encoding="utf-8"))
+        if parts == "loss" and "step" not in result["parts"]:
+            result["parts"]["loss"]["earlier"] = 1
+            out.write_text(json.dumps(result), encoding="utf-8")
+    assert set(result["parts"]) == {"loss", "step"}, output
+    assert "earlier" not in result["parts"]["loss"]
+    result["versions"]["torch"] = "1.0"
+    out.write_text(json.dumps(result), encoding="utf-8")
+    start(out, "--parts", "loss").communicate(timeout=120)
+    assert set(json.loads(out.read_text(encoding="utf-8"))["parts"]) == {"loss"}
+
+
 def test_the_study(tmp_path):
     out = tmp_path / "gpu.json"
     process = start(out, "--parts", "study")
