@@ -4,7 +4,10 @@ What would be waited for on a GPU is a value read from it, which fails on the me
 that is not begun with `non_blocking`, which is seen among the operations.
 """
 
+from typing import Any
+
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -18,6 +21,16 @@ class Waits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self._new_tensors = _NewTensors(self.found)
+
+    def __enter__(self) -> "Waits":
+        self._new_tensors.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._new_tensors.__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -27,6 +40,19 @@ class Waits(TorchDispatchMode):
         if crosses or (str(func) == FROM_A_LIST and "meta" in devices):
             self.found.append(str(func))
         return result
+
+
+class _NewTensors(TorchFunctionMode):
+    """Finds `x.new_tensor(...)`, of which the dispatcher sees nothing on the meta device."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self._found = found
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.new_tensor and args[0].device.type == "meta":
+            self._found.append("new_tensor")
+        return func(*args, **(kwargs or {}))
 
 
 def is_data(value: object) -> bool:

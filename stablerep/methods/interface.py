@@ -90,6 +90,7 @@ class Batch:
             that is known.
         tokens: int64 [n longest], if the method needs texts.
         noise: float [number*n patches], if the method needs it.
+        host_noise: the same in the host's memory, where `noise` is on another device.
         local: float [local_number*n 3 s s], view-major as well, if the method needs it; the local crops of
             image i of a caption are i*L .. i*L + L - 1 of its local_number.
     """
@@ -100,6 +101,7 @@ class Batch:
     label_counts: Any = None
     tokens: Any = None
     noise: Any = None
+    host_noise: Any = None
     local: Any = None
     local_number: int = 0
 
@@ -121,6 +123,7 @@ class Batch:
             label_counts=None if self.label_counts is None else self.label_counts[chosen],
             tokens=None if self.tokens is None else self.tokens[chosen],
             noise=None if self.noise is None else of_views(self.noise),
+            host_noise=None if self.host_noise is None else of_views(self.host_noise),
             local=None if self.local is None else of_views(self.local, self.local_number),
             local_number=self.local_number,
         )

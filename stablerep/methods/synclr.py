@@ -169,20 +169,21 @@ class SynClr(MethodConfig):
         """
         import torch
 
-        from stablerep.models.teacher import draw_patch_mask
+        from stablerep.models.teacher import masked_places
         from stablerep.objectives.prototypes import prototype_loss, sinkhorn
 
         options = self.patches
-        masked = draw_patch_mask(batch.noise, options.images, options.masked)
-        points, teacher = (encoded[name].flatten(0, 1) for name in ("points", "teacher_points"))
+        host = batch.noise if batch.host_noise is None else batch.host_noise
+        places = masked_places(batch.noise, host, options.images, options.masked)
+        points, teacher = (
+            encoded[name].flatten(0, 2).index_select(0, places.flatten())
+            for name in ("points", "teacher_points")
+        )
         with torch.no_grad():
             targets = sinkhorn(
-                modules.teacher.prototypes.scores(teacher[masked]),
+                modules.teacher.prototypes.scores(teacher),
                 temperature=modules.prototypes.teacher_temperature,
                 iterations=options.iterations,
             )
-        each = prototype_loss(
-            modules.prototypes.scores(points[masked]), targets, temperature=options.temperature
-        )
-        weight = (1 / masked.sum(1).clamp(min=1))[:, None].expand_as(masked)[masked]
-        return (each * weight).sum() / len(masked) / max(options.images, 1e-9)
+        each = prototype_loss(modules.prototypes.scores(points), targets, temperature=options.temperature)
+        return each.sum() / places.shape[1] / len(batch.noise) / max(options.images, 1e-9)

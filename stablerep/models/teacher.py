@@ -82,9 +82,28 @@ def draw_patch_mask(noise: Tensor, images: float, masked: float) -> Tensor:
 
     Each patch is drawn by itself, as in the training command of SynCLR's release (`--mask_shape rand`).
     """
-    patches = noise.shape[1]
-    count = max(1, round(patches * masked))
-    threshold = noise.kthvalue(count, dim=1, keepdim=True).values
-    # A number in [0, 1) that the places of the noise do not tell.
-    chosen = (noise.sum(1, dtype=torch.float64) * 9973).frac() < images
-    return (noise <= threshold) & chosen[:, None]
+    threshold = noise.kthvalue(_masked_count(noise, masked), dim=1, keepdim=True).values
+    return (noise <= threshold) & _has_mask(noise, images)[:, None]
+
+
+def masked_places(noise: Tensor, on_host: Tensor, images: float, masked: float) -> Tensor:
+    """Where `draw_patch_mask` has its patches, int64 [m count] below n * patches: a view with a mask a row.
+
+    `on_host` is the same noise where the host has it: how many views have a mask is known there, so that no
+    device is waited for.
+    """
+    chosen = _has_mask(on_host, images).nonzero().flatten()
+    if noise.device.type == "cuda":
+        chosen = chosen.pin_memory()
+    views = chosen.to(noise.device, non_blocking=True)
+    least = noise.topk(_masked_count(noise, masked), dim=1, largest=False).indices
+    return views[:, None] * noise.shape[1] + least.index_select(0, views)
+
+
+def _masked_count(noise: Tensor, masked: float) -> int:
+    return max(1, round(noise.shape[1] * masked))
+
+
+def _has_mask(noise: Tensor, images: float) -> Tensor:
+    """Bool [n], by a number in [0, 1) that the places of the noise do not tell."""
+    return (noise.sum(1, dtype=torch.float64) * 9973).frac() < images

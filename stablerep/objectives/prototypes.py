@@ -21,7 +21,7 @@ def sinkhorn(
     exact = scores.double() if scores.dtype == torch.float64 else scores.float()
     scaled = exact / temperature
     plan = (scaled - _highest(scaled)).exp()
-    total, rows = _sum(plan.sum()), _sum(plan.new_tensor(float(len(plan))))
+    total, rows = _sum(plan.sum()), _sum(plan.new_full((), float(len(plan))))
     plan = plan / total
     for _ in range(iterations):
         plan = plan / _sum(plan.sum(0, keepdim=True)) / plan.shape[1]
@@ -46,7 +46,7 @@ def _sum(value: Tensor) -> Tensor:
 
 def _highest(scores: Tensor) -> Tensor:
     """The largest score on any rank: no exponential overflows, and it cancels."""
-    highest = scores.max() if len(scores) else scores.new_tensor(-torch.inf)
+    highest = scores.max() if len(scores) else scores.new_full((), -torch.inf)
     if world_size() > 1:
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)
     return highest

@@ -48,6 +48,7 @@ def to_batch(
         label_counts=share.label_counts,
         tokens=None if share.tokens is None else to_device(share.tokens, device),
         noise=None if share.noise is None else to_device(share.noise, device),
+        host_noise=share.noise,
         local=local,
         local_number=local_number,
     )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stablerep.models.teacher import Teacher, draw_patch_mask, momentum_at
+from stablerep.models.teacher import Teacher, draw_patch_mask, masked_places, momentum_at
 from stablerep.objectives import multi_positive_loss
 from stablerep.objectives.prototypes import prototype_loss, sinkhorn
 from stablerep.objectives.teacher import teacher_loss
@@ -126,3 +126,13 @@ def test_masks_hide_their_share_of_some_views():
     assert set(counts.tolist()) == {0, 8}
     assert float((counts > 0).double().mean()) == pytest.approx(0.3, abs=0.03)
     assert masked.double().mean(0).std() < 0.02
+
+
+@pytest.mark.parametrize(("images", "masked"), [(0.3, 0.5), (1.0, 0.1), (0.5, 0.01), (0.0, 0.5)])
+def test_places_are_those_of_the_mask(images, masked):
+    noise = torch.rand(200, 16, generator=torch.Generator().manual_seed(1))
+    mask = draw_patch_mask(noise, images, masked)
+    places = masked_places(noise, noise.clone(), images, masked)
+    assert sorted(places.flatten().tolist()) == mask.flatten().nonzero().flatten().tolist()
+    assert places.shape == (int(mask.any(1).sum()), max(1, round(16 * masked)))
+    assert torch.equal(places // 16, (places // 16)[:, :1].expand_as(places)), "a view a row"

@@ -1,4 +1,4 @@
-"""The host waits for no GPU during a training step (tests/waits.py); what does wait is named here."""
+"""The host waits for no GPU during a training step (tests/waits.py)."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -20,9 +20,7 @@ from tests.unit.methods.test_methods import CAPTIONS, OPTIONS, configuration
 from tests.waits import Waits
 
 META = torch.device("meta")
-WITHOUT = {"synclr": {"method.patches.weight": 0.0}}
-"""SynCLR's patch loss waits: how many patches are masked is counted on the device."""
-CASES = [(name, WITHOUT.get(name, {})) for name in OPTIONS]
+CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in OPTIONS]
 CASES += [(name, {"method.equal_texts": "masked"}) for name in ("stablerep", "stablerep_plus", "clip")]
 
 
@@ -38,7 +36,8 @@ def test_a_wait_is_found() -> None:
         images + torch.tensor([1, 2, 3], device="meta")
         torch.zeros(4, 3).to("meta")
         images.copy_(torch.ones(4, 3))
-    assert len(waits.found) == 5, waits.found
+        images.new_tensor(1.0)
+    assert len(waits.found) == 6, waits.found
     with pytest.raises(RuntimeError, match="meta"):
         float(images[0, 0])
 
