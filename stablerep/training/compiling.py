@@ -32,8 +32,12 @@ def compile_blocks(encoder: Any, blocks: list[nn.Module], config: TrainConfig, d
                 )
             return
         torch._dynamo.config.suppress_errors = True
-    if config.compile:
-        for module in blocks or [encoder]:
+    if not config.compile:
+        return
+    for module in blocks or [encoder]:
+        if config.recompute:  # a checkpoint comes around it, and torch compiles nothing that it enters by one
+            module.forward = torch.compile(module.forward)
+        else:
             module.compile()
 
 

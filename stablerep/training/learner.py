@@ -101,13 +101,14 @@ def prepare_blocks(encoder: Any, config: TrainConfig, device: torch.device) -> N
     encoder of another kind whose activations are to be computed again: its batch norms would count twice.
     """
     blocks = list(encoder.blocks) if isinstance(getattr(encoder, "blocks", None), nn.Sequential) else []
+    has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
+    if config.recompute and (not blocks or has_norm):
+        message = f"wants a ViT, whose blocks have no batch norm, not {config.encoder.name}"
+        raise InvalidInput(message, field="recompute")
+    compile_blocks(encoder, blocks, config, device)
     if config.recompute:
-        if not blocks or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()):
-            message = f"wants a ViT, whose blocks have no batch norm, not {config.encoder.name}"
-            raise InvalidInput(message, field="recompute")
         for block in blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    compile_blocks(encoder, blocks, config, device)
 
 
 def _load_weights(encoder: nn.Module, config: TrainConfig) -> None:

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import threading
-from functools import partialmethod
+from functools import partial, partialmethod
 
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch._dynamo.utils import counters
 
 from stablerep.errors import InvalidInput, TornObject
 from stablerep.models.load import load_encoder
@@ -85,13 +86,34 @@ def test_an_encoder_with_batch_norm_is_refused(url):
         train(configuration(url, "bn", recompute=True), ALONE, threading.Event())
 
 
-def test_a_compiled_encoder_learns_the_same(url, monkeypatch):
+@pytest.fixture
+def traced(monkeypatch):
     """Traced as for any backend, and run as it is: making machine code of it takes a minute here."""
     monkeypatch.setattr(
         torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager")
     )
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(
+    ("more", "graphs"),
+    [
+        ({}, 1),
+        ({"recompute": True}, 1),
+        ({"encode_parts": 2}, 2),
+        ({"encode_parts": 2, "recompute": True}, 2),
+    ],
+    ids=str,
+)
+def test_a_compiled_encoder_learns_the_same(url, traced, more, graphs):
+    """One graph serves all blocks; parts are encoded without gradients first, by another."""
     plain = trained(url, "plain", steps=2, encoder=VIT)
-    compiled = trained(url, "compiled", steps=2, encoder=VIT, compile=True)
+    counters.clear()
+    compiled = trained(url, "compiled", steps=2, encoder=VIT, compile=True, **more)
+    assert counters["stats"]["unique_graphs"] == graphs
     assert losses(compiled) == pytest.approx(losses(plain), abs=1e-4)
     assert exported(compiled).keys() == exported(plain).keys()
 

@@ -5,6 +5,7 @@ Also encoded in parts, and with weights that are spread over the processes (FSDP
 
 import itertools
 import socket
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor
+from torch import Tensor, nn
 
 from stablerep.methods import Batch
 from stablerep.methods.table import METHODS
@@ -26,13 +27,23 @@ from tests.unit.methods.test_methods import configuration, local_crops
 
 CAPTIONS, PATCHES = 8, 16
 MASKED = "stablerep masked"
-CASES = list(itertools.product((*METHODS, MASKED), (1, 2), (False, True)))
+CASES = list(itertools.product((*METHODS, MASKED), (1, 2), ((), ("sharded",))))
+CASES += itertools.product(
+    ("stablerep", "mae", "synclr"),
+    (1, 2),
+    (
+        ("compiled",),
+        ("compiled", "sharded"),
+        ("compiled", "recomputed"),
+        ("compiled", "sharded", "recomputed"),
+    ),
+)
 
 
-def settings_of(method: str, parts: int) -> TrainConfig:
+def settings_of(method: str, parts: int, **changed: Any) -> TrainConfig:
     name, _, masked = method.partition(" ")
     views = configuration(name).method.needs().views * CAPTIONS
-    more = {"method.equal_texts": masked} if masked else {}
+    more = {**changed, **({"method.equal_texts": masked} if masked else {})}
     return configuration(name, views_per_batch=views, encode_parts=parts, precision="float64", **more)
 
 
@@ -53,12 +64,13 @@ def whole_batch(config: TrainConfig) -> Batch:
 
 
 def one_step(
-    method: str, parts: int, sharded: bool, ranks: Ranks
+    method: str, parts: int, more: tuple[str, ...], ranks: Ranks
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The mean losses over ranks, and the gradients that an optimiser would be given."""
-    config = settings_of(method, parts)
+    torch.compiler.reset()  # it compiles a function eight times at most
+    config = settings_of(method, parts, compile="compiled" in more, recompute="recomputed" in more)
     learner = build_learner(config, ranks.device, ranks.size)
-    if sharded:
+    if "sharded" in more:
         shard(learner, ranks, in_parts=parts > 1)
     share = CAPTIONS // ranks.size
     mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
@@ -71,6 +83,9 @@ def one_step(
 
 def run_one_rank(rank: int, size: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
+    # Traced as for any backend, and run as it is: making machine code of it takes a minute here.
+    nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")  # type: ignore[assignment]
+    torch.compile = partial(torch.compile, backend="aot_eager")
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=size, rank=rank)
     ranks = Ranks(rank, size, torch.device("cpu"), dist.group.WORLD)
     outcomes = {case: one_step(*case, ranks) for case in CASES}
@@ -92,10 +107,10 @@ def outcomes(request, tmp_path_factory) -> dict[Any, Any]:
     return torch.load(folder / "outcomes.pt", weights_only=False)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]} in {case[1]}{' sharded' * case[2]}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join([case[0], "in", str(case[1]), *case[2]]))
 def test_ranks_have_the_losses_and_gradients_of_one_process(outcomes, case):
     method = case[0]
-    wanted_losses, wanted = one_step(method, 1, False, Ranks(0, 1, torch.device("cpu")))
+    wanted_losses, wanted = one_step(method, 1, (), Ranks(0, 1, torch.device("cpu")))
     losses, gradients = outcomes[case]
     assert losses == pytest.approx(wanted_losses, rel=1e-9)
     assert gradients.keys() == wanted.keys()

@@ -71,6 +71,14 @@ def test_where_it_was_asked_for(monkeypatch):
     assert not torch._dynamo.config.suppress_errors
 
 
+def test_inside_of_a_checkpoint_the_forward_pass_is_compiled(monkeypatch):
+    """torch enters none by itself: with `module.compile()` nothing would be compiled, and nobody told."""
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda forward: asked.append(forward) or forward)
+    assert compiled(config(compile=True, recompute=True), CPU, monkeypatch) == []
+    assert len(asked) == 3
+
+
 def test_a_compiler_and_headers_are_looked_for(monkeypatch, tmp_path):
     headers = tmp_path / "include"
     headers.mkdir()
