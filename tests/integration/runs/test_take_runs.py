@@ -40,7 +40,7 @@ class World:
         return self.client.runs.train(run, ["stripes"], preset="demo", config=config, **more)
 
     def finished(self, run: str) -> Run:
-        return list(self.client.runs.watch(run, timeout=200))[-1][0]
+        return list(self.client.runs.watch(run, timeout=400))[-1][0]
 
     def processes(self, run: str) -> list[psutil.Process]:
         """Those of the run that train."""
