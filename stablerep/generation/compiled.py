@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -93,6 +93,16 @@ def compile_networks(
     """
     if not can_compile(loaded, recipe):
         return None
+    assert loaded.denoiser is not None  # `can_compile` says so
+    with ExitStack() as failed:
+        # Images made without must not depend on what was the fastest here, which no group would tell.
+        failed.callback(setattr, loaded.denoiser, "attention", Attention())
+        compiled = _load_or_make(loaded, recipe, store, say, search)
+        failed.pop_all()
+    return compiled
+
+
+def _load_or_make(loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say, search: bool) -> Compiled:
     card = card_name(loaded.device)
     prefix = compiled_prefix(card, torch.__version__, networks_digest(recipe))
     _prepare(loaded)

@@ -249,10 +249,13 @@ def test_what_cannot_be_compiled_is_told_in_a_line(made, tmp_path, monkeypatch):
         raise TorchDynamoException("Failed to find C compiler. Please specify via CC environment variable.")
 
     monkeypatch.setattr(compiled.LatentSampler, "run_once", fail)
-    store = open_store(tmp_path / "store")
+    monkeypatch.setattr(compiled, "fastest_ways", lambda shapes: dict.fromkeys(shapes, "math"))
+    store, pipeline = open_store(tmp_path / "store"), load_pipeline(made["recipe"], "cpu")
     with pytest.raises(CannotCompile, match=r"cannot be compiled here: Failed to find C compiler\."):
-        compile_networks(load_pipeline(made["recipe"], "cpu"), made["recipe"], store)
+        compile_networks(pipeline, made["recipe"], store)
     assert list(store.list()) == []
+    attention = pipeline.denoiser.attention
+    assert (attention.ways, attention.seen) == ({}, None), "images without are the same everywhere"
 
 
 @pytest.mark.parametrize(("wanted", "search"), [("auto", False), ("on", False), ("search", True)])
