@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stablerep.transfer import to_device
+
 
 class Teacher(nn.Module):
     """Copies of modules under their names, which follow them and have no gradient."""
@@ -92,10 +94,7 @@ def masked_places(noise: Tensor, on_host: Tensor, images: float, masked: float) 
     `on_host` is the same noise where the host has it: how many views have a mask is known there, so that no
     device is waited for.
     """
-    chosen = _has_mask(on_host, images).nonzero().flatten()
-    if noise.device.type == "cuda":
-        chosen = chosen.pin_memory()
-    views = chosen.to(noise.device, non_blocking=True)
+    views = to_device(_has_mask(on_host, images).nonzero().flatten(), noise.device)
     least = noise.topk(_masked_count(noise, masked), dim=1, largest=False).indices
     return views[:, None] * noise.shape[1] + least.index_select(0, views)
 

@@ -11,13 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stablerep.data.augment.apply import augment, normalise
 from stablerep.data.batches.loader import RankBatch
-from stablerep.data.transfer import to_device
 from stablerep.errors import InvalidInput
 from stablerep.methods.interface import Batch
 from stablerep.runs.config import TrainConfig
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import Learner
 from stablerep.training.sharding import is_spread
+from stablerep.transfer import to_device
 
 Backward = Callable[[Batch], tuple[dict[str, Tensor], Tensor]]
 """Leaves gradients, averaged over ranks; gives this rank's losses by name and its features [V n d]."""

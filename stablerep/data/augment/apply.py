@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.data.augment.parameters import ViewParameters
-from stablerep.data.transfer import to_device
+from stablerep.transfer import to_device
 
 _LUMA = (0.2989, 0.587, 0.114)
 
