@@ -177,11 +177,19 @@ def test_whoever_is_waited_for_has_a_health_check() -> None:
             assert "healthcheck" in services[other] or other in OURS
 
 
+def test_what_a_page_sends_is_spooled_on_disk() -> None:
+    console = compose_file()["services"]["console"]
+    assert console["tmpfs"] == []
+    assert "/tmp" in console["volumes"]
+
+
 def test_bind_mounts_are_files_of_this_repository() -> None:
     for each in compose_file()["services"].values():
         for text in each.get("volumes", []):
-            source = text.split(":")[0]
-            if source.startswith("."):
+            source, named, _ = text.partition(":")
+            if not named:
+                assert source == "/tmp", "a volume of the container's own"
+            elif source.startswith("."):
                 assert (ROOT / source).is_dir(), source
             else:
                 assert source in compose_file()["volumes"]
