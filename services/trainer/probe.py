@@ -20,7 +20,7 @@ from stablerep.shards.layout import run_key
 
 if TYPE_CHECKING:
     from stablerep.evaluation.features import Encoder
-    from stablerep.evaluation.records import ProbeRecord
+    from stablerep.runs.probe_records import ProbeRecord
 
 _FEW_LABELS = 10
 
@@ -58,9 +58,9 @@ def _probe(run: CreatedRun) -> None:
     from stablerep.evaluation.feature_sets import FeatureSet
     from stablerep.evaluation.map_files import write_map
     from stablerep.evaluation.protocols import ProbeSettings, measure
-    from stablerep.evaluation.records import compare
     from stablerep.models.load import load_encoder
     from stablerep.progress import console
+    from stablerep.runs.probe_records import compare
 
     task = run.spec.probe
     if task is None:

@@ -243,9 +243,9 @@ def export(
 def _card(store: Store, name: str, license_name: str) -> str:
     import json
 
-    from stablerep.evaluation.records import parse_record
     from stablerep.report.model_card import model_card
     from stablerep.runs.config import parse_train_config
+    from stablerep.runs.probe_records import parse_record
 
     return model_card(
         name,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stablerep.evaluation.datasets.photographs import Photographs
     from stablerep.evaluation.features import Encoder
     from stablerep.evaluation.protocols import ProbeSettings
-    from stablerep.evaluation.records import ProbeRecord
+    from stablerep.runs.probe_records import ProbeRecord
     from stablerep.storage import Store
 
 
@@ -145,7 +145,7 @@ def probe(
     import torch
 
     from stablerep.evaluation.protocols import ProbeSettings
-    from stablerep.evaluation.records import compare as table
+    from stablerep.runs.probe_records import compare as table
     from stablerep.storage import open_store
 
     torch.set_num_threads(threads)
@@ -322,7 +322,7 @@ def compare(
 
         stablerep compare probes/*.json --data fashion
     """
-    from stablerep.evaluation import records as evaluation
+    from stablerep.runs.probe_records import compare as table
 
     found = [record for name in records for record in _read_records(name)]
     chosen = [one for one in found if one.protocol == protocol and (not data or one.data == data)]
@@ -331,11 +331,11 @@ def compare(
         raise InvalidInput(f"no such record; there are {there}", field="records")
     if as_json:
         print_json([record.model_dump(mode="json") for record in chosen])
-    console.print(evaluation.compare(chosen))
+    console.print(table(chosen))
 
 
 def _read_records(name: str) -> list[ProbeRecord]:
-    from stablerep.evaluation.records import parse_record
+    from stablerep.runs.probe_records import parse_record
     from stablerep.storage import open_store
 
     if Path(name).is_file():

@@ -26,8 +26,9 @@ from stablerep.evaluation.probes.episodes import few_shot_episodes
 from stablerep.evaluation.probes.knn import knn_accuracy
 from stablerep.evaluation.probes.linear import linear_probe, multi_label_probe
 from stablerep.evaluation.probes.linear_sgd import paper_linear_probe
-from stablerep.evaluation.records import ProbeRecord, by_bootstrap, make_record, over_draws, wilson
+from stablerep.evaluation.records import by_bootstrap, make_record, over_draws, wilson
 from stablerep.evaluation.split import Split, split_validation
+from stablerep.runs.probe_records import ProbeRecord
 
 TRANSFER_STRENGTHS = torch.logspace(-5, 6, 45)
 """C = 1 / lambda for the 45 lambdas from 1e-6 to 1e5."""

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from stablerep.config.loading import dotted
-from stablerep.evaluation.records import ProbeRecord
 from stablerep.runs.config import TrainConfig, what_is_trained
+from stablerep.runs.probe_records import ProbeRecord
 
 _LEFT_OUT = ("run", "datasets", "threads", "prefetch", "decoded_bytes", "log_every", "checkpoint_every")
 

@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from stablerep.errors import InvalidInput
-from stablerep.evaluation.records import ProbeRecord, parse_record
+from stablerep.runs.probe_records import ProbeRecord, parse_record
 from stablerep.shards.layout import run_key
 from stablerep.storage import Store
 from stablerep.sweeps.plan import Plan

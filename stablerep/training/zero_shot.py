@@ -16,7 +16,8 @@ from stablerep.evaluation.probes.zero_shot import (
     retrieval_recalls,
     zero_shot_accuracy,
 )
-from stablerep.evaluation.records import ProbeRecord, make_data_record, make_record, wilson
+from stablerep.evaluation.records import make_data_record, make_record, wilson
+from stablerep.runs.probe_records import ProbeRecord
 from stablerep.training.image_text import Towers
 
 _BATCH = 250

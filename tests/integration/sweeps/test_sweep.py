@@ -15,8 +15,8 @@ import psutil
 import pytest
 import yaml
 
-from stablerep.evaluation.records import parse_record
 from stablerep.local.services import local_services
+from stablerep.runs.probe_records import parse_record
 from stablerep.storage import open_store
 from stablerep.sweeps.plan import make_plan
 from stablerep.sweeps.spec import load_sweep

@@ -8,13 +8,8 @@ from stablerep.errors import InvalidInput, TornObject
 from stablerep.evaluation.datasets.photographs import load_photographs
 from stablerep.evaluation.feature_sets import FeatureSet
 from stablerep.evaluation.protocols import ProbeSettings, measure
-from stablerep.evaluation.records import (
-    compare,
-    digest_of,
-    over_draws,
-    parse_record,
-    wilson,
-)
+from stablerep.evaluation.records import digest_of, over_draws, wilson
+from stablerep.runs.probe_records import compare, parse_record
 
 SETTINGS = {"seed": 0, "few_labels": 5, "draws": 3, "neighbours": 7}
 
