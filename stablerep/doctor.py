@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from stablerep.building import missing_to_build
 from stablerep.demo.settings import DEMO_BYTES
 from stablerep.errors import InvalidInput, StableRepError
 
@@ -96,6 +97,9 @@ def _compute() -> Finding:
 
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        if missing := missing_to_build():
+            text = f"{cores} cores, GPUs: {names}; they run without compiled kernels: {missing}"
+            return Finding("note", "compute", text, "see docs/performance.md, Compiled networks")
         return Finding("ok", "compute", f"{cores} cores, GPUs: {names}")
     return Finding("ok", "compute", f"{cores} cores, no GPU: the `tiny` preset runs here, `sd15` wants a GPU")
 

@@ -81,6 +81,7 @@ def test(engine: Engine, count: int) -> None:
             look(stack, "killed", first)
             browse(stack, Path(folder))
             train(stack, "killed")
+            build_kernels(stack)
             submit(stack, Path(folder) / "captions.txt", "restarted")
             restart(stack)
             watch(stack, "restarted")
@@ -287,6 +288,21 @@ def train(stack: Stack, dataset: str) -> None:
         if run.state != "SUCCEEDED" or run.step != config["steps"]:
             raise Lost(f"the run ended as {run.state} after step {run.step}: {run.error}")
         say(f"  first: {run.state}, loss {run.loss}, {run.result['seconds']} s of training")
+
+
+def build_kernels(stack: Stack) -> None:
+    """torch builds and loads machine code in both images of torch's CUDA build, as it does for a GPU."""
+    for service in ("generator", "trainer"):
+        if stack.python(service, "import importlib.util as u; print(bool(u.find_spec('triton')))") != "True":
+            say(f"  {service}: torch's CPU build, without a compiler")
+            continue
+        missing = stack.python(service, "from stablerep.building import *; print(repr(missing_to_build()))")
+        made = stack.python(
+            service, "import torch; print(torch.compile(lambda x: (x + 1).sum())(torch.ones(3)).item())"
+        )
+        if (missing, made) != ("''", "6.0"):
+            raise Lost(f"torch cannot compile in {service}: {missing}, and it gave {made}")
+        say(f"  {service}: torch compiles, and loads what it compiled")
 
 
 def unchanged(before: Stored, after: Stored, what: str) -> None:

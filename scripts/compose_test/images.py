@@ -10,7 +10,8 @@ from pathlib import Path
 from engine import Engine
 from transcript import CommandFailed, run, say
 
-PYTHON = "stablerep-test-python:local"
+PYTHON = "stablerep-test-base:local"
+PACKAGES = "python3,python3-venv,libpython3-dev,ca-certificates"  # with headers, as python:3.12-slim has them
 SUITE = "bookworm"
 SOURCES = ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list")
 PULL_SECONDS = 600
@@ -89,9 +90,9 @@ def _ensure_python(engine: Engine) -> None:
         raise ImageMissing("no registry answers, and there is no `debootstrap` to make a base image with")
     with tempfile.TemporaryDirectory(prefix="stablerep-base-") as folder:
         root = Path(folder) / "root"
-        say(f"$ debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates {SUITE}")
+        say(f"$ debootstrap --variant=minbase --include={PACKAGES} {SUITE}")
         command = ["nice", "debootstrap", "--variant=minbase"]
-        command += ["--include=python3,python3-venv,ca-certificates", SUITE, str(root), *_mirror()]
+        command += [f"--include={PACKAGES}", SUITE, str(root), *_mirror()]
         run(command, log=Path(folder) / "log", timeout=1200)
         for path in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf"):
             if Path(path).exists():

@@ -75,6 +75,10 @@ class Stack:
         """Ids of the running containers of a service, oldest first."""
         return self.compose("ps", "--quiet", service, show=False).split()
 
+    def python(self, service: str, program: str) -> str:
+        """What a Python program prints in the service's oldest container."""
+        return self.compose("exec", "-T", "--", service, "python", "-c", program, show=False).strip()
+
     def working(self) -> dict[str, str]:
         """Generator container -> shard that it has in hand; those with none are left out."""
         found = {}

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
+from stablerep.building import missing_to_build
 from stablerep.config.recipe import Recipe
 from stablerep.errors import NotFound, StableRepError, TornObject
 from stablerep.generation.attention import Attention, Way, fastest_ways
@@ -93,6 +94,8 @@ def compile_networks(
     """
     if not can_compile(loaded, recipe):
         return None
+    if loaded.device.type == "cuda" and (missing := missing_to_build()):
+        raise CannotCompile(f"{recipe.model} cannot be compiled here: {missing}")
     assert loaded.denoiser is not None  # `can_compile` says so
     with ExitStack() as failed:
         # Images made without must not depend on what was the fastest here, which no group would tell.

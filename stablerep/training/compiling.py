@@ -1,14 +1,11 @@
 """Whether and how an encoder's blocks are compiled."""
 
-import os
-import shutil
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from stablerep.building import missing_to_build
 from stablerep.progress import console
 from stablerep.runs.config import TrainConfig
 
@@ -25,11 +22,9 @@ def compile_blocks(encoder: Any, blocks: list[nn.Module], config: TrainConfig, d
     if config.compile == "auto":
         if device.type != "cuda" or not blocks or config.steps * config.views_per_batch < _WORTH:
             return
-        if not can_build():
+        if missing := missing_to_build():
             if not device.index:  # once a machine
-                console.print(
-                    "The encoder is not compiled: there is no C compiler with Python's headers here."
-                )
+                console.print(f"The encoder is not compiled: {missing}.")
             return
         torch._dynamo.config.suppress_errors = True
     if not config.compile:
@@ -39,10 +34,3 @@ def compile_blocks(encoder: Any, blocks: list[nn.Module], config: TrainConfig, d
             module.forward = torch.compile(module.forward)
         else:
             module.compile()
-
-
-def can_build() -> bool:
-    """Whether there is what kernels are built with on a GPU: a C compiler, and Python's headers."""
-    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
-    return any(map(shutil.which, compilers)) and headers.exists()

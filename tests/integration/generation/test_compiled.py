@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -256,6 +257,14 @@ def test_what_cannot_be_compiled_is_told_in_a_line(made, tmp_path, monkeypatch):
     assert list(store.list()) == []
     attention = pipeline.denoiser.attention
     assert (attention.ways, attention.seen) == ({}, None), "images without are the same everywhere"
+
+
+def test_what_a_gpu_lacks_is_told_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "missing_to_build", lambda: "there is no C compiler (gcc or clang)")
+    recipe = recipe_of(make_random_pipeline(tmp_path / "pipeline", channels=(32, 32)))
+    pipeline = replace(load_pipeline(recipe, "cpu"), device=torch.device("cuda"))
+    with pytest.raises(CannotCompile, match=r"pipeline cannot be compiled here: there is no C compiler"):
+        compile_networks(pipeline, recipe, open_store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize(("wanted", "search"), [("auto", False), ("on", False), ("search", True)])

@@ -183,6 +183,17 @@ def test_what_a_page_sends_is_spooled_on_disk() -> None:
     assert "/tmp" in console["volumes"]
 
 
+def test_what_torch_builds_for_a_gpu_may_be_loaded() -> None:
+    for name in ("generator", "generator-gpu", "trainer"):
+        (temporary,) = compose_file()["services"][name]["tmpfs"]
+        assert temporary == "/tmp:mode=1777,exec", "an engine mounts it with noexec otherwise"
+    compilers = [
+        re.findall(r"^ARG COMPILER=.*\nRUN .*\$COMPILER.*$", dockerfile(name).text, re.MULTILINE)
+        for name in ("generator", "trainer")
+    ]
+    assert compilers[0] == compilers[1] != [], "one layer of both"
+
+
 def test_bind_mounts_are_files_of_this_repository() -> None:
     for each in compose_file()["services"].values():
         for text in each.get("volumes", []):
