@@ -36,7 +36,7 @@ COPY --from=torch /opt/stablerep /opt/stablerep
 # What torch builds kernels with on a GPU, beside its CUDA build alone (triton comes with it); COMPILER= leaves it out.
 ARG COMPILER="gcc g++ libc6-dev"
 RUN if [ -n "$COMPILER" ] && [ -d /opt/stablerep/lib/python3*/site-packages/triton ] && command -v apt-get; then \
-        apt-get update && apt-get install -y --no-install-recommends $COMPILER && rm -rf /var/lib/apt/lists/*; fi
+        apt-get update && apt-get install -y --no-install-recommends $COMPILER && apt-get clean && rm -rf /var/lib/apt/lists/*; fi
 LABEL org.opencontainers.image.title="stablerep generator" \
       org.opencontainers.image.description="Worker of StableRep's generation service: captions to groups of images" \
       org.opencontainers.image.licenses="Apache-2.0"
