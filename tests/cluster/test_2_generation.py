@@ -94,6 +94,24 @@ def test_the_console_shows_the_dataset_and_has_a_group_made_again(release: Relea
             submit_and_look(page, url, few, "browsed", preset="flat", seconds=300)
 
 
+COMPILE = """
+from importlib.util import find_spec
+import torch
+from stablerep.building import missing_to_build
+compiled = torch.compile(lambda x: (x + 1).sum()) if find_spec("triton") else None
+print("no compiler" if compiled is None else (missing_to_build(), compiled(torch.ones(3)).item()))
+"""
+
+
+def test_torch_compiles_in_a_pod(release: Release) -> None:
+    """With a read-only root, no capabilities, and /tmp alone to write to."""
+    (pod,) = release.ready("generator")
+    printed = release.kubectl("exec", pod, "--", "python", "-c", COMPILE).strip()
+    if printed == "no compiler":
+        pytest.skip("no compiler: these images have torch's CPU build")
+    assert printed == "('', 6.0)"
+
+
 def test_scaling_up_and_down_in_mid_job(
     release: Release, client: Client, minio: Minio, submit: Callable[..., Job]
 ) -> None:
