@@ -20,5 +20,5 @@ def missing_to_build() -> str:
         return f"there are no headers of Python ({headers})"
     folder = tempfile.gettempdir()
     if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
-        return f"{folder} is mounted with noexec, so that nothing built there can be loaded"
+        return f"{folder} is mounted with noexec, nothing built there can be loaded: name another by TMPDIR"
     return ""
