@@ -22,7 +22,7 @@ from stablerep.config.settings import Settings, load_settings
 from stablerep.errors import InvalidInput
 from stablerep.queue.client import Queue
 from stablerep.queue.lock import Lock, hold
-from stablerep.runs.records import CreateRecord, active_runs, read_end, release_run
+from stablerep.runs.records import CreateRecord, active_runs, read_create, read_end, release_run
 from stablerep.storage.interface import Store
 from stablerep.storage.open import open_store
 
@@ -80,7 +80,10 @@ def _take(
     with hold(queue, f"sr:run:{run}") as lock, about(run=run):
         if lock is None:
             return
-        if read_end(store, run) is None:
+        end = read_end(store, run)
+        if read_create(store, run) != record:  # deleted while it waited for the ones before it
+            return
+        if end is None:
             logger.info("run begins")
             RunProcess(store, record.spec, settings).run_to_end(_EitherStop(stop, lock))
             logger.info("run ended" if not stop.is_set() else "run stopped")

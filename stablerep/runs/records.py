@@ -128,6 +128,7 @@ def reopen_run(store: Store, run: str) -> None:
     store.put(_key(run, "resumed.json"), _json(ResumedRecord(times=resumed_times(store, run) + 1)))
     store.delete(_key(run, "status.json"))
     store.delete(_key(run, "end.json"))
+    store.put(active_run_key(run), b"")  # again: its launcher may just have released the run that was over
 
 
 def write_status(store: Store, run: str, status: StatusRecord) -> None:
@@ -182,8 +183,10 @@ def active_runs(store: Store) -> list[CreateRecord]:
 
 
 def release_run(store: Store, run: str) -> None:
-    """Says that a run is over and none of its processes is left."""
+    """Says that a run is over and none of its processes is left; one resumed meanwhile stays active."""
     store.delete(active_run_key(run))
+    if read_end(store, run) is None and read_create(store, run) is not None:
+        store.put(active_run_key(run), b"")
 
 
 def is_active(store: Store, run: str) -> bool:

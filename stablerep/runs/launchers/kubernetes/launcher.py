@@ -30,9 +30,11 @@ from stablerep.runs.launchers.kubernetes.manifests import (
 from stablerep.runs.launchers.stored_logs import stored_log
 from stablerep.runs.records import (
     CreateRecord,
+    EndRecord,
     StatusRecord,
     end_run,
     log_key,
+    read_create,
     read_end,
     read_progress,
     read_spec,
@@ -71,9 +73,11 @@ class KubernetesLauncher:
     def sync(self, record: CreateRecord) -> None:
         """One step of the run's job towards what the store says; called every few seconds."""
         run = record.spec.run
-        found = self._find(run)
-        if read_end(self._store, run) is not None:
-            self._clean_up(record, found)
+        found, end = self._find(run), read_end(self._store, run)
+        if not self._is_current(record):
+            return
+        if end is not None:
+            self._clean_up(record, found, end)
         elif found is None:
             self._start(record)
         elif found["metadata"].get("deletionTimestamp"):
@@ -121,7 +125,7 @@ class KubernetesLauncher:
         spec, start = record.spec, self._start_of(record)
         try:
             if self._has_jobsets:
-                self._cluster.create(jobset(spec, self._template, start))
+                created = self._cluster.create(jobset(spec, self._template, start))
             else:
                 created = self._cluster.create(job(spec, self._template, start))
                 self._serve(record, created)
@@ -133,6 +137,9 @@ class KubernetesLauncher:
         except Unavailable as error:  # a quota, rights, or an API server that is down
             self._show(spec.run, running=False, message=str(error))
             raise
+        if read_end(self._store, spec.run) is not None or not self._is_current(record):
+            self._cluster.delete(created)  # over meanwhile, and nobody may look after it any more
+            return
         logger.info("run %s: created %s", spec.run, job_name(spec.run))
         self._show(spec.run, running=False, message="its pods are created")
 
@@ -175,10 +182,10 @@ class KubernetesLauncher:
         if any(there.get(key) != value for key, value in facts.items()):
             self._cluster.annotate(found, facts)
 
-    def _clean_up(self, record: CreateRecord, found: Object | None) -> None:
+    def _clean_up(self, record: CreateRecord, found: Object | None, end: EndRecord) -> None:
         """After the end: what was cancelled is deleted, what has run to its end is left to its ttl."""
-        run, end = record.spec.run, read_end(self._store, record.spec.run)
-        if found is None or end is None:
+        run = record.spec.run
+        if found is None:
             self._show(run, running=False, message="")
             release_run(self._store, run)
         elif found["metadata"].get("deletionTimestamp"):
@@ -221,6 +228,13 @@ class KubernetesLauncher:
         name = job_name(run)
         found = self._cluster.find("JobSet", name) if self._has_jobsets else None
         return found or self._cluster.find("Job", name)
+
+    def _is_current(self, record: CreateRecord) -> bool:
+        """Whether the run is still the one of this record, which beside another gateway may be an old one.
+
+        Ask after reading the run's end: a deletion removes that one last.
+        """
+        return read_create(self._store, record.spec.run) == record
 
     def _start_of(self, record: CreateRecord) -> str:
         return f"{record.create_time.isoformat()} {resumed_times(self._store, record.spec.run)}"
