@@ -14,7 +14,7 @@ import pytest
 from stablerep.errors import AlreadyExists, NotFound
 from stablerep.runs import control
 from stablerep.runs.launchers.kubernetes.launcher import KubernetesLauncher
-from stablerep.runs.records import active_runs, end_run
+from stablerep.runs.records import active_runs, end_run, read_end, release_run, reopen_run
 from stablerep.storage import Store, open_store
 from tests.unit.runs.test_manifests import TEMPLATE, spec
 
@@ -162,3 +162,21 @@ def test_a_run_that_is_resumed_while_it_is_released_runs(tmp_path, gone):
     for case in cases[:-1]:
         case.rounds()
         assert list(case.jobs.there) == [f"run-{NAME}"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(release_run, reopen_run), (reopen_run, release_run)], ids=["release", "reopen"]
+)
+def test_a_run_that_was_resumed_is_active_whenever_it_was_released(tmp_path, first, second):
+    """As by a trainer service whose process has just ended."""
+    for number in count():
+        store = open_store(tmp_path / str(number))
+        control.create(store, spec())
+        end_run(store, NAME, "CANCELLED")
+        between = Interrupted(store, number, lambda store=store: second(store, NAME))
+        first(between, NAME)
+        if not between.over:
+            break
+        assert [record.spec.run for record in active_runs(store)] == [NAME]
+        assert read_end(store, NAME) is None
+    assert number > 2
