@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests in order unit, integration, e2e (by `make test`); arguments go to pytest: make test ARGS="tests/unit -k loss".
 #
-# The whole suite runs in as many processes as there are cores, up to four, file by file (2 cores: 5 minutes against 8
-# in one process). Programs that the tests need and this machine lacks (MinIO, Helm, ...) are installed or built meanwhile (once,
+# The whole suite runs in as many processes as there are cores, up to four, file by file (25 minutes on 2 cores).
+# Programs that the tests need and this machine lacks (MinIO, Helm, ...) are installed or built meanwhile (once,
 # cached: scripts/test_tools.py); a test that needs one waits. pytest's summary is the last thing printed, with what could not be tested and why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
