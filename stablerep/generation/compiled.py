@@ -71,14 +71,24 @@ class Artifact(BaseModel):
 
 @dataclass(frozen=True)
 class Compiled:
-    """Compiled networks of a recipe; `artifact` is the SHA-256 of what they were loaded from or stored as."""
+    """Compiled networks of a recipe; `artifact` is the SHA-256 of what they were loaded from or stored as.
+
+    batch: images of the batches that they were compiled for; others pass the networks as they are.
+    """
 
     networks: Networks
     artifact: str
+    batch: int
 
 
 def compile_networks(
-    loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say = logger.info, *, search: bool = False
+    loaded: LoadedPipeline,
+    recipe: Recipe,
+    store: Store,
+    say: Say = logger.info,
+    *,
+    search: bool = False,
+    batch: int | None = None,
 ) -> Compiled | None:
     """Loads the compilation that is in the store, or makes it and stores it; None for other pipelines.
 
@@ -88,9 +98,10 @@ def compile_networks(
 
     Args:
         search: if it is made here, torch times more kernels for each layer: minutes, once a kind of card.
+        batch: images of a batch, None for the recipe's; halved until memory suffices for it.
     Raises:
         TornObject: an artifact is not the one that was recorded.
-        CannotCompile: for want of a C compiler, say.
+        CannotCompile: for want of a C compiler or of memory, say.
     """
     if not can_compile(loaded, recipe):
         return None
@@ -100,14 +111,37 @@ def compile_networks(
     with ExitStack() as failed:
         # Images made without must not depend on what was the fastest here, which no group would tell.
         failed.callback(setattr, loaded.denoiser, "attention", Attention())
-        compiled = _load_or_make(loaded, recipe, store, say, search)
+        while True:
+            batch = batch or recipe.batch_images
+            try:
+                compiled = _load_or_make(loaded, recipe, store, say, search, batch)
+                break
+            except torch.OutOfMemoryError as error:
+                shortage = str(error)  # the error itself would keep the batch's tensors in memory
+            _make_room(loaded)
+            if batch == 1:
+                message = f"{recipe.model} cannot be compiled here, memory does not suffice: {shortage}"
+                raise CannotCompile(message)
+            say(f"memory does not suffice for batches of {batch} images of {recipe.model}; trying half of it")
+            batch //= 2
         failed.pop_all()
     return compiled
 
 
-def _load_or_make(loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say, search: bool) -> Compiled:
+def _make_room(loaded: LoadedPipeline) -> None:
+    assert loaded.denoiser is not None  # `can_compile` says so
+    loaded.denoiser.attention = Attention()  # which may hold tensors of each shape
+    torch.compiler.reset()
+    if loaded.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _load_or_make(
+    loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say, search: bool, batch: int
+) -> Compiled:
     card = card_name(loaded.device)
-    prefix = compiled_prefix(card, torch.__version__, networks_digest(recipe))
+    networks_of = networks_digest(recipe, batch)
+    prefix = compiled_prefix(card, torch.__version__, networks_of)
     _prepare(loaded)
     denoiser = loaded.denoiser
     assert denoiser is not None  # `can_compile` says so
@@ -118,7 +152,7 @@ def _load_or_make(loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say
         if found is not None:
             say(f"loading the compiled networks of {recipe.model} from {store.url}/{prefix}")
             denoiser.attention = Attention(found.attention)
-            compiled, missed = _load(loaded, recipe, _content(store, prefix, found), found.search)
+            compiled, missed = _load(loaded, recipe, _content(store, prefix, found), found.search, batch)
             if missed:
                 logger.warning(
                     "the stored compilation of %s does not fit this machine: %d graphs were compiled anew, "
@@ -126,16 +160,16 @@ def _load_or_make(loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say
                     prefix,
                     missed,
                 )
-                compiled = Compiled(compiled.networks, hashlib.sha256(_saved()).hexdigest())
+                compiled = Compiled(compiled.networks, hashlib.sha256(_saved()).hexdigest(), batch)
             say(f"loaded the compiled networks in {time.monotonic() - began:.0f} s")
             return compiled
         say(
-            f"compiling UNet and autoencoder of {recipe.model} for batches of {recipe.batch_images} "
+            f"compiling UNet and autoencoder of {recipe.model} for batches of {batch} "
             f"on {card}: nothing is stored at {prefix} yet"
         )
-        denoiser.attention = Attention(_find_ways(loaded, recipe, say))
+        denoiser.attention = Attention(_find_ways(loaded, recipe, say, batch))
         with _own_cache():
-            networks = _compile(loaded, recipe, search)
+            networks = _compile(loaded, recipe, search, batch)
             content = _saved()
         seconds = time.monotonic() - began
         say(f"compiled in {seconds:.0f} s ({len(content) / 1e6:.1f} MB)")
@@ -145,7 +179,7 @@ def _load_or_make(loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say
             size=len(content),
             card=card,
             torch=torch.__version__,
-            networks=networks_digest(recipe),
+            networks=networks_of,
             seconds=round(seconds, 1),
             attention=denoiser.attention.ways,
             search=search,
@@ -155,7 +189,7 @@ def _load_or_make(loaded: LoadedPipeline, recipe: Recipe, store: Store, say: Say
         created = store.put(f"{prefix}artifact.json", artifact.model_dump_json().encode(), if_absent=True)
         if created or _read(store, prefix) == artifact:  # its own, though the first answer was lost
             say("stored for other workers")
-            return Compiled(networks, digest)
+            return Compiled(networks, digest, batch)
         say("another worker was faster; its compilation counts")
 
 
@@ -168,7 +202,7 @@ def can_compile(loaded: LoadedPipeline, recipe: Recipe) -> bool:
     return isinstance(sampler, LatentSampler) and sampler.own_loop and loaded.decoder is not None
 
 
-def networks_digest(recipe: Recipe) -> str:
+def networks_digest(recipe: Recipe, batch: int) -> str:
     """Of what decides the graphs: the networks and their shapes; 16 hexadecimal digits."""
     guided = recipe.guidance_scale > 1
     facts = (
@@ -177,7 +211,7 @@ def networks_digest(recipe: Recipe) -> str:
         recipe.revision,
         recipe.dtype,
         recipe.image_size,
-        recipe.batch_images,
+        batch,
         guided,
         guided and recipe.guidance_until < 1,
     )
@@ -203,13 +237,16 @@ def _prepare(loaded: LoadedPipeline) -> None:
         module.to(memory_format=torch.channels_last)
 
 
-def _find_ways(loaded: LoadedPipeline, recipe: Recipe, say: Say) -> dict[str, Way]:
-    """The fastest way of attention for each shape that the recipe's UNet has."""
+def _find_ways(loaded: LoadedPipeline, recipe: Recipe, say: Say, batch: int) -> dict[str, Way]:
+    """The fastest way of attention for each shape that the recipe's UNet has.
+
+    Both networks run once: where memory does not suffice for a batch, that is known before they are compiled.
+    """
     denoiser, attention = loaded.denoiser, Attention()
     assert denoiser is not None
     attention.seen = {}
     denoiser.attention = attention
-    LatentSampler(loaded, recipe).denoise_once(recipe.batch_images)
+    LatentSampler(loaded, recipe).run_once(batch)
     with torch.inference_mode():
         ways = fastest_ways(attention.seen)
     if ways:
@@ -217,15 +254,31 @@ def _find_ways(loaded: LoadedPipeline, recipe: Recipe, say: Say) -> dict[str, Wa
     return ways
 
 
-def _compile(loaded: LoadedPipeline, recipe: Recipe, search: bool) -> Networks:
+def _compile(loaded: LoadedPipeline, recipe: Recipe, search: bool, batch: int) -> Networks:
     """Compiled networks that have run once in every shape that the recipe has."""
-    networks = Networks(_as_graph(loaded.denoiser, search), _as_graph(loaded.decoder, search))
+    networks = Networks(
+        _for_batches_of(batch, loaded.denoiser, search), _for_batches_of(batch, loaded.decoder, search)
+    )
     try:
-        LatentSampler(loaded, recipe, networks).run_once(recipe.batch_images)
+        LatentSampler(loaded, recipe, networks).run_once(batch)
     except TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", None)
+        if isinstance(cause, torch.OutOfMemoryError):
+            raise cause from None
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise CannotCompile(f"{recipe.model} cannot be compiled here: {first}") from error
     return networks
+
+
+def _for_batches_of(batch: int, module: Any, search: bool) -> Callable[..., Tensor]:
+    """The module compiled, but as it is for other batches: compiling for each would stop work for minutes."""
+    graph = _as_graph(module, search)
+
+    def run(latents: Tensor, *rest: Any) -> Tensor:
+        output: Tensor = (graph if len(latents) == batch else module)(latents, *rest)
+        return output
+
+    return run
 
 
 def _as_graph(module: Any, search: bool) -> Callable[..., Tensor]:
@@ -234,14 +287,16 @@ def _as_graph(module: Any, search: bool) -> Callable[..., Tensor]:
     return graph
 
 
-def _load(loaded: LoadedPipeline, recipe: Recipe, content: bytes, search: bool) -> tuple[Compiled, int]:
+def _load(
+    loaded: LoadedPipeline, recipe: Recipe, content: bytes, search: bool, batch: int
+) -> tuple[Compiled, int]:
     """Networks compiled from an artifact, and how many graphs were not in it."""
     with _own_cache():
         torch.compiler.load_cache_artifacts(content)
         before = counters["inductor"]["fxgraph_cache_miss"]
-        networks = _compile(loaded, recipe, search)
+        networks = _compile(loaded, recipe, search, batch)
         missed = counters["inductor"]["fxgraph_cache_miss"] - before
-    return Compiled(networks, hashlib.sha256(content).hexdigest()), missed
+    return Compiled(networks, hashlib.sha256(content).hexdigest(), batch), missed
 
 
 def _saved() -> bytes:

@@ -56,7 +56,8 @@ class Generator:
         device: such as "cuda:1"; None or empty: the best there is. Ignored if `pipeline` is given.
         pipeline: one already loaded that `fits` the recipe.
         compiled: the pipeline's networks, compiled for the recipe (`compile_networks`); the groups' `info`
-            then says by which artifact: bytes are the same for the same one.
+            then says by which artifact: bytes are the same for the same one. Batches are no larger than those
+            that they were compiled for.
         batch_limit: upper bound of images in a batch, for a GPU too small for the recipe's; 0: none.
         on_stage: called with the seconds of each stage.
         on_halved: called when a batch is halved for want of memory.
@@ -90,7 +91,8 @@ class Generator:
         self.recipe = recipe
         self.seed = seed
         self.pipeline = pipeline or load_pipeline(recipe, device)
-        self._size = BatchSize(min(recipe.batch_images, batch_limit or recipe.batch_images))
+        limits = (recipe.batch_images, batch_limit, compiled.batch if compiled else 0)
+        self._size = BatchSize(min(limit for limit in limits if limit))
         self._on_stage = on_stage
         self._on_halved = on_halved
         self._ahead = int(self.pipeline.device.type == "cuda") if ahead is None else ahead
@@ -311,6 +313,8 @@ class Generator:
         row.group.pixels[row.index] = pixels
         if batch_images != self.recipe.batch_images:
             row.group.info["batch_images"] = batch_images
+        if self._compiled is not None and batch_images != self._compiled.batch:
+            row.group.info.pop("compiled", None)
 
 
 def _completed(waiting: deque[PendingGroup]) -> Iterator[GroupPixels]:

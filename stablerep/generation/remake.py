@@ -50,8 +50,11 @@ def remake_group(
     recipe = recipe_of(info)
     stored = read_group(store, dataset, *find_group(store, dataset, caption_id))
     pipeline = load_pipeline(recipe, device or None)
-    compiled = compile_networks(pipeline, recipe, store, say) if "compiled" in stored.info else None
-    generator = Generator(recipe, seed=info.job_seed, pipeline=pipeline, compiled=compiled)
+    batch = int(stored.info.get("batch_images", recipe.batch_images))
+    compiled = None
+    if "compiled" in stored.info:
+        compiled = compile_networks(pipeline, recipe, store, say, batch=batch)
+    generator = Generator(recipe, seed=info.job_seed, pipeline=pipeline, compiled=compiled, batch_limit=batch)
     made = next(generator.generate([Caption(caption_id, stored.caption)]))
     exception = ""
     if made.info.get("compiled") != stored.info.get("compiled"):

@@ -174,13 +174,23 @@ class Gpu:
         wanted = self._worker.settings.compile
         if wanted == "off" or (wanted == "auto" and pipeline.device.type != "cuda"):
             return None
-        networks = networks_digest(recipe)
+        batch, networks = self._batch(recipe), self._networks(recipe)
         if self._compiled is None or self._compiled[0] != networks:
             self._compiled = self._generator = None  # with the next ones, the last ones cannot be used
             self.state = "LOADING"
             self._worker.heartbeat.beat(LOADING_SECONDS)
             try:
-                made = compile_networks(pipeline, recipe, self._worker.store, search=wanted == "search")
+                made = compile_networks(
+                    pipeline, recipe, self._worker.store, search=wanted == "search", batch=batch
+                )
+                if made is not None and made.batch < batch:
+                    logger.warning(
+                        "%s runs in batches of %d images in place of %d for want of memory: on a GPU, images "
+                        "then differ in the last bit from those of whole batches",
+                        recipe.model,
+                        made.batch,
+                        batch,
+                    )
                 self._compiled = networks, made
             except CannotCompile as error:
                 if wanted != "auto":
@@ -193,6 +203,13 @@ class Gpu:
                 self._worker.heartbeat.beat()
         return self._compiled[1]
 
+    def _batch(self, recipe: Recipe) -> int:
+        """Images of a batch at most."""
+        return min(recipe.batch_images, self._worker.settings.batch_limit or recipe.batch_images)
+
+    def _networks(self, recipe: Recipe) -> str:
+        return networks_digest(recipe, self._batch(recipe))
+
     def _serve_previews(self, *, loaded_only: bool) -> None:
         """Makes the groups that clients wait for; in the middle of a shard only with the pipeline in use."""
 
@@ -202,7 +219,7 @@ class Gpu:
             pipeline, compiled = self._pipeline, self._compiled
             if pipeline is None or not pipeline.fits(preview.recipe):
                 return False
-            return compiled is None or compiled[0] == networks_digest(preview.recipe)
+            return compiled is None or compiled[0] == self._networks(preview.recipe)
 
         while (preview := self._worker.previews.take(is_wanted)) is not None:
             try:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 
 from services.generator.stages import gpu
 from services.health.heartbeat import Heartbeat
@@ -25,7 +25,7 @@ from stablerep.config.recipe import Recipe
 from stablerep.config.settings import GeneratorSettings
 from stablerep.data import GroupDataset
 from stablerep.errors import TornObject
-from stablerep.generation import compiled, load_pipeline
+from stablerep.generation import Generator, compiled, load_pipeline
 from stablerep.generation.compiled import (
     CannotCompile,
     can_compile,
@@ -154,7 +154,7 @@ def test_groups_say_by_which_artifact(made):
     assert {group.info["compiled"] for group in made["groups"]} == {digest[:16]}
     assert "compiled" not in made["plain"][0].info
     prefix = compiled_prefix(
-        card_name(torch.device("cpu")), torch.__version__, networks_digest(made["recipe"])
+        card_name(torch.device("cpu")), torch.__version__, networks_digest(made["recipe"], 4)
     )
     record = json.loads(made["store"].get(f"{prefix}artifact.json"))
     assert record["sha256"] == digest
@@ -230,10 +230,10 @@ def test_the_first_of_two_workers_counts(made, tmp_path, monkeypatch):
                     store.put(info.key, faster.get(info.key))
             return store.put(key, data, if_absent=if_absent)
 
-    def load(pipeline, recipe, content, search):
+    def load(pipeline, recipe, content, search, batch):
         assert search, "as it was compiled"
         loaded.append(hashlib.sha256(content).hexdigest())
-        return compiled.Compiled(None, loaded[-1]), 0
+        return compiled.Compiled(None, loaded[-1], batch), 0
 
     monkeypatch.setattr(compiled, "_compile", lambda *_: None)
     monkeypatch.setattr(compiled, "_saved", lambda: b"the slower one's")
@@ -246,6 +246,8 @@ def test_the_first_of_two_workers_counts(made, tmp_path, monkeypatch):
 
 def test_what_cannot_be_compiled_is_told_in_a_line(made, tmp_path, monkeypatch):
     def fail(self, batch):
+        if self._pass is self._denoiser:
+            return
         raise TorchDynamoException("Failed to find C compiler. Please specify via CC environment variable.")
 
     monkeypatch.setattr(compiled.LatentSampler, "run_once", fail)
@@ -256,6 +258,102 @@ def test_what_cannot_be_compiled_is_told_in_a_line(made, tmp_path, monkeypatch):
     assert list(store.list()) == []
     attention = pipeline.denoiser.attention
     assert (attention.ways, attention.seen) == ({}, None), "images without are the same everywhere"
+
+
+def short_of_memory(monkeypatch, most):
+    """Memory suffices for batches of `most` images; the batches that were tried, compiled or not."""
+    asked = []
+
+    def run_once(self, batch):
+        asked.append(batch)
+        if batch > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+
+    monkeypatch.setattr(compiled.LatentSampler, "run_once", run_once)
+    monkeypatch.setattr(compiled, "_saved", lambda: b"compiled")
+    return asked
+
+
+def test_where_memory_does_not_suffice_smaller_batches_are_compiled(made, tmp_path, monkeypatch):
+    asked, said = short_of_memory(monkeypatch, 1), []
+    store, recipe = open_store(tmp_path / "store"), made["recipe"]
+    pipeline = load_pipeline(recipe, "cpu")
+    found = compile_networks(pipeline, recipe, store, said.append)
+    assert found.batch == 1
+    assert asked == [4, 2, 1, 1], "known before anything is compiled"
+    prefix = compiled_prefix(card_name(torch.device("cpu")), torch.__version__, networks_digest(recipe, 1))
+    assert {info.key.rpartition("/")[0] + "/" for info in store.list("compiled/")} == {prefix}
+    name = recipe.model
+    assert [line for line in said if "memory" in line] == [
+        f"memory does not suffice for batches of {batch} images of {name}; trying half of it"
+        for batch in (4, 2)
+    ]
+    generator = Generator(recipe, pipeline=pipeline, compiled=found, batch_limit=2)
+    assert generator.batch_images == 1
+
+
+def test_batches_of_the_size_that_is_wanted_are_compiled(made, tmp_path, monkeypatch):
+    asked = short_of_memory(monkeypatch, 3)
+    store, recipe = open_store(tmp_path / "store"), made["recipe"]
+    assert compile_networks(load_pipeline(recipe, "cpu"), recipe, store, batch=3).batch == 3
+    assert asked == [3, 3]
+
+
+def test_memory_for_not_even_one_image_is_told(made, tmp_path, monkeypatch):
+    short_of_memory(monkeypatch, 0)
+    pipeline = load_pipeline(made["recipe"], "cpu")
+    with pytest.raises(CannotCompile, match=r"memory does not suffice: CUDA out of memory\. Tried"):
+        compile_networks(pipeline, made["recipe"], open_store(tmp_path / "store"))
+    assert pipeline.denoiser.attention.seen is None
+
+
+def test_memory_that_ends_within_torchs_compiler_is_no_fault_of_the_pipeline(made, tmp_path, monkeypatch):
+    fault = BackendCompilerFailed(compiled.compile_networks, torch.OutOfMemoryError("no memory"), None)
+
+    def run_once(self, batch):
+        if self._pass is not self._denoiser and batch > 2:
+            raise fault
+
+    monkeypatch.setattr(compiled.LatentSampler, "run_once", run_once)
+    monkeypatch.setattr(compiled, "_saved", lambda: b"compiled")
+    pipeline = load_pipeline(made["recipe"], "cpu")
+    assert compile_networks(pipeline, made["recipe"], open_store(tmp_path / "store")).batch == 2
+
+
+def test_other_batches_pass_the_networks_as_they_are(made, monkeypatch):
+    """Compiling for their shape, too, would stop a worker for minutes in the middle of a shard."""
+    recipe = made["recipe"]
+    pipeline = load_pipeline(recipe, "cpu")
+    sizes = []
+
+    def noting(module, **_):
+        def graph(latents, *rest):
+            sizes.append(len(latents))
+            return module(latents, *rest)
+
+        return graph
+
+    monkeypatch.setattr(torch, "compile", noting)
+    networks = compiled._compile(pipeline, recipe, search=False, batch=4)
+    assert sizes == [4, 4, 4], "with and without guidance, and decoding"
+    short = [torch.OutOfMemoryError("no memory")]
+
+    def on_step():
+        if short:
+            raise short.pop()
+
+    generator = Generator(
+        recipe, seed=5, pipeline=pipeline, compiled=compiled.Compiled(networks, "0" * 64, batch=4)
+    )
+    del sizes[:]
+    halved = list(generator.generate(CAPTIONS, on_step=on_step))
+    assert sizes == [4], "the one step before memory was short"
+    assert [group.info.get("batch_images") for group in halved] == [2, 2, 2]
+    assert not any("compiled" in group.info for group in halved)
+    whole = list(generator.generate(CAPTIONS))
+    assert set(sizes[1:]) == {4}
+    assert [group.info.get("compiled") for group in whole] == ["0" * 16] * 3
+    assert [group.encoded for group in whole] == [group.encoded for group in made["plain"]]
 
 
 def test_what_a_gpu_lacks_is_told_before_anything_is_timed(tmp_path, monkeypatch):
@@ -269,7 +367,7 @@ def test_what_a_gpu_lacks_is_told_before_anything_is_timed(tmp_path, monkeypatch
 @pytest.mark.parametrize(("wanted", "search"), [("auto", False), ("on", False), ("search", True)])
 def test_a_worker_searches_if_it_was_told_to(wanted, search, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(gpu, "compile_networks", lambda *_, search: asked.append(search))
+    monkeypatch.setattr(gpu, "compile_networks", lambda *_, search, batch: asked.append(search))
     monkeypatch.setattr(torch, "compile", lambda module, *, options, **_: asked.append(options))
     worker = SimpleNamespace(settings=GeneratorSettings(compile=wanted), store=None, heartbeat=Heartbeat(600))
     gpu.Gpu(worker, None, None)._compile(SimpleNamespace(device=torch.device("cuda")), recipe_of(tmp_path))
@@ -311,11 +409,12 @@ def test_an_artifact_that_was_changed_is_not_run(made, tmp_path):
 def test_what_decides_the_graphs_decides_the_artifact(made):
     recipe = made["recipe"]
     same = [{"steps": 9}, {"sampler": "dpm++"}, {"guidance_scale": 7.5}, {"jpeg_quality": 80}]
-    other = [{"batch_images": 2}, {"image_size": 64}, {"guidance_until": 1.0}, {"dtype": "float16"}]
+    other = [{"image_size": 64}, {"guidance_until": 1.0}, {"dtype": "float16"}]
     for changes in same:
-        assert networks_digest(recipe.model_copy(update=changes)) == networks_digest(recipe)
-    digests = {networks_digest(recipe.model_copy(update=changes)) for changes in other}
-    assert len(digests - {networks_digest(recipe)}) == len(other)
+        assert networks_digest(recipe.model_copy(update=changes), 4) == networks_digest(recipe, 4)
+    digests = {networks_digest(recipe.model_copy(update=changes), 4) for changes in other}
+    digests.add(networks_digest(recipe, 2))
+    assert len(digests - {networks_digest(recipe, 4)}) == len(other) + 1
 
 
 def test_other_pipelines_are_left_as_they_are(tmp_path):
@@ -328,6 +427,6 @@ def test_other_pipelines_are_left_as_they_are(tmp_path):
 
 
 def test_remade_elsewhere_says_why_bytes_may_differ(made, monkeypatch, tmp_path):
-    monkeypatch.setattr("stablerep.generation.remake.compile_networks", lambda *_: None)
+    monkeypatch.setattr("stablerep.generation.remake.compile_networks", lambda *_, **_named: None)
     found = remake_group(made["store"], "shoes", 0, device="cpu")
     assert "another kind of card" in found.exception
