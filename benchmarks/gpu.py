@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class Sizes:
     encoder_size: int = 224
     views: int = 1536
     one_card_views: int = 8256
-    one_card_parts: int = 8
+    one_card_parts: int | Literal["auto"] = "auto"
     input_groups: int = 2048
     input_steps: int = 20
     study: tuple[str, ...] = ("seeds=1", "train.steps=2400", "data.synthetic.limit=8000")
@@ -458,17 +458,18 @@ def _train_config(sizes: Sizes, views: int, **changes: object) -> Any:
     )
 
 
-def _learner_step(config: Any) -> Callable[[], None]:
+def _learner_step(config: Any) -> tuple[Callable[[], None], Any]:
+    """A step of training on views that are there, and what makes its gradients."""
     from stablerep.methods.interface import Batch
     from stablerep.training.distributed import Ranks
     from stablerep.training.learner import build_learner
     from stablerep.training.optimizer import build_optimizer
-    from stablerep.training.step import make_backward
+    from stablerep.training.step import Backward
 
     device, size = torch.device(_DEVICE), config.encoder.image_size
     learner = build_learner(config, device, 1)
     optimizer = build_optimizer(learner, config)
-    backward = make_backward(learner, config, Ranks(0, 1, device))
+    backward = Backward(learner, config, Ranks(0, 1, device))
     number = config.method.needs().views
     batch = Batch(
         number=number,
@@ -482,7 +483,7 @@ def _learner_step(config: Any) -> Callable[[], None]:
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return step, backward
 
 
 def step(sizes: Sizes, folder: Path, report: Report) -> None:
@@ -507,9 +508,11 @@ def step(sizes: Sizes, folder: Path, report: Report) -> None:
         optimizer.zero_grad()
 
     flops = 6 * sum(p.numel() for p in encoder.parameters()) * (size // 16) ** 2 * views
-    ways = {"plain timm loop": plain, "stablerep": _learner_step(_train_config(sizes, views))}
+    at_once = {"encode_parts": 1}
+    ways = {"plain timm loop": plain, "stablerep": _learner_step(_train_config(sizes, views, **at_once))[0]}
     if _DEVICE == "cuda":
-        ways["stablerep, not compiled"] = _learner_step(_train_config(sizes, views, compile=False))
+        config = _train_config(sizes, views, compile=False, **at_once)
+        ways["stablerep, not compiled"] = _learner_step(config)[0]
     for name, way in ways.items():
         taken = seconds_of(way, times=5, warm=2)
         found = {
@@ -521,9 +524,10 @@ def step(sizes: Sizes, folder: Path, report: Report) -> None:
 
 def one_card(sizes: Sizes, folder: Path, report: Report) -> None:
     config = _train_config(sizes, sizes.one_card_views, encode_parts=sizes.one_card_parts)
-    work = _learner_step(config)
+    work, backward = _learner_step(config)
     taken = seconds_of(work, times=2)
     report("views", sizes.one_card_views)
+    report("parts", backward.parts)
     report("views_per_second", round(sizes.one_card_views / taken, 1))
     report("peak_mib", _peak_mib(work))
 
@@ -551,6 +555,7 @@ def input(sizes: Sizes, folder: Path, report: Report) -> None:
         "log_every": max(2, sizes.input_steps // 4),
         "decoded_bytes": 0,
         "compile": _DEVICE == "cuda",
+        "encode_parts": 1,
     }
     config = _train_config(
         sizes,
@@ -565,7 +570,7 @@ def input(sizes: Sizes, folder: Path, report: Report) -> None:
     report("views_per_second", round(lines[-1]["views_per_second"], 1))
     report("data_wait", round(lines[-1]["data_wait"], 4))
     report("cores", os.cpu_count())
-    alone = seconds_of(_learner_step(config))
+    alone = seconds_of(_learner_step(config)[0])
     report("step_alone_views_per_second", round(config.views_per_batch / alone, 1))
 
 

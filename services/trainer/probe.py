@@ -54,6 +54,7 @@ def main() -> int:
 
 
 def _probe(run: CreatedRun) -> None:
+    from stablerep.devices import choose_device
     from stablerep.evaluation.datasets.photographs import load_photographs
     from stablerep.evaluation.feature_sets import FeatureSet
     from stablerep.evaluation.map_files import write_map
@@ -72,6 +73,8 @@ def _probe(run: CreatedRun) -> None:
 
     report(0)
     encoder: Encoder = "pixels" if task.model == "pixels" else load_encoder(task.model)
+    if encoder != "pixels":
+        encoder.model.to(choose_device())
     settings = ProbeSettings(seed=task.seed, few_labels=_FEW_LABELS)
     found: dict[str, dict[str, Any]] = {"frozen": {}, "stablerep": {}}
     for number, data in enumerate(task.data, start=1):

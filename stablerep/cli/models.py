@@ -259,15 +259,17 @@ def _card(store: Store, name: str, license_name: str) -> str:
 
 def _write_embeddings(out: Path, dataset: str) -> None:
     from stablerep.data import GroupDataset
+    from stablerep.devices import choose_device
     from stablerep.evaluation.embeddings import write_embeddings
     from stablerep.models.load import load_encoder
     from stablerep.progress import Bars
 
-    groups = GroupDataset(dataset)
+    groups, encoder = GroupDataset(dataset), load_encoder(str(out))
+    encoder.model.to(choose_device())
     with Bars() as bars:
         bar = bars.add("embeddings", int(groups.image_counts.sum()))
         count = write_embeddings(
-            load_encoder(str(out)),
+            encoder,
             groups,
             out / "embeddings.parquet",
             progress=lambda images: bars.update(bar, images, "images"),

@@ -179,7 +179,7 @@ def _records(
         encoder, shown = _encoder(model, at_step, device)
         records = [one for name in data for one in _measure(encoder, shown, name, frozen, settings, sets)]
     if with_texts := [name for name in protocols if name in _OF_TEXTS]:
-        records += _measure_texts(model, at_step, data, with_texts, sets)
+        records += _measure_texts(model, at_step, data, with_texts, device, sets)
     return records
 
 
@@ -197,6 +197,8 @@ def _protocols(names: str, *, paper: bool) -> list[str]:
 
 def _encoder(model: str, at_step: int | None, device: str) -> tuple[Encoder, str]:
     """What to measure, on its device, and how it is called in the record."""
+    from stablerep.devices import choose_device
+
     if model == "pixels":
         return "pixels", model
     if at_step is None:
@@ -208,21 +210,8 @@ def _encoder(model: str, at_step: int | None, device: str) -> tuple[Encoder, str
 
         encoder, found = load_checkpoint_encoder(model, at_step or None)
         shown = f"{model}@{found}"
-    encoder.model.to(_device(device))
+    encoder.model.to(choose_device(device))
     return encoder, shown
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidInput(f"{name} cannot be used: {reason}", field="--device") from None
-    return name
 
 
 @dataclass(frozen=True)
@@ -266,14 +255,16 @@ def _measure(
 
 
 def _measure_texts(
-    model: str, at_step: int | None, names: list[str], protocols: list[str], sets: _Sets
+    model: str, at_step: int | None, names: list[str], protocols: list[str], device: str, sets: _Sets
 ) -> list[ProbeRecord]:
     """Zero-shot on photographs, retrieval on datasets, by both towers of a run."""
     from stablerep.data import GroupDataset
+    from stablerep.devices import choose_device
     from stablerep.training.image_text import load_towers
     from stablerep.training.zero_shot import retrieval, zero_shot
 
     towers, found = load_towers(model, at_step or None)
+    towers = towers.to(choose_device(device))
     shown = model if at_step is None else f"{model}@{found}"
     records = []
     for name in names:

@@ -75,8 +75,7 @@ def _prepared(data: bytes, encoder: FrozenEncoder) -> Tensor:
 
 
 def _encode(encoder: FrozenEncoder, images: list[Tensor]) -> Tensor:
-    device = next(encoder.model.parameters()).device
-    return encode(encoder, torch.stack(images).to(device))
+    return encode(encoder, torch.stack(images))
 
 
 def _plane(vectors: Tensor) -> Tensor:

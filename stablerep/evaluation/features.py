@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
+from stablerep.devices import out_of_memory
 from stablerep.errors import InvalidInput
 from stablerep.evaluation.datasets.photographs import Images
 from stablerep.models.frozen import FrozenEncoder
@@ -24,9 +25,8 @@ def extract_features(encoder: Encoder, images: Images, *, batch: int = 250) -> T
     """
     if isinstance(encoder, str):
         return torch.from_numpy(images[:].reshape(len(images), -1).astype(np.float32) / 255)
-    device = next(encoder.model.parameters()).device
     batches = (
-        encode(encoder, prepare(images[start : start + batch], encoder).to(device))
+        encode(encoder, prepare(images[start : start + batch], encoder))
         for start in range(0, len(images), batch)
     )
     return torch.cat(list(batches))
@@ -37,13 +37,12 @@ def augmented_features(encoder: FrozenEncoder, images: Images, *, seed: int, bat
 
     The augmentation of the paper's linear probe: torchvision's default scales (0.08 to 1) and ratios.
     """
-    device = next(encoder.model.parameters()).device
     random = torch.Generator().manual_seed(seed)
     batches = []
     for start in range(0, len(images), batch):
         pixels = _as_colour(images[start : start + batch])
         crops = torch.stack([_random_crop(image, encoder.image_size, random) for image in pixels])
-        batches.append(encode(encoder, _normalise(crops, encoder).to(device)))
+        batches.append(encode(encoder, _normalise(crops, encoder)))
     return torch.cat(batches)
 
 
@@ -61,15 +60,25 @@ def prepare(images: np.ndarray, encoder: FrozenEncoder) -> Tensor:
 
 
 def encode(encoder: FrozenEncoder, inputs: Tensor) -> Tensor:
-    """Features [n d] on the CPU. Raises InvalidInput if the model gives a map or tokens instead."""
+    """Features [n d], on the CPU, of prepared images [n 3 size size]; by halves where memory is short.
+
+    Raises InvalidInput if the model gives a map or tokens instead, StableRepError if memory does not suffice
+    for one image.
+    """
     training = encoder.model.training
     encoder.model.eval()
+    like = next(encoder.model.parameters())
     try:
         with torch.inference_mode():
-            dtype = next(encoder.model.parameters()).dtype
-            features = encoder.model(inputs.to(dtype)).float().cpu()
+            features = encoder.model(inputs.to(like)).float().cpu()
+    except torch.OutOfMemoryError as error:
+        if len(inputs) == 1:
+            raise out_of_memory(error, "Not even one image can be encoded there.") from error
+        features = None
     finally:
         encoder.model.train(training)
+    if features is None:
+        return torch.cat([encode(encoder, half) for half in inputs.tensor_split(2)])
     if features.ndim != 2:
         raise InvalidInput(
             f"the encoder gives {tuple(features.shape)}, not one feature an image; "

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stablerep.transfer import to_device
+from stablerep.devices import to_device
 
 
 class Teacher(nn.Module):

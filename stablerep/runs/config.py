@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PositiveInt,
     SerializeAsAny,
     ValidationError,
     field_validator,
@@ -95,7 +96,7 @@ class TrainConfig(_Frozen):
     precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=1, ge=1)
-    encode_parts: int = Field(default=1, ge=1)  # a process encodes its share in so many parts: less memory
+    encode_parts: Literal["auto"] | PositiveInt = "auto"  # a process encodes its share in so many parts
     recompute: bool = False  # a ViT's activations are computed again for the gradient: less memory
     shard: bool = False  # weights, gradients, optimiser spread over processes (FSDP2): less memory
     compile: Literal["auto"] | bool = "auto"  # the encoder's blocks, by torch.compile; see compiling.py

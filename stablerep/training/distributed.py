@@ -34,6 +34,14 @@ class Ranks:
         dist.all_reduce(tensor, group=self.agreement)
         return tensor.tolist()
 
+    def largest(self, value: int) -> int:
+        """The largest of the ranks' values."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.agreement)
+        return int(tensor)
+
     def wait(self) -> None:
         """Returns once every rank is here."""
         if self.size > 1:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,16 +30,28 @@ class Towers:
     tower: ImageTextTower
     tokenizer: Tokenizer
 
+    def to(self, device: torch.device) -> Self:
+        """These towers, moved to a device."""
+        self.encoder.model.to(device)
+        self.tower.to(device)
+        return self
+
     def images(self, inputs: Tensor) -> Tensor:
-        """Embeddings [n d] of prepared images [n 3 size size]."""
+        """Embeddings [n d], on the CPU, of prepared images [n 3 size size]."""
+        features = encode(self.encoder, inputs)
         with torch.inference_mode():
-            return self.tower.images(encode(self.encoder, inputs)).clone()
+            return self.tower.images(features.to(self._device)).cpu().clone()
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings [n d] of texts."""
+        """Embeddings [n d], on the CPU, of texts."""
         tokens, _ = self.tokenizer(texts)
         with torch.inference_mode():
-            return torch.cat([self.tower.texts(part) for part in tokens.split(_BATCH)]).clone()
+            parts = [self.tower.texts(part.to(self._device)).cpu() for part in tokens.split(_BATCH)]
+            return torch.cat(parts).clone()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.tower.parameters()).device
 
 
 def load_towers(run: str, step: int | None = None) -> tuple[Towers, int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from stablerep.data.batches.loader import RankBatch, RankLoader
 from stablerep.data.batches.process import shares_by_process
 from stablerep.data.images import ImageSource
+from stablerep.devices import out_of_memory
 from stablerep.errors import Diverged, InvalidInput
 from stablerep.evaluation.effective_rank import effective_rank
 from stablerep.runs.config import TrainConfig
@@ -42,8 +43,12 @@ from stablerep.training.scaling import LossScale
 from stablerep.training.seen import SeenImages
 from stablerep.training.sharding import shard, whole, whole_encoder
 from stablerep.training.starts import owned
-from stablerep.training.step import make_backward, to_batch
+from stablerep.training.step import Backward, to_batch
 
+_TAKES_LESS = (
+    "A larger encode_parts, recompute=true, or shard=true on several GPUs take less and learn the same; "
+    "fewer views_per_batch learn otherwise. A run goes on from its last checkpoint."
+)
 _RANK_ROWS = 512
 """Rows that the effective rank is measured on: enough for its sign, and quick."""
 
@@ -73,7 +78,10 @@ def train(
         with ranks.together():
             if ranks.first:
                 ownership.enter_context(owned(run.store, run.name, ranks.device, ranks.size, displaced.set))
-        return _train(config, ranks, run, _Signals(stop, displaced), callback)
+        try:
+            return _train(config, ranks, run, _Signals(stop, displaced), callback)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, _TAKES_LESS) from error
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def _train(
     source = ImageSource(run.corpus, memory=memory, resolution=config.decoded_resolution)
     learner = build_learner(config, ranks.device, ranks.size)
     if config.shard:
-        shard(learner, ranks, in_parts=config.encode_parts > 1)
+        shard(learner, ranks)
     patches = learner.encoder.patch_embed.num_patches if config.method.needs().noise else 0
     place = Place(ranks.rank, ranks.size, ranks.device.type, patches)
     loader = make_loader(config, place, run.corpus, order, source, texts)
@@ -176,7 +184,7 @@ def _train_steps(
     scaling: LossScale,
 ) -> Progress:
     """Steps start.step .. config.steps - 1, or fewer if `stop` is set on any rank."""
-    backward = make_backward(learner, config, ranks, scaling.scale)
+    backward = Backward(learner, config, ranks, scaling.scale)
     dtype = next(learner.parameters()).dtype
     began, progress, cut, step, wait = time.monotonic(), start, 0, start.step, DataWait()
     idle = idle_of(ranks.device)

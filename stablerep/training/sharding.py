@@ -15,11 +15,11 @@ _STACKS = ("blocks", "resblocks")
 """What towers call their stacks of layers: timm's ViT and MAE's decoder, open_clip's transformers."""
 
 
-def shard(learner: nn.Module, ranks: Ranks, *, in_parts: bool) -> None:
+def shard(learner: nn.Module, ranks: Ranks) -> None:
     """Leaves 1/size of every parameter with each rank; a layer is gathered while it is computed.
 
-    Layers of towers are gathered one by one, all else together. The learner is called as a whole, or
-    `in_parts`, by `encode` and `losses`. Does nothing on one rank.
+    Layers of towers are gathered one by one, all else together. The learner may be called as a whole, or by
+    `encode` and `losses`. Does nothing on one rank.
     """
     if ranks.size == 1:
         return
@@ -30,9 +30,8 @@ def shard(learner: nn.Module, ranks: Ranks, *, in_parts: bool) -> None:
     for layer in _layers(learner):
         fully_shard(layer, mesh=mesh)
     fully_shard(learner, mesh=mesh)
-    if in_parts:
-        for name in ("encode", "losses"):
-            register_fsdp_forward_method(learner, name)
+    for name in ("encode", "losses"):
+        register_fsdp_forward_method(learner, name)
 
 
 def whole(value: Tensor) -> Tensor:
@@ -59,6 +58,12 @@ def whole_encoder(encoder: nn.Module, spec: EncoderSpec) -> nn.Module:
 def is_spread(module: nn.Module) -> bool:
     """Whether the module's parameters are spread over ranks."""
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def bytes_here(module: nn.Module) -> int:
+    """What this rank holds of the module's weights."""
+    own = (p.to_local() if isinstance(p, DTensor) else p for p in module.parameters())
+    return sum(weights.numel() * weights.element_size() for weights in own)
 
 
 def _layers(learner: nn.Module) -> Iterator[nn.Module]:

@@ -11,16 +11,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stablerep.data.augment.apply import augment, normalise
 from stablerep.data.batches.loader import RankBatch
+from stablerep.devices import to_device
 from stablerep.errors import InvalidInput
 from stablerep.methods.interface import Batch
+from stablerep.progress import console
 from stablerep.runs.config import TrainConfig
 from stablerep.training.distributed import Ranks
+from stablerep.training.fitting import DeviceMemory, memory_of, parts_that_fit
 from stablerep.training.learner import Learner
 from stablerep.training.sharding import is_spread
-from stablerep.transfer import to_device
 
-Backward = Callable[[Batch], tuple[dict[str, Tensor], Tensor]]
-"""Leaves gradients, averaged over ranks; gives this rank's losses by name and its features [V n d]."""
+Scale = Callable[[Tensor], Tensor]
+_Work = Callable[[Batch], tuple[dict[str, Tensor], Tensor]]
 
 
 def to_batch(
@@ -54,28 +56,61 @@ def to_batch(
     )
 
 
-def make_backward(
-    learner: Learner, config: TrainConfig, ranks: Ranks, scale: Callable[[Tensor], Tensor] = lambda loss: loss
-) -> Backward:
-    """How a batch's gradients, of the scaled loss, are made.
+class Backward:
+    """How a batch's gradients, of the scaled loss, are made: encoded at once, or in parts.
 
-    Raises InvalidInput for an encoder that cannot take it in parts.
+    How many parts (`encode_parts: auto`) is known with the first batch: on a device whose `memory` can be
+    asked, as few as fit into it.
+
+    Raises InvalidInput for an encoder that cannot take a batch in parts.
     """
-    if config.encode_parts > 1:
-        _check_parts(learner, config, ranks)
-        return lambda batch: _in_parts(learner, batch, config.encode_parts, ranks, scale)
-    model = learner if is_spread(learner) else _distributed(learner, ranks)
 
-    def whole(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        losses, features = model(batch)
-        scale(_total(losses)).backward()
-        return losses, features
+    def __init__(
+        self,
+        learner: Learner,
+        config: TrainConfig,
+        ranks: Ranks,
+        scale: Scale = lambda loss: loss,
+        memory: DeviceMemory | None = None,
+    ) -> None:
+        self.parts = config.encode_parts if config.encode_parts != "auto" else None
+        self._learner, self._ranks, self._scale = learner, ranks, scale
+        self._memory = memory or memory_of(ranks.device)
+        self._work: _Work | None = None
+        if self.parts is None and (self._memory is None or _has_batch_norm(learner)):
+            self.parts = 1
+        if self.parts is not None and self.parts > 1:
+            _check_parts(learner, config, self.parts, ranks)
 
-    return whole
+    def __call__(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Leaves gradients, averaged over ranks; this rank's losses by name and its features [V n d]."""
+        if self._work is None:
+            self._work = self._begin(batch)
+        return self._work(batch)
+
+    def _begin(self, batch: Batch) -> _Work:
+        learner, ranks, scale = self._learner, self._ranks, self._scale
+        if self.parts is None:
+            assert self._memory is not None
+            self.parts = parts = parts_that_fit(learner, batch, ranks, self._memory)
+            if parts > 1 and ranks.first:
+                console.print(
+                    f"The device's memory holds a batch's encoding in {parts} parts (encode_parts={parts})."
+                )
+        if (parts := self.parts) > 1:
+            return lambda batch: _in_parts(learner, batch, parts, ranks, scale)
+        model = learner if is_spread(learner) else _distributed(learner, ranks)
+
+        def whole(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+            losses, features = model(batch)
+            scale(_total(losses)).backward()
+            return losses, features
+
+        return whole
 
 
 def _in_parts(
-    learner: Learner, batch: Batch, parts: int, ranks: Ranks, scale: Callable[[Tensor], Tensor]
+    learner: Learner, batch: Batch, parts: int, ranks: Ranks, scale: Scale
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Exact gradients of the whole batch with the encoder's activations of one part (Gao et al. 2021).
 
@@ -111,11 +146,15 @@ def _total(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def _check_parts(learner: Learner, config: TrainConfig, ranks: Ranks) -> None:
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learner.encoder.modules()):
+def _has_batch_norm(learner: Learner) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learner.encoder.modules())
+
+
+def _check_parts(learner: Learner, config: TrainConfig, parts: int, ranks: Ranks) -> None:
+    if _has_batch_norm(learner):
         message = f"{config.encoder.name} has batch norm, whose statistics would be those of a part; use 1"
         raise InvalidInput(message, field="encode_parts")
-    if config.encode_parts > (most := config.captions_per_batch // ranks.size):
+    if parts > (most := config.captions_per_batch // ranks.size):
         raise InvalidInput(f"a process has {most} captions to part", field="encode_parts")
 
 

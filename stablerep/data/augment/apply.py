@@ -14,18 +14,32 @@ from torch import Tensor
 
 from stablerep.config.augment import AugmentConfig
 from stablerep.data.augment.parameters import ViewParameters
-from stablerep.transfer import to_device
+from stablerep.devices import to_device
 
 _LUMA = (0.2989, 0.587, 0.114)
+_AT_ONCE = 1024
+"""Views that are made at once: in between, each takes several times its own memory."""
 
 
 def augment(images: Tensor, parameters: ViewParameters, config: AugmentConfig, size: int) -> Tensor:
     """Views [n 3 size size], normalised float32, of uint8 images [n 3 H W] (or float in 0..1)."""
+    if len(images) <= _AT_ONCE:
+        return _augment(images, parameters, config, size)
+    dtype = torch.float32 if images.dtype == torch.uint8 else images.dtype
+    shape = (len(images), images.shape[1], size, size)
+    views = torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
+    for start in range(0, len(images), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        views[part] = _augment(images[part], parameters.rows(part), config, size)
+    return views
+
+
+def _augment(images: Tensor, parameters: ViewParameters, config: AugmentConfig, size: int) -> Tensor:
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images
     views = resample(pixels, parameters, size)
     _jitter(views, parameters)
     _grayscale(views, parameters.grayscale)
-    _blur(views, parameters.blur_sigma)
+    _blur(views, parameters.blur_sigma, config.blur_sigma[1])
     return _normalise(views, config)
 
 
@@ -135,13 +149,13 @@ def _grayscale(views: Tensor, drawn: np.ndarray) -> None:
         views[chosen] = _gray(views[chosen]).expand(-1, views.shape[1], -1, -1)
 
 
-def _blur(views: Tensor, sigma: np.ndarray) -> None:
-    """Gaussian blur of those views that have a sigma, edges reflected, in place."""
+def _blur(views: Tensor, sigma: np.ndarray, largest: float) -> None:
+    """Gaussian blur of those views that have a sigma, of at most `largest`, edges reflected, in place."""
     chosen = _where(sigma > 0, views)
     if not len(chosen):
         return
     size = views.shape[-1]
-    matrices = _blur_matrices(_on(sigma[sigma > 0], views), float(sigma.max()), size)
+    matrices = _blur_matrices(_on(sigma[sigma > 0], views), largest, size)
     part = views[chosen].transpose(1, 2).reshape(len(chosen), size * 3, size)
     part = torch.bmm(part, matrices.transpose(1, 2))
     part = torch.bmm(matrices, part.view(len(chosen), size, 3 * size))

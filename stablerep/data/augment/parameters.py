@@ -24,7 +24,7 @@ class ViewParameters:
     blur_sigma: np.ndarray  # float [n]; 0 for none
     downsample: np.ndarray  # int64 [n]: pixels of the shorter side; 0 for none
 
-    def rows(self, chosen: np.ndarray) -> "ViewParameters":
+    def rows(self, chosen: np.ndarray | slice) -> "ViewParameters":
         """The parameters of these views alone."""
         return ViewParameters(**{name: values[chosen] for name, values in vars(self).items()})
 

@@ -22,18 +22,21 @@ from stablerep.runs.config import TrainConfig
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import build_learner
 from stablerep.training.sharding import shard, whole
-from stablerep.training.step import make_backward
+from stablerep.training.step import Backward
+from tests.memory import LiveBytes
 from tests.unit.methods.test_methods import configuration, local_crops
 
 CAPTIONS, PATCHES = 8, 16
 MASKED = "stablerep masked"
-CASES = list(itertools.product((*METHODS, MASKED), (1, 2), ((), ("sharded",))))
+CASES: list[tuple[str, int | str, tuple[str, ...]]] = []
+CASES += itertools.product((*METHODS, MASKED), (1, 2), ((), ("sharded",)))
+CASES += itertools.product(("stablerep", "synclr"), ("auto",), ((), ("sharded",)))
 CASES += itertools.product(
     ("stablerep", "mae"), (1, 2), (("compiled", "sharded"), ("compiled", "sharded", "recomputed"))
 )
 
 
-def settings_of(method: str, parts: int, **changed: Any) -> TrainConfig:
+def settings_of(method: str, parts: int | str, **changed: Any) -> TrainConfig:
     name, _, masked = method.partition(" ")
     views = configuration(name).method.needs().views * CAPTIONS
     more = {**changed, **({"method.equal_texts": masked} if masked else {})}
@@ -56,8 +59,19 @@ def whole_batch(config: TrainConfig) -> Batch:
     )
 
 
+class ScarceOnTheLast(LiveBytes):
+    """Memory of which the last rank has none, and the others plenty."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self._last = ranks.rank == ranks.size - 1
+
+    def limit(self) -> int:
+        return 0 if self._last else 2**50
+
+
 def one_step(
-    method: str, parts: int, more: tuple[str, ...], ranks: Ranks
+    method: str, parts: int | str, more: tuple[str, ...], ranks: Ranks
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The mean losses over ranks, and the gradients that an optimiser would be given."""
     if "compiled" in more:
@@ -65,10 +79,12 @@ def one_step(
     config = settings_of(method, parts, compile="compiled" in more, recompute="recomputed" in more)
     learner = build_learner(config, ranks.device, ranks.size)
     if "sharded" in more:
-        shard(learner, ranks, in_parts=parts > 1)
+        shard(learner, ranks)
     share = CAPTIONS // ranks.size
     mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
-    losses, _ = make_backward(learner, config, ranks)(whole_batch(config).captions(mine))
+    backward = Backward(learner, config, ranks, memory=ScarceOnTheLast(ranks))
+    losses, _ = backward(whole_batch(config).captions(mine))
+    assert backward.parts == (share if parts == "auto" else parts)
     names = list(losses)
     mean = [total / ranks.size for total in ranks.sum([float(losses[name].detach()) for name in names])]
     gradients = {n: whole(p.grad) for n, p in learner.named_parameters() if p.grad is not None}

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stablerep.errors import AlreadyExists, Diverged, InvalidInput, TornObject
+from services.trainer.exits import FAILED, status_of
+from stablerep.errors import AlreadyExists, Diverged, InvalidInput, StableRepError, TornObject
 from stablerep.local.children import COMMAND_VARIABLE
 from stablerep.shards import Group, build_tar, commit_shard
 from stablerep.shards.layout import run_key
@@ -21,6 +22,7 @@ from stablerep.storage import open_store
 from stablerep.training import starts
 from stablerep.training.distributed import Ranks
 from stablerep.training.loop import train
+from stablerep.training.step import Backward
 from tests.integration.training.test_training import (
     configuration,
     exported,
@@ -304,3 +306,28 @@ def test_stopping_prints_the_command_that_was_typed(local_url, tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     assert f"Go on with: stablerep {' '.join(command)}" in output
+
+
+def test_a_gpu_out_of_memory_is_told_with_what_takes_less(local_url, monkeypatch):
+    calls = []
+
+    def short(self, batch):
+        calls.append(batch)
+        if len(calls) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
+        return enough(self, batch)
+
+    enough = Backward.__call__
+    monkeypatch.setattr(Backward, "__call__", short)
+    config = configuration(local_url, "large", steps=6, checkpoint_every=2)
+    with pytest.raises(StableRepError) as caught:
+        train(config, ALONE, threading.Event())
+    text = str(caught.value)
+    assert text.startswith("CUDA out of memory. Tried to allocate 2.00 GiB. A larger encode_parts, ")
+    assert "views_per_batch" in text
+    assert status_of(caught.value) == FAILED, "tried again: another process may have had the memory"
+    monkeypatch.setattr(Backward, "__call__", enough)
+    resumed = config.model_copy(update={"encode_parts": 2, "recompute": True})
+    with pytest.raises(InvalidInput):  # the encoder here has batch norm; a ViT's would go on from step 2
+        train(resumed, ALONE, threading.Event())
+    assert train(config, ALONE, threading.Event())["steps"] == 6

@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as vision
 from stablerep.config.augment import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 from stablerep.data.augment.apply import augment
 from stablerep.data.augment.parameters import UNIFORMS_PER_VIEW, ViewParameters, draw_parameters
+from tests.memory import LiveBytes
 
 PLAIN = AugmentConfig(mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -168,3 +169,20 @@ def test_a_view_does_not_depend_on_its_batch():
     half = np.array([1, 4, 5])
     alone = augment(pixels[half], drawn.rows(half), config, 28)
     torch.testing.assert_close(alone, together[half], atol=1e-4, rtol=1e-4)
+
+
+def test_a_large_batch_is_made_piece_by_piece(monkeypatch):
+    """In memory of a piece and what comes of it, where all at once would take ten times as much."""
+    pixels = (images(96, 32, 32) * 255).byte()
+    drawn = draw_parameters(
+        AugmentConfig(), np.random.default_rng(4).random((96, UNIFORMS_PER_VIEW)), (32, 32)
+    )
+    made, most = {}, {}
+    for at_once in (96, 10):
+        monkeypatch.setattr("stablerep.data.augment.apply._AT_ONCE", at_once)
+        with LiveBytes() as memory:
+            made[at_once] = augment(pixels, drawn, AugmentConfig(), 28)
+        most[at_once] = memory.most / made[at_once].nbytes
+    torch.testing.assert_close(made[10], made[96], atol=1e-4, rtol=1e-4)
+    assert most[96] > 4
+    assert most[10] < 2

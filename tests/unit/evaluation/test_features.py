@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stablerep.errors import InvalidInput
+from stablerep.errors import InvalidInput, StableRepError
 from stablerep.evaluation.datasets.photographs import load_photographs
 from stablerep.evaluation.embedding_map import embedding_map
 from stablerep.evaluation.features import augmented_features, extract_features, prepare
@@ -99,3 +99,26 @@ def test_map_shows_the_same_photographs_for_every_encoder_and_keeps_classes_toge
     assert np.abs(points).max() == pytest.approx(1)
     nearest = ((points[:, None] - points) ** 2).sum(-1) + 9 * np.eye(90)
     assert (np.array(shown.labels)[nearest.argmin(1)] == np.array(shown.labels)).mean() > 0.95
+
+
+class ShortOfMemory(Flatten):
+    """Memory suffices for so many images at once."""
+
+    most = 4
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if len(inputs) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has more.")
+        return super().forward(inputs)
+
+
+def test_where_memory_is_short_fewer_images_are_encoded_at_once() -> None:
+    images = load_photographs("fashion").train_images[:30]
+    short = FrozenEncoder(ShortOfMemory(), 28, (0.5, 0.4, 0.3), (0.5, 0.25, 0.2), 1.0)
+    short.model.train()
+    torch.testing.assert_close(extract_features(short, images), extract_features(encoder(28), images))
+    assert short.model.training
+    short.model.most = 0
+    told = r"^CUDA out of memory\. Tried to allocate 2\.00 GiB\. Not even one image can be encoded there\.$"
+    with pytest.raises(StableRepError, match=told):
+        extract_features(short, images)

@@ -17,7 +17,7 @@ from stablerep.models.tokenizer import load_tokenizer
 from stablerep.runs.config import TrainConfig, load_train_config
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import Learner, build_learner
-from stablerep.training.step import make_backward
+from stablerep.training.step import Backward
 
 WHERE = {"run": "file:///data/runs/r", "datasets": ["file:///data/datasets/d"]}
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -60,19 +60,23 @@ def configuration(name: str, **changed: Any) -> TrainConfig:
     return load_train_config("demo", WHERE | settings | changed)
 
 
-def batch_of(config: TrainConfig, dtype: torch.dtype = torch.float32, seed: int = 0) -> Batch:
+def batch_of(
+    config: TrainConfig, dtype: torch.dtype = torch.float32, seed: int = 0, captions: int = CAPTIONS
+) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     needs = config.method.needs()
     number, patches = needs.views, 16
-    shape = (number * CAPTIONS, 3, 16, 16)
-    tokens, _ = load_tokenizer()([f"a red shoe number {n}" for n in range(CAPTIONS)])
+    shape = (number * captions, 3, 16, 16)
+    tokens, _ = load_tokenizer()([f"a red shoe number {n}" for n in range(captions)])
+    labels = torch.arange(captions)
+    labels[3] = 0
     return Batch(
         number=number,
         views=torch.randn(shape, dtype=dtype, generator=generator),
-        labels=torch.tensor([0, 1, 2, 0, 4, 5]),
+        labels=labels,
         tokens=tokens if needs.texts else None,
-        noise=torch.rand(number * CAPTIONS, patches, generator=generator) if needs.noise else None,
-        **local_crops(needs, CAPTIONS, dtype, generator),
+        noise=torch.rand(number * captions, patches, generator=generator) if needs.noise else None,
+        **local_crops(needs, captions, dtype, generator),
     )
 
 
@@ -98,7 +102,7 @@ def test_the_table_has_a_test_for_each():
 def test_every_part_is_trained_and_the_loss_falls(name):
     config = configuration(name)
     learner = build_learner(config, torch.device("cpu"), 1)
-    backward = make_backward(learner, config, ALONE)
+    backward = Backward(learner, config, ALONE)
     optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=2e-3)
     batch = batch_of(config)
     losses = []
@@ -125,7 +129,7 @@ def test_encoded_in_parts_has_the_gradients_of_the_whole(name, parts):
     for number in (1, parts):
         config = configuration(name, encode_parts=number)
         learner = build_learner(config, torch.device("cpu"), 1).double()
-        losses, features = make_backward(learner, config, ALONE)(batch_of(config, torch.float64))
+        losses, features = Backward(learner, config, ALONE)(batch_of(config, torch.float64))
         found.append((losses, features, gradients(learner)))
     (whole, features, wanted), (in_parts, features_in_parts, given) = found
     assert whole.keys() == in_parts.keys()
@@ -144,7 +148,7 @@ def test_dropout_in_parts_draws_the_same_numbers_twice():
     encoder = {**VIT, "kwargs": {**VIT["kwargs"], "proj_drop_rate": 0.3}}
     config = configuration("stablerep", encode_parts=3, encoder=encoder)
     learner = build_learner(config, torch.device("cpu"), 1).double()
-    backward, batch = make_backward(learner, config, ALONE), batch_of(config, torch.float64)
+    backward, batch = Backward(learner, config, ALONE), batch_of(config, torch.float64)
 
     def at(offset: float) -> float:
         with torch.no_grad():
@@ -171,7 +175,7 @@ def test_an_encoder_with_batch_norm_cannot_be_encoded_in_parts():
     config = load_train_config("demo", WHERE | {"encode_parts": 2})
     learner = build_learner(config, torch.device("cpu"), 1)
     with pytest.raises(InvalidInput, match="batch norm"):
-        make_backward(learner, config, ALONE)
+        Backward(learner, config, ALONE)
 
 
 def test_mae_wants_a_vit():
@@ -243,7 +247,7 @@ def test_another_method_is_a_class_and_a_line_in_the_table(monkeypatch):
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     learner = build_learner(config, torch.device("cpu"), 1)
     batch = Batch(number=1, views=torch.zeros(4, 3, 28, 28), labels=torch.arange(4))
-    losses, _ = make_backward(learner, config, ALONE)(batch)
+    losses, _ = Backward(learner, config, ALONE)(batch)
     assert float(losses["distance"]) == pytest.approx(2.5**2, rel=0.5)
 
 

@@ -15,7 +15,7 @@ from stablerep.runs.config import TrainConfig
 from stablerep.training.distributed import Ranks
 from stablerep.training.learner import build_learner
 from stablerep.training.optimizer import build_optimizer
-from stablerep.training.step import make_backward, to_batch
+from stablerep.training.step import Backward, to_batch
 from tests.unit.methods.test_methods import CAPTIONS, OPTIONS, configuration
 from tests.waits import Waits
 
@@ -87,7 +87,7 @@ def test_nothing_of_a_step_is_waited_for(
     optimizer = build_optimizer(learner, config)
     for group in optimizer.param_groups:
         group["fused"] = False  # one kernel, which the meta device lacks
-    backward = make_backward(learner, config, Ranks(0, 1, META))
+    backward = Backward(learner, config, Ranks(0, 1, META))
     share = share_of(config, augmented=augmented)
     for _ in range(2):  # what is made once, and kept, may be waited for once
         with Waits() as waits:

@@ -1,0 +1,38 @@
+"""The device that trains and measures, and tensors on their way to it, on which the host does not wait."""
+
+import torch
+from torch import Tensor
+
+from stablerep.errors import InvalidInput, StableRepError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """A device by its name; `auto`: a GPU that CUDA or ROCm knows, else the CPU.
+
+    Raises InvalidInput for one that cannot be used here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(f"{name} cannot be used: {reason}", field="device") from None
+    return torch.device(name)
+
+
+def out_of_memory(error: torch.OutOfMemoryError, advice: str) -> StableRepError:
+    """What a user is told: torch's first sentences, and what takes less."""
+    told = ". ".join(" ".join(str(error).split()).split(". ")[:2])
+    return StableRepError(f"{told.rstrip('.')}. {advice}")
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; where that is a GPU, it is there for whatever is launched after.
+
+    From memory that the GPU reads by itself: a copy from other memory is waited for, and with it everything
+    that the GPU has to do before.
+    """
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
