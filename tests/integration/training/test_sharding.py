@@ -111,7 +111,7 @@ def look_at_memory(rank: int, port: int, config: str, path: str) -> None:
     parsed = parse_train_config(config)
     learner = build_learner(parsed, torch.device("cpu"), 2)
     whole = sum(p.numel() for p in learner.parameters())
-    shard(learner, Ranks(rank, 2, torch.device("cpu"), dist.group.WORLD), in_parts=False)
+    shard(learner, Ranks(rank, 2, torch.device("cpu"), dist.group.WORLD))
     optimizer = build_optimizer(learner, parsed)
     for parameter in learner.parameters():
         parameter.grad = torch.zeros_like(parameter)
