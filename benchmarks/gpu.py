@@ -569,6 +569,7 @@ def input(sizes: Sizes, folder: Path, report: Report) -> None:
     lines = [json.loads(line) for line in store.get("runs/input/metrics.jsonl").splitlines()]
     report("views_per_second", round(lines[-1]["views_per_second"], 1))
     report("data_wait", round(lines[-1]["data_wait"], 4))
+    report("transfer_seconds", round(lines[-1]["transfer_seconds"], 4))
     report("cores", os.cpu_count())
     alone = seconds_of(_learner_step(config)[0])
     report("step_alone_views_per_second", round(config.views_per_batch / alone, 1))

@@ -18,6 +18,8 @@ _OF_FREE = 0.9  # of a GPU's memory: blocks that are free in pieces are of no us
 _COPIES = 4
 """Of the weights, for what is not there before a first step: AdamW's two, buckets of gradients, and room."""
 
+_AHEAD = 2  # batches of images, a byte a value, that are copied to the device while a step is at work
+
 
 class DeviceMemory(Protocol):
     """A device's memory, as this process may use it."""
@@ -124,7 +126,9 @@ def _try(learner: Learner, batch: Batch, memory: DeviceMemory, small: int, large
     held = memory.held()
     losses = memory.peak(lose) - held
     encoded = 2 * len(batch.labels) * sum(one.numel() * one.element_size() for one in of_one.values())
-    return _Needs(a_caption, first - small * a_caption + _COPIES * bytes_here(learner), losses, encoded)
+    on_their_way = _AHEAD * batch.views.numel()
+    others = first - small * a_caption + _COPIES * bytes_here(learner) + on_their_way
+    return _Needs(a_caption, others, losses, encoded)
 
 
 def _random_like(one: Tensor, captions: int) -> Tensor:

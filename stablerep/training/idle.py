@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -54,12 +55,11 @@ class Idle:
 
 def idle_of(device: torch.device) -> Idle:
     """For the current stream of a GPU; else as the host waits."""
-    if device.type != "cuda":
-        return Idle(None)
+    return Idle(partial(mark_on, device) if device.type == "cuda" else None)
 
-    def mark() -> Mark:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(device))
-        return event
 
-    return Idle(mark)
+def mark_on(device: torch.device) -> Mark:
+    """A mark behind what a GPU's current stream has been given so far."""
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event

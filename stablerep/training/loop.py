@@ -44,6 +44,7 @@ from stablerep.training.seen import SeenImages
 from stablerep.training.sharding import shard, whole, whole_encoder
 from stablerep.training.starts import owned
 from stablerep.training.step import Backward, to_batch
+from stablerep.training.transfer import Transfer
 
 _TAKES_LESS = (
     "A larger encode_parts, recompute=true, or shard=true on several GPUs take less and learn the same; "
@@ -187,7 +188,7 @@ def _train_steps(
     backward = Backward(learner, config, ranks, scaling.scale)
     dtype = next(learner.parameters()).dtype
     began, progress, cut, step, wait = time.monotonic(), start, 0, start.step, DataWait()
-    idle = idle_of(ranks.device)
+    idle, transfer = idle_of(ranks.device), Transfer(ranks.device)
     callback.on_start(run.name, start.step, config.steps)
     with ExitStack() as reporting:
         reports = reporting.enter_context(Reports(config, run, start, callback)) if ranks.first else None
@@ -222,9 +223,8 @@ def _train_steps(
             rates.apply(optimizer)
             # What a model draws at random, such as dropout, is then the same however the run got here.
             torch.manual_seed((config.seed + share.step * ranks.size + ranks.rank) % 2**63)
-            losses, features = backward(to_batch(share, config, ranks.device, dtype))
-            waited = idle.take()
-            wait.add(waited, share.seconds)
+            losses, features = backward(to_batch(share, config, ranks.device, dtype, transfer))
+            waited = wait.add(idle.take(), transfer.take(), share.seconds)
             cut += share.cut
             seen.add(share.groups, share.numbers)
             scaling.unscale(optimizer)

@@ -36,23 +36,34 @@ class Progress:
 
 
 class DataWait:
-    """How long steps waited for their batches since it was asked last, and what making them went to."""
+    """How long steps waited for their batches since it was asked last, and for what."""
 
     def __init__(self) -> None:
-        self._waited, self._spent = 0.0, dict[str, float]()
+        self._made, self._transferred, self._spent = 0.0, 0.0, dict[str, float]()
 
-    def add(self, waited: float, seconds: Mapping[str, float]) -> None:
-        """A step waited so long for a batch that took so many seconds to make."""
-        self._waited += waited
+    def add(self, made: float, transferred: float, seconds: Mapping[str, float]) -> float:
+        """A step waited until its batch was made, which took so many seconds, and until it was on the device.
+
+        Returns how long it waited.
+        """
+        self._made += made
+        self._transferred += transferred
         for what, spent in seconds.items():
             self._spent[what] = self._spent.get(what, 0.0) + spent
+        return made + transferred
 
     def take(self, seconds: float) -> tuple[dict[str, float], str]:
         """Metrics for so many seconds of training, and words for the terminal from a wait of 2 % on."""
-        share = min(1.0, self._waited / seconds) if seconds > 0 else 0.0
-        metrics = {"data_wait": share, **{f"{what}_seconds": spent for what, spent in self._spent.items()}}
-        most = max(self._spent, key=lambda what: self._spent[what], default="order")
-        self._waited, self._spent = 0.0, {}
+        share = min(1.0, (self._made + self._transferred) / seconds) if seconds > 0 else 0.0
+        metrics = {
+            "data_wait": share,
+            **{f"{what}_seconds": spent for what, spent in self._spent.items()},
+            "transfer_seconds": self._transferred,
+        }
+        most = "transfer"
+        if self._made >= self._transferred:
+            most = max(self._spent, key=lambda what: self._spent[what], default="order")
+        self._made, self._transferred, self._spent = 0.0, 0.0, {}
         return metrics, f", {share:.0%} of the time waiting for data (mostly {most})" if share >= 0.02 else ""
 
 

@@ -20,22 +20,28 @@ from stablerep.training.distributed import Ranks
 from stablerep.training.fitting import DeviceMemory, memory_of, parts_that_fit
 from stablerep.training.learner import Learner
 from stablerep.training.sharding import is_spread
+from stablerep.training.transfer import Transfer
 
 Scale = Callable[[Tensor], Tensor]
 _Work = Callable[[Batch], tuple[dict[str, Tensor], Tensor]]
 
 
 def to_batch(
-    share: RankBatch, config: TrainConfig, device: torch.device, dtype: torch.dtype = torch.float32
+    share: RankBatch,
+    config: TrainConfig,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    transfer: Transfer | None = None,
 ) -> Batch:
     """The share on the device, augmented, in the type of the weights."""
-    images = to_device(share.images, device)
+    transfer = transfer or Transfer(device)
+    images = transfer(share.images)
     local, local_number = None, 0
     crops = config.method.needs().local
     if share.augmented:
         views = normalise(images, config.augment)
         if share.local_images is not None:
-            local = normalise(to_device(share.local_images, device), config.augment)
+            local = normalise(transfer(share.local_images), config.augment)
     else:
         views = augment(images, share.parameters, config.augment, config.encoder.image_size)
         if crops is not None and share.local_parameters is not None:

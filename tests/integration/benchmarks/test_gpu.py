@@ -22,7 +22,7 @@ FIGURES = {
     "loss": {"240_stablerep", "240_dense"},
     "step": {"plain timm loop", "stablerep"},
     "one_card": {"views", "parts", "views_per_second"},
-    "input": {"views_per_second", "data_wait", "step_alone_views_per_second"},
+    "input": {"views_per_second", "data_wait", "transfer_seconds", "step_alone_views_per_second"},
     "remake": {"same_bytes"},
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
