@@ -59,7 +59,9 @@ class CudaMemory:
 
 
 def parts_that_fit(learner: Learner, batch: Batch, ranks: Ranks, memory: DeviceMemory) -> int:
-    """The fewest parts of a rank's batch whose encoding fits into memory; on all ranks the same.
+    """The fewest parts of a rank's batch whose encoding fits into memory, or a few more that are equal.
+
+    They are the same on all ranks.
 
     What a caption's encoding takes is found from two small trials, the losses are tried on the whole batch;
     activations grow with the captions, all else does not. Compiled blocks run as they are meanwhile, which
@@ -80,7 +82,12 @@ def parts_that_fit(learner: Learner, batch: Batch, ranks: Ranks, memory: DeviceM
             with torch.no_grad():
                 for name, buffer in learner.named_buffers():
                     buffer.copy_(before[name])
-    return ranks.largest(needs.parts(captions, memory.limit()))
+    return equal_parts(captions, ranks.largest(needs.parts(captions, memory.limit())))
+
+
+def equal_parts(captions: int, fewest: int) -> int:
+    """The fewest parts, or a few more that are equal: compiled blocks are compiled again for another size."""
+    return next((parts for parts in range(fewest, 2 * fewest) if captions % parts == 0), fewest)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """A batch is encoded in as few parts as memory holds: what is foretold is what a step then takes."""
 
-from functools import partial
+from functools import partial, partialmethod
 
 import pytest
 import torch
+from torch import nn
+from torch._dynamo.utils import counters
 
 from stablerep.methods.table import METHODS
 from stablerep.runs.config import TrainConfig, load_train_config
 from stablerep.training.distributed import Ranks
-from stablerep.training.fitting import parts_that_fit
+from stablerep.training.fitting import equal_parts, parts_that_fit
 from stablerep.training.learner import Learner, build_learner
 from stablerep.training.sharding import bytes_here
 from stablerep.training.step import Backward
@@ -49,7 +51,14 @@ def test_what_is_foretold_is_what_a_step_takes(name):
             memory.bytes = int(1.25 * taken[enough])
             parts = parts_that_fit(learner, batch, ALONE, memory)
             assert taken[parts] <= memory.bytes
-            assert parts <= enough
+            assert parts <= enough  # all of them share 96 equally
+
+
+@pytest.mark.parametrize(
+    ("captions", "fewest", "parts"), [(96, 1, 1), (96, 5, 6), (1376, 5, 8), (97, 5, 5), (6, 6, 6)]
+)
+def test_parts_are_equal_where_a_few_more_make_them_so(captions, fewest, parts):
+    assert equal_parts(captions, fewest) == parts
 
 
 def test_where_not_even_a_captions_part_fits_there_are_as_many_parts_as_captions():
@@ -121,3 +130,27 @@ def test_it_is_not_tried_where_it_is_said_or_cannot_be_or_is_not_known():
     assert Backward(build_learner(config, CPU, 1), config, ALONE).parts == 1, "a CPU says nothing of memory"
     meta = Ranks(0, 1, torch.device("meta"))
     assert Backward(build_learner(config, CPU, 1), config, meta).parts == 1
+
+
+def test_a_trial_compiles_nothing(monkeypatch):
+    """Or blocks would be compiled for its few captions first, and then once more for any number."""
+
+    class Uncounted:  # torch compiles nothing where each operation is counted
+        def limit(self) -> int:
+            return 0
+
+        def held(self) -> int:
+            return 0
+
+        def peak(self, work) -> int:
+            work()
+            return 1
+
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    config = configuration("simclr", compile=True)
+    learner, batch = build_learner(config, CPU, 1), batch_of(config)
+    counters.clear()
+    assert parts_that_fit(learner, batch, ALONE, Uncounted()) == CAPTIONS
+    assert counters["stats"]["unique_graphs"] == 0
+    learner.encode(batch)
+    assert counters["stats"]["unique_graphs"] == 1
