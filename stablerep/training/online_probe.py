@@ -45,7 +45,9 @@ class OnlineProbe:
         """Accuracies, 0 to 1, by name: `probe_linear`, `probe_knn`. The encoder is left as it was."""
         augment = self._config.augment
         frozen = FrozenEncoder(encoder, self._config.encoder.image_size, augment.mean, augment.std)
-        train, test = (extract_features(frozen, images).float() for images in self._images)
+        # Compiled blocks would be compiled once more for batches of photographs.
+        with torch.compiler.set_stance("force_eager"):
+            train, test = (extract_features(frozen, images).float() for images in self._images)
         standardise, centre = Standardiser.of(train), train.mean(dim=0)
         return {
             "probe_linear": _linear(standardise(train), self._labels[0], standardise(test), self._labels[1]),

@@ -118,6 +118,14 @@ def test_a_compiled_encoder_learns_the_same(url, traced, more, graphs):
     assert exported(compiled).keys() == exported(plain).keys()
 
 
+def test_an_online_probe_compiles_nothing(url, traced):
+    """Its batches have another size than the steps'; what is compiled for these stays as it is."""
+    counters.clear()
+    probe = {"every": 2, "data": "digits", "photographs": 60}
+    trained(url, "probed", steps=4, encoder=VIT, compile=True, online_probe=probe)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
 def test_float16_learns_and_goes_on_with_its_scale(url):
     config = trained(url, "half", precision="float16")
     full = trained(url, "full")
