@@ -13,8 +13,8 @@ sampling  images/s of the preset sd15 through JPEG, and of a loop over diffusers
           compiled by the package, with the time that it takes, for `sd15` and `sd15-fast`: with decoding and
           text beside the denoising, and `in_line`, and how many groups have the same bytes both ways
 kernels   one compiled pass of the UNet: diffusers', and the package's with the fastest attention, with
-          torch's own, and with what torch's longer search for kernels finds; what each way of attention takes
-          for each shape. Not among the parts that run by themselves: it compiles four times
+          torch's own, as a CUDA graph, and with what torch's longer search for kernels finds; each way of
+          attention for each shape. Not among the parts that run by themselves: it compiles five times
 remake    how many groups, made again alone by a generator of their own, have the same bytes
 loss      the multi-positive loss at growing batches, beside the dense one: time and memory
 step      views/s of a training step on tensors that are there: a plain timm loop, and the learner; MFU;
@@ -369,6 +369,7 @@ def kernels(sizes: Sizes, folder: Path, report: Report) -> None:
         ("diffusers", unet, Attention(), None),
         ("fastest", denoiser, Attention(ways), None),
         ("torch", denoiser, Attention(), None),
+        ("fastest, CUDA graph", denoiser, Attention(ways), {"triton.cudagraphs": True}),
         ("fastest, longer search", denoiser, Attention(ways), SEARCH),
     )
     for name, way, attention, options in variants:
