@@ -1,49 +1,22 @@
 """Which stream waits for which: told to stand-ins of a GPU's streams, as there is none here."""
 
-from contextlib import contextmanager
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from stablerep.generation import lanes
+from tests.streams import Streams
 
 
-class Gpu:
-    """Writes down what would be asked of `torch.cuda`, and in which stream."""
+class Gpu(Streams):
+    """Lanes of a GPU, and how often its memory had to be taken from one for another."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.said: list[str] = []
+        super().__init__(monkeypatch, lanes, "denoise", "text", "decode")
         self.retries = 3
-        self.current = self.new_stream("denoise")
-        names = iter(("text", "decode"))
-        for name, value in {
-            "Stream": lambda device: self.new_stream(next(names)),
-            "current_stream": lambda device: self.current,
-            "stream": self.inside,
-            "memory_stats": lambda device: {"num_alloc_retries": self.retries},
-        }.items():
-            monkeypatch.setattr(lanes.torch.cuda, name, value)
-        self.lanes = lanes.Lanes(torch.device("cuda:0"))
-
-    def new_stream(self, name: str) -> SimpleNamespace:
-        wait = lambda other: self.said.append(f"{name} waits for {other.name}")  # noqa: E731
-        return SimpleNamespace(name=name, wait_stream=wait)
-
-    @contextmanager
-    def inside(self, stream: SimpleNamespace):
-        before, self.current = self.current, stream
-        yield
-        self.current = before
-
-    def tensor(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(
-            record_stream=lambda stream: self.said.append(f"{name} is used in {stream.name}")
+        monkeypatch.setattr(
+            lanes.torch.cuda, "memory_stats", lambda device: {"num_alloc_retries": self.retries}
         )
-
-    def take(self) -> list[str]:
-        said, self.said = self.said, []
-        return said
+        self.lanes = lanes.Lanes(torch.device("cuda:0"))
 
 
 @pytest.fixture

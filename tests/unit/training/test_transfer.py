@@ -1,6 +1,5 @@
 """Which stream waits for which, and how long: told to stand-ins of a GPU's streams, as there is none here."""
 
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,34 +8,16 @@ import torch
 from stablerep.training import transfer as transfers
 from stablerep.training.reporter import DataWait
 from stablerep.training.transfer import Transfer
+from tests.streams import Streams
 
-GPU = torch.device("cuda:0")
 
-
-class Streams:
-    """Writes down what would be asked of `torch.cuda`, and in which stream."""
+class Gpu(Streams):
+    """A GPU whose marks are reached when a test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.said: list[str] = []
+        super().__init__(monkeypatch, transfers, "step", "copy")
         self.marks: list[SimpleNamespace] = []
-        self.current = self.new("step")
-        for name, value in {
-            "Stream": lambda device: self.new("copy"),
-            "current_stream": lambda device: self.current,
-            "stream": self.inside,
-        }.items():
-            monkeypatch.setattr(transfers.torch.cuda, name, value)
         monkeypatch.setattr(transfers, "mark_on", lambda device: self.mark())
-
-    def new(self, name: str) -> SimpleNamespace:
-        wait = lambda other: self.said.append(f"{name} waits for {other.name}")  # noqa: E731
-        return SimpleNamespace(name=name, wait_stream=wait)
-
-    @contextmanager
-    def inside(self, stream: SimpleNamespace):
-        before, self.current = self.current, stream
-        yield
-        self.current = before
 
     def mark(self) -> SimpleNamespace:
         self.said.append(f"a mark in {self.current.name}")
@@ -47,37 +28,35 @@ class Streams:
         return mark
 
     def images(self) -> SimpleNamespace:
-        there = SimpleNamespace(record_stream=lambda stream: self.said.append(f"used in {stream.name}"))
-
         def to(device: torch.device, *, non_blocking: bool) -> SimpleNamespace:
             assert non_blocking
             self.said.append(f"copied in {self.current.name}")
-            return there
+            return self.tensor("copy")
 
         return SimpleNamespace(pin_memory=lambda: SimpleNamespace(to=to))
 
 
 def test_a_copy_waits_for_no_step_and_a_step_for_its_copy(monkeypatch) -> None:
-    streams = Streams(monkeypatch)
-    transfer = Transfer(GPU)
-    assert streams.said == [], "the stream of copies waits for nothing"
-    transfer(streams.images())
-    assert streams.said == [
+    gpu = Gpu(monkeypatch)
+    transfer = Transfer(torch.device("cuda:0"))
+    assert gpu.said == [], "the stream of copies waits for nothing"
+    transfer(gpu.images())
+    assert gpu.said == [
         "copied in copy",
         "a mark in step",
         "step waits for copy",
         "a mark in step",
-        "used in step",
+        "copy is used in step",
     ]
 
 
 def test_what_steps_wait_for_copies_is_known_when_the_device_is_there(monkeypatch) -> None:
-    streams = Streams(monkeypatch)
-    transfer = Transfer(GPU)
+    gpu = Gpu(monkeypatch)
+    transfer = Transfer(torch.device("cuda:0"))
     for _ in range(2):
-        transfer(streams.images())
+        transfer(gpu.images())
     assert transfer.take() == 0
-    first, second = streams.marks[:2], streams.marks[2:]
+    first, second = gpu.marks[:2], gpu.marks[2:]
     first[0].at, first[1].at = 1.0, 1.25
     assert transfer.take() == 0.25
     second[0].at = 2.0
