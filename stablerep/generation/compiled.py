@@ -108,11 +108,11 @@ def compile_networks(
     if loaded.device.type == "cuda" and (missing := missing_to_build()):
         raise CannotCompile(f"{recipe.model} cannot be compiled here: {missing}")
     assert loaded.denoiser is not None  # `can_compile` says so
+    batch = batch or recipe.batch_images
     with ExitStack() as failed:
         # Images made without must not depend on what was the fastest here, which no group would tell.
         failed.callback(setattr, loaded.denoiser, "attention", Attention())
         while True:
-            batch = batch or recipe.batch_images
             try:
                 compiled = _load_or_make(loaded, recipe, store, say, search, batch)
                 break

@@ -36,7 +36,7 @@ from stablerep.generation.compiled import (
 from stablerep.generation.remake import remake_group
 from stablerep.queue.states import JobState
 from stablerep.runs.records import now
-from stablerep.shards import write_dataset
+from stablerep.shards import build_tar, commit_shard, read_dataset, write_dataset
 from stablerep.shards.info import DatasetInfo
 from stablerep.shards.layout import compiled_prefix
 from stablerep.storage import open_store
@@ -424,6 +424,17 @@ def test_other_pipelines_are_left_as_they_are(tmp_path):
     pipeline = load_pipeline(recipe, "cpu")
     assert not can_compile(pipeline, recipe)
     assert compile_networks(pipeline, recipe, open_store(tmp_path / "store")) is None
+
+
+def test_a_group_of_a_smaller_batch_is_remade_in_one(made):
+    store, recipe = made["store"], made["recipe"]
+    generator = Generator(recipe, seed=5, pipeline=load_pipeline(recipe, "cpu"), batch_limit=2)
+    write_dataset(store, read_dataset(store, "shoes").model_copy(update={"name": "small"}))
+    commit_shard(store, "small", 0, build_tar(list(generator.generate(CAPTIONS))))
+    found = remake_group(store, "small", 1, device="cpu")
+    assert found.made.info["batch_images"] == 2
+    assert found.equal == [True, True]
+    assert "a smaller batch, of 2 images" in found.exception
 
 
 def test_remade_elsewhere_says_why_bytes_may_differ(made, monkeypatch, tmp_path):
