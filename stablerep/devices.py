@@ -21,7 +21,24 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def out_of_memory(error: torch.OutOfMemoryError, advice: str) -> StableRepError:
+_SHORT = (
+    "out of memory",
+    "can't allocate memory",
+    "STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+    "Unable to find a valid cuDNN algorithm",
+)
+"""What the driver, torch's allocator on a CPU, cuBLAS, cuSOLVER and cuDNN say when memory is short."""
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Whether it was memory that a device lacked, by torch's own account or by that of a library under it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT)
+
+
+def out_of_memory(error: BaseException, advice: str) -> StableRepError:
     """What a user is told: torch's first sentences, and what takes less."""
     told = ". ".join(" ".join(str(error).split()).split(". ")[:2])
     return StableRepError(f"{told.rstrip('.')}. {advice}")

@@ -7,6 +7,7 @@ side by side, as its stages do, so that what two processes cost each other is in
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -52,6 +53,7 @@ def measure() -> Pace:
     from stablerep.config.recipe import load_recipe
     from stablerep.data.augment.apply import augment
     from stablerep.data.augment.parameters import UNIFORMS_PER_VIEW, draw_parameters
+    from stablerep.devices import choose_device, to_device
     from stablerep.evaluation.probes.linear import linear_probe
     from stablerep.generation import Generator
     from stablerep.methods.interface import Batch
@@ -76,20 +78,22 @@ def measure() -> Pace:
     three = timed(lambda: list(longer.generate(captions)), 1) / images
     image_step = max(0.0, three - one) / 2
     config = load_train_config("demo", {"run": "file:///x/runs/x", "datasets": ["file:///x/datasets/x"]})
-    learner = build_learner(config, torch.device("cpu"), 1)
+    device = choose_device()
+    learner = build_learner(config, device, 1)
     optimizer = torch.optim.AdamW(learner.parameters(), fused=True)
     pixels = torch.randint(0, 255, (256, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.arange(64)
+    labels = torch.arange(64, device=device)
 
     def train() -> None:
         sizes = np.array([32, 32])
         drawn = draw_parameters(config.augment, np.random.rand(256, UNIFORMS_PER_VIEW), sizes)
-        views = augment(pixels, drawn, config.augment, config.encoder.image_size)
+        views = augment(to_device(pixels, device), drawn, config.augment, config.encoder.image_size)
         views = views.contiguous(memory_format=torch.channels_last)
         optimizer.zero_grad()
         losses, _ = learner(Batch(number=4, views=views, labels=labels))
         losses["contrastive"].backward()
         optimizer.step()
+        losses["contrastive"].item()  # a GPU is waited for
 
     view = timed(train, 3) / 256
     features, classes = torch.randn(1000, 192), torch.arange(1000) % 10
@@ -113,12 +117,17 @@ def measure_side_by_side(record: Path) -> Pace:
         for process in processes:
             printed, errors = process.communicate()
             if process.returncode:
-                last = (errors.strip().splitlines() or ["no output"])[-1]
-                raise StableRepError(f"the demo cannot time its stages: {last}")
+                raise StableRepError(f"the demo cannot time its stages: {_last_error(errors)}")
             found.append(json.loads(printed.splitlines()[-1]))
         means = {key: sum(each[key] for each in found) / len(found) for key in found[0]}
         record.write_text(json.dumps(means, indent=1) + "\n", encoding="utf-8")
     return Pace(**json.loads(record.read_text(encoding="utf-8")))
+
+
+def _last_error(errors: str) -> str:
+    """The first line of the last error in what Python printed; CUDA's are followed by lines of advice."""
+    lines = errors.strip().splitlines() or ["no output"]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]+: ", line)), lines[-1])
 
 
 def estimate(settings: DemoSettings, pace: Pace) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
-from stablerep.devices import out_of_memory
+from stablerep.devices import out_of_memory, short_of_memory
 from stablerep.errors import InvalidInput
 from stablerep.evaluation.datasets.photographs import Images
 from stablerep.models.frozen import FrozenEncoder
@@ -71,7 +71,9 @@ def encode(encoder: FrozenEncoder, inputs: Tensor) -> Tensor:
     try:
         with torch.inference_mode():
             features = encoder.model(inputs.to(like)).float().cpu()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not short_of_memory(error):
+            raise
         if len(inputs) == 1:
             raise out_of_memory(error, "Not even one image can be encoded there.") from error
         features = None

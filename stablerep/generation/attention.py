@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stablerep.devices import short_of_memory
+
 Way = Literal["torch", "cudnn", "flash", "efficient", "math", "cudnn padded", "flash padded"]
 PLAIN: Way = "torch"
 """torch's own choice of a kernel."""
@@ -95,9 +97,9 @@ def _seconds(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # why a kernel is not for this shape
                 found[way] = seconds_of(partial(attend, way, *tensors))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:
+        except RuntimeError as error:
+            if way == PLAIN or short_of_memory(error):
+                raise
             continue  # no such kernel for this shape or card
     return found
 

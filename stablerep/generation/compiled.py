@@ -25,13 +25,14 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
 from stablerep.building import missing_to_build
 from stablerep.config.recipe import Recipe
+from stablerep.devices import short_of_memory
 from stablerep.errors import NotFound, StableRepError, TornObject
 from stablerep.generation.attention import Attention, Way, fastest_ways
+from stablerep.generation.faults import BROKEN_DEVICE, compiler_faults
 from stablerep.generation.pipeline import LoadedPipeline
 from stablerep.generation.samplers import make_sampler
 from stablerep.generation.samplers.latent import LatentSampler, Networks
@@ -116,7 +117,9 @@ def compile_networks(
             try:
                 compiled = _load_or_make(loaded, recipe, store, say, search, batch)
                 break
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not short_of_memory(error):
+                    raise
                 shortage = str(error)  # the error itself would keep the batch's tensors in memory
             _make_room(loaded)
             if batch == 1:
@@ -246,8 +249,8 @@ def _find_ways(loaded: LoadedPipeline, recipe: Recipe, say: Say, batch: int) -> 
     assert denoiser is not None
     attention.seen = {}
     denoiser.attention = attention
-    LatentSampler(loaded, recipe).run_once(batch)
-    with torch.inference_mode():
+    with _told(recipe), torch.inference_mode():
+        LatentSampler(loaded, recipe).run_once(batch)
         ways = fastest_ways(attention.seen)
     if ways:
         say("attention: " + ", ".join(f"{shape} by {way}" for shape, way in ways.items()))
@@ -259,15 +262,22 @@ def _compile(loaded: LoadedPipeline, recipe: Recipe, search: bool, batch: int) -
     networks = Networks(
         _for_batches_of(batch, loaded.denoiser, search), _for_batches_of(batch, loaded.decoder, search)
     )
-    try:
+    with _told(recipe):
         LatentSampler(loaded, recipe, networks).run_once(batch)
-    except TorchDynamoException as error:
-        cause = getattr(error, "inner_exception", None)
-        if isinstance(cause, torch.OutOfMemoryError):
+    return networks
+
+
+@contextmanager
+def _told(recipe: Recipe) -> Iterator[None]:
+    """What networks raise as they are compiled, in a line: they work as they are, or a batch will tell."""
+    try:
+        yield
+    except compiler_faults() as error:
+        cause = getattr(error, "inner_exception", error)  # torch's compiler wraps what happens within it
+        if short_of_memory(cause) or isinstance(cause, BROKEN_DEVICE):
             raise cause from None
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise CannotCompile(f"{recipe.model} cannot be compiled here: {first}") from error
-    return networks
 
 
 def _for_batches_of(batch: int, module: Any, search: bool) -> Callable[..., Tensor]:

@@ -11,22 +11,22 @@ from torch import Tensor
 
 from stablerep.captions import Caption
 from stablerep.config.recipe import Recipe
+from stablerep.devices import short_of_memory
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.generation.batch_size import BatchSize
 from stablerep.generation.compiled import Compiled
 from stablerep.generation.encode import encode_jpeg
+from stablerep.generation.faults import BROKEN_DEVICE, FAULTS
 from stablerep.generation.in_flight import Launched, OnStage, StageTimes, send_to_host
 from stablerep.generation.lanes import Lanes
 from stablerep.generation.noise import noise_seed
 from stablerep.generation.pending import GroupPixels, PendingGroup, Row, split_captions
-from stablerep.generation.pipeline import BROKEN_DEVICE, LoadedPipeline, load_pipeline
+from stablerep.generation.pipeline import LoadedPipeline, load_pipeline
 from stablerep.generation.samplers import OnStep, make_sampler
 from stablerep.shards import Group, skipped_group
 
 HARMLESS = "a photo"
 """Where a pipeline fails on this caption as well, it is the pipeline that is at fault."""
-# What a pipeline may raise because of a caption.
-_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)
 
 
 class _Run:
@@ -191,11 +191,11 @@ class Generator:
         try:
             with self._lanes.text(), run.times.timed("text"):
                 return self._embed(caption)
-        except torch.OutOfMemoryError as error:
-            raise StableRepError(f"out of memory while encoding text: {_describe(error)}") from error
-        except BROKEN_DEVICE:
-            raise
-        except _FAULTS as error:  # UnicodeError is a ValueError
+        except FAULTS as error:  # UnicodeError is a ValueError
+            if short_of_memory(error):
+                raise StableRepError(f"out of memory while encoding text: {_describe(error)}") from error
+            if isinstance(error, BROKEN_DEVICE):
+                raise
             return PendingGroup(caption, None, [], [], error=f"text encoding failed: {_describe(error)}")
 
     def _embed(self, caption: Caption) -> PendingGroup:
@@ -224,14 +224,14 @@ class Generator:
             batch = rows[: self.batch_images]
             try:
                 launched = self._launch(batch, run)
-            except torch.OutOfMemoryError as error:
+            except FAULTS as error:
+                if not short_of_memory(error):
+                    if isinstance(error, BROKEN_DEVICE):
+                        raise
+                    self._find_fault(batch, error, run, redone=redone)
+                    rows = rows[len(batch) :]
+                    continue
                 shortage = _describe(error)  # the error itself would keep the batch's tensors in memory
-            except BROKEN_DEVICE:
-                raise
-            except _FAULTS as error:
-                self._find_fault(batch, error, run, redone=redone)
-                rows = rows[len(batch) :]
-                continue
             else:
                 run.in_flight.append(launched)
                 run.times = StageTimes(self.pipeline.device)
@@ -254,11 +254,11 @@ class Generator:
         """Raises StableRepError if a batch of a harmless caption fails, too: no caption is to blame then."""
         try:
             self._launch(self._embed(Caption(0, HARMLESS)).rows()[:1], run)
-        except torch.OutOfMemoryError:
-            return  # that the images themselves run into, and halve their batch
-        except BROKEN_DEVICE:
-            raise
-        except _FAULTS:
+        except FAULTS as second:
+            if short_of_memory(second):
+                return  # that the images themselves run into, and halve their batch
+            if isinstance(second, BROKEN_DEVICE):
+                raise
             raise StableRepError(f"{self.recipe.model} failed on a batch: {_describe(error)}") from error
 
     def _launch(self, batch: Sequence[Row], run: _Run) -> Launched:

@@ -20,13 +20,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from stablerep.config.recipe import Recipe
+from stablerep.devices import short_of_memory
 from stablerep.errors import InvalidInput, NotFound, StableRepError, Unavailable
 from stablerep.generation.decoder import Decoder, can_decode
 from stablerep.generation.denoiser import Denoiser, can_denoise
+from stablerep.generation.faults import BROKEN_DEVICE
 
-# A broken GPU stays broken for the process: no shard is to blame, and every later one would fail too. (torch
-# before 2.8 has no class for it.)
-BROKEN_DEVICE: type[BaseException] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
 KNOWN_MODULES = frozenset(module.name for module in pkgutil.iter_modules(diffusers.pipelines.__path__))
 """Modules of diffusers that hold parts of one pipeline alone (`stable_diffusion`: its safety checker)."""
 BUILTIN_PREFIX = "builtin:"
@@ -145,11 +144,12 @@ def load_pipeline(recipe: Recipe, device: torch.device | str | None = None) -> L
         raise InvalidInput(
             f"{recipe.model} cannot be loaded: a file of its weights is not in safetensors", field="model"
         ) from error
-    except torch.OutOfMemoryError as error:
-        raise StableRepError(f"{recipe.model} does not fit into the memory: {_first_line(error)}") from error
-    except BROKEN_DEVICE:
-        raise
     except (ValueError, TypeError, AttributeError, ImportError, LookupError, RuntimeError) as error:
+        if short_of_memory(error):
+            message = f"{recipe.model} does not fit into the memory: {_first_line(error)}"
+            raise StableRepError(message) from error
+        if isinstance(error, BROKEN_DEVICE):
+            raise
         raise InvalidInput(f"{recipe.model} cannot be loaded: {_first_line(error)}", field="model") from error
     if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
         raise InvalidInput(f"{recipe.model} is a {type(pipe).__name__}, which takes no prompt", field="model")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from stablerep.errors import StableRepError
+from stablerep.errors import InvalidInput, StableRepError
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,17 @@ class Ranks:
 
 @contextmanager
 def ranks_from_environment() -> Iterator[Ranks]:
-    """One process, or as many as torchrun started: NCCL where each has a GPU, else gloo on the CPU."""
+    """One process, or as many as torchrun started: NCCL where each has a GPU, else gloo on the CPU.
+
+    Raises InvalidInput where there are GPUs, but fewer than processes.
+    """
     cuda = torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
+        if local_rank >= (there := torch.cuda.device_count()):
+            message = f"process {local_rank + 1} of this machine would have no GPU: it has {there}"
+            raise InvalidInput(message, field="processes")
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks(0, 1, device)

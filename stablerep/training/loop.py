@@ -14,7 +14,7 @@ from torch import Tensor
 from stablerep.data.batches.loader import RankBatch, RankLoader
 from stablerep.data.batches.process import shares_by_process
 from stablerep.data.images import ImageSource
-from stablerep.devices import out_of_memory
+from stablerep.devices import out_of_memory, short_of_memory
 from stablerep.errors import Diverged, InvalidInput
 from stablerep.evaluation.effective_rank import effective_rank
 from stablerep.runs.config import TrainConfig
@@ -81,7 +81,9 @@ def train(
                 ownership.enter_context(owned(run.store, run.name, ranks.device, ranks.size, displaced.set))
         try:
             return _train(config, ranks, run, _Signals(stop, displaced), callback)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not short_of_memory(error):
+                raise
             raise out_of_memory(error, _TAKES_LESS) from error
 
 

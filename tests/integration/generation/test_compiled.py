@@ -33,6 +33,7 @@ from stablerep.generation.compiled import (
     compile_networks,
     networks_digest,
 )
+from stablerep.generation.faults import compiler_faults
 from stablerep.generation.remake import remake_group
 from stablerep.queue.states import JobState
 from stablerep.runs.records import now
@@ -244,17 +245,33 @@ def test_the_first_of_two_workers_counts(made, tmp_path, monkeypatch):
     assert "another worker was faster; its compilation counts" in said
 
 
-def test_what_cannot_be_compiled_is_told_in_a_line(made, tmp_path, monkeypatch):
+FAULTS = [
+    TorchDynamoException("Failed to find C compiler. Please specify via CC environment variable."),
+    RuntimeError("No valid triton configs. OutOfResources: shared memory"),
+    compiler_faults()[-1]("Internal Triton PTX codegen error"),
+    subprocess.CalledProcessError(1, ["gcc"]),
+    PermissionError(13, "Permission denied", "kernel.so"),
+    AssertionError(),
+]
+"""What torch's compiler raises, and what compiled networks do when their kernels are loaded and first run."""
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("as_they_are", [False, True])
+def test_what_cannot_be_compiled_is_told_in_a_line(made, tmp_path, monkeypatch, fault, as_they_are):
+    """Whether it is the compiled networks that fail, or those that are run before for attention's timing."""
+
     def fail(self, batch):
-        if self._pass is self._denoiser:
-            return
-        raise TorchDynamoException("Failed to find C compiler. Please specify via CC environment variable.")
+        if as_they_are == (self._pass is self._denoiser):
+            raise fault
 
     monkeypatch.setattr(compiled.LatentSampler, "run_once", fail)
     monkeypatch.setattr(compiled, "fastest_ways", lambda shapes: dict.fromkeys(shapes, "math"))
     store, pipeline = open_store(tmp_path / "store"), load_pipeline(made["recipe"], "cpu")
-    with pytest.raises(CannotCompile, match=r"cannot be compiled here: Failed to find C compiler\."):
+    with pytest.raises(CannotCompile) as caught:
         compile_networks(pipeline, made["recipe"], store)
+    told = str(fault) or "AssertionError"
+    assert str(caught.value) == f"{made['recipe'].model} cannot be compiled here: {told}"
     assert list(store.list()) == []
     attention = pipeline.denoiser.attention
     assert (attention.ways, attention.seen) == ({}, None), "images without are the same everywhere"
@@ -297,6 +314,17 @@ def test_batches_of_the_size_that_is_wanted_are_compiled(made, tmp_path, monkeyp
     store, recipe = open_store(tmp_path / "store"), made["recipe"]
     assert compile_networks(load_pipeline(recipe, "cpu"), recipe, store, batch=3).batch == 3
     assert asked == [3, 3]
+
+
+def test_a_broken_device_is_no_matter_of_compiling(made, tmp_path, monkeypatch):
+    """Its process ends and another one is started, as when images are made without."""
+
+    def fail(self, batch):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(compiled.LatentSampler, "run_once", fail)
+    with pytest.raises(torch.AcceleratorError):
+        compile_networks(load_pipeline(made["recipe"], "cpu"), made["recipe"], open_store(tmp_path))
 
 
 def test_memory_for_not_even_one_image_is_told(made, tmp_path, monkeypatch):

@@ -359,9 +359,18 @@ class TestFailures:
         index = index_tar(build_tar(shard))
         assert [caption.caption_id for caption in index.skipped] == [50]
 
-    def test_a_batch_too_large_for_memory_is_halved_and_recorded(self, sd: Path) -> None:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("CUDA out of memory"),
+            torch.AcceleratorError("CUDA error: out of memory"),
+            RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_a_batch_too_large_for_memory_is_halved_and_recorded(self, sd: Path, error: Exception) -> None:
         generator = Generator(recipe_for(sd))
-        first = list(generator.generate(CAPTIONS[:5], on_step=out_of_memory(times=1)))
+        first = list(generator.generate(CAPTIONS[:5], on_step=out_of_memory(times=1, error=error)))
         assert generator.batch_images == 4
         assert [group.caption_id for group in first] == list(range(5))
         assert all(len(group.encoded) == 3 and group.info["batch_images"] == 4 for group in first)
@@ -579,14 +588,17 @@ def fails_on(pipeline: LoadedPipeline, word: str) -> None:
     pipeline.denoiser.register_forward_pre_hook(check)
 
 
-def out_of_memory(*, times: int) -> Callable[[], None]:
+USED_UP = torch.OutOfMemoryError("CUDA out of memory")
+
+
+def out_of_memory(*, times: int, error: Exception = USED_UP) -> Callable[[], None]:
     """Raises, so often, what torch raises when the GPU's memory is used up."""
     left = [times]
 
     def step() -> None:
         if left[0]:
             left[0] -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     return step
 

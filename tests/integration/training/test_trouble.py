@@ -308,6 +308,15 @@ def test_stopping_prints_the_command_that_was_typed(local_url, tmp_path):
     assert f"Go on with: stablerep {' '.join(command)}" in output
 
 
+def test_another_fault_of_a_gpu_is_raised_as_it_is(local_url, monkeypatch):
+    def fail(self, batch):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(Backward, "__call__", fail)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        train(configuration(local_url, "faulty", steps=2), ALONE, threading.Event())
+
+
 def test_a_gpu_out_of_memory_is_told_with_what_takes_less(local_url, monkeypatch):
     left, batches, enough = [3], [], Backward.__call__
 

@@ -10,7 +10,7 @@ from services.trainer.probe import _probe
 from stablerep import devices
 from stablerep.cli.models import _write_embeddings
 from stablerep.cli.probing import _encoder, _measure_texts
-from stablerep.devices import choose_device
+from stablerep.devices import choose_device, short_of_memory
 from stablerep.errors import InvalidInput
 from stablerep.shards import Group, build_tar, commit_shard
 from stablerep.storage import open_store
@@ -62,3 +62,21 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     for name in ("cuda:97", "abacus"):
         with pytest.raises(InvalidInput, match=f"device: {name} cannot be used: "):
             choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (torch.OutOfMemoryError("HIP out of memory"), True),
+        (torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("a caption about out of memory experiences"), False),
+    ],
+)
+def test_memory_is_short_by_whichever_librarys_words(error, short) -> None:
+    assert short_of_memory(error) is short

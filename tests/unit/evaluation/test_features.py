@@ -105,10 +105,11 @@ class ShortOfMemory(Flatten):
     """Memory suffices for so many images at once."""
 
     most = 4
+    error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has.")
 
     def forward(self, inputs: Tensor) -> Tensor:
         if len(inputs) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has more.")
+            raise self.error
         return super().forward(inputs)
 
 
@@ -118,6 +119,12 @@ def test_where_memory_is_short_fewer_images_are_encoded_at_once() -> None:
     short.model.train()
     torch.testing.assert_close(extract_features(short, images), extract_features(encoder(28), images))
     assert short.model.training
+    short.model.error = RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+    torch.testing.assert_close(extract_features(short, images), extract_features(encoder(28), images))
+    short.model.error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        extract_features(short, images)
+    short.model.error = ShortOfMemory.error
     short.model.most = 0
     told = r"^CUDA out of memory\. Tried to allocate 2\.00 GiB\. Not even one image can be encoded there\.$"
     with pytest.raises(StableRepError, match=told):

@@ -80,6 +80,27 @@ def test_the_fastest_is_taken_if_it_is_clearly_faster(seconds, wanted):
     assert not left
 
 
+@pytest.mark.parametrize(
+    ("way", "fault"),
+    [
+        (0, RuntimeError("no kernel image is available for execution on the device")),
+        (1, torch.OutOfMemoryError("CUDA out of memory")),
+        (2, RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")),
+    ],
+)
+def test_what_says_nothing_of_a_kernel_is_raised(way, fault):
+    """Torch's own choice must work, and for want of memory a smaller batch is tried."""
+    raised = [fault if number == way else None for number in range(3)]
+
+    def seconds_of(work: Callable[[], Tensor]) -> float:
+        if error := raised.pop(0):
+            raise error
+        return 1.0
+
+    with pytest.raises(type(fault), match=str(fault)):
+        fastest_ways({"9x5x40": tensors()}, seconds_of)
+
+
 def test_a_kernel_that_the_device_lacks_is_refused_by_torch():
     with pytest.raises(RuntimeError, match="No viable backend"):
         attend("cudnn", *tensors())
