@@ -6,6 +6,7 @@ import platform
 import socket
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import torch
@@ -83,5 +84,6 @@ def card_name(device: str) -> str:
     """The GPU's name, or the processor's."""
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind.startswith("cuda") and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name(torch.device(kind)))
+        with suppress(RuntimeError, AssertionError):  # one that is not there: the worker says so, and ends
+            return str(torch.cuda.get_device_name(torch.device(kind)))
     return f"{kind}, {platform.processor() or platform.machine()}"

@@ -38,8 +38,8 @@ def environment(library: Path, **settings: object) -> dict[str, str]:
     }
 
 
-def run(library: Path, *arguments: str, **settings: object) -> str:
-    """What a Python with these arguments prints on cards; fails with all its output if it does."""
+def run(library: Path, *arguments: str, status: int = 0, **settings: object) -> str:
+    """What a Python with these arguments prints on cards; fails with all its output if it ends otherwise."""
     command = [sys.executable, *arguments]
     done = subprocess.run(
         command,
@@ -50,5 +50,5 @@ def run(library: Path, *arguments: str, **settings: object) -> str:
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == status, done.stdout
     return done.stdout
