@@ -158,7 +158,7 @@ def start() -> None:
     )
     torch.compiler.save_cache_artifacts = lambda: (b"", None)
     torch.compiler.load_cache_artifacts = lambda _: None
-    dist.init_process_group = lambda backend, *, device_id=None, **how: init("gloo", **how)
+    dist.init_process_group = lambda backend, **how: init("gloo", **how)
     if os.environ.get("CARD_SANITIZER"):
         from torch.cuda._sanitizer import enable_cuda_sanitizer  # it watches allocations from its import on
 
