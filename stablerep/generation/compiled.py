@@ -244,17 +244,29 @@ def _find_ways(loaded: LoadedPipeline, recipe: Recipe, say: Say, batch: int) -> 
     """The fastest way of attention for each shape that the recipe's UNet has.
 
     Both networks run once: where memory does not suffice for a batch, that is known before they are compiled.
+    Where it suffices for no more than the batch, nothing is timed.
     """
     denoiser, attention = loaded.denoiser, Attention()
     assert denoiser is not None
     attention.seen = {}
     denoiser.attention = attention
-    with _told(recipe), torch.inference_mode():
+    try:
+        with _told(recipe), torch.inference_mode():
+            LatentSampler(loaded, recipe).run_once(batch)
+            ways = fastest_ways(attention.seen)
+    except RuntimeError as error:
+        if not short_of_memory(error):
+            raise
+    else:
+        if ways:
+            say("attention: " + ", ".join(f"{shape} by {way}" for shape, way in ways.items()))
+        return ways
+    attention.seen = None
+    _make_room(loaded)
+    with _told(recipe):
         LatentSampler(loaded, recipe).run_once(batch)
-        ways = fastest_ways(attention.seen)
-    if ways:
-        say("attention: " + ", ".join(f"{shape} by {way}" for shape, way in ways.items()))
-    return ways
+    say("memory does not suffice to time kernels of attention; torch's own choice is taken")
+    return {}
 
 
 def _compile(loaded: LoadedPipeline, recipe: Recipe, search: bool, batch: int) -> Networks:

@@ -297,7 +297,7 @@ def test_where_memory_does_not_suffice_smaller_batches_are_compiled(made, tmp_pa
     pipeline = load_pipeline(recipe, "cpu")
     found = compile_networks(pipeline, recipe, store, said.append)
     assert found.batch == 1
-    assert asked == [4, 2, 1, 1], "known before anything is compiled"
+    assert asked == [4, 4, 2, 2, 1, 1], "known before anything is compiled"
     prefix = compiled_prefix(card_name(torch.device("cpu")), torch.__version__, networks_digest(recipe, 1))
     assert {info.key.rpartition("/")[0] + "/" for info in store.list("compiled/")} == {prefix}
     name = recipe.model
@@ -307,6 +307,22 @@ def test_where_memory_does_not_suffice_smaller_batches_are_compiled(made, tmp_pa
     ]
     generator = Generator(recipe, pipeline=pipeline, compiled=found, batch_limit=2)
     assert generator.batch_images == 1
+
+
+def test_memory_for_a_batch_but_not_for_timing_attention_leaves_torchs_choice(made, tmp_path, monkeypatch):
+    """Smaller batches would be slower than the fastest attention gains, and have other last bits."""
+    asked, said = short_of_memory(monkeypatch, 4), []
+
+    def time_none(shapes):
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+    monkeypatch.setattr(compiled, "fastest_ways", time_none)
+    store, recipe = open_store(tmp_path / "store"), made["recipe"]
+    pipeline = load_pipeline(recipe, "cpu")
+    assert compile_networks(pipeline, recipe, store, said.append).batch == 4
+    assert asked == [4, 4, 4]
+    assert (pipeline.denoiser.attention.ways, pipeline.denoiser.attention.seen) == ({}, None)
+    assert any("not suffice to time kernels of attention" in line for line in said)
 
 
 def test_batches_of_the_size_that_is_wanted_are_compiled(made, tmp_path, monkeypatch):
