@@ -78,7 +78,10 @@ def ranks_from_environment() -> Iterator[Ranks]:
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         if local_rank >= (there := torch.cuda.device_count()):
-            message = f"process {local_rank + 1} of this machine would have no GPU: it has {there}"
+            message = (
+                f"process {local_rank + 1} of this machine would have no GPU: it has {there}; "
+                "start no more processes than that"
+            )
             raise InvalidInput(message, field="processes")
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
