@@ -6,6 +6,7 @@ no kernel of a card is run: neither their speed nor their last bits can be found
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -22,7 +23,8 @@ def build_runtime(folder: Path) -> Path:
     assert triton, "torch's build has no CUDA"
     headers = Path(str(triton.origin)).parent / "backends/nvidia/include"
     library = folder / "libcuda.so.1"  # torch opens the driver by this name
-    command = ["cc", "-shared", "-fPIC", "-O1", f"-I{headers}", f"{FOLDER / 'runtime.c'}"]
+    compiler = os.environ.get("CC") or shutil.which("gcc") or "cc"
+    command = [compiler, "-shared", "-fPIC", "-O1", f"-I{headers}", f"{FOLDER / 'runtime.c'}"]
     subprocess.run([*command, f"-Wl,-soname,{library.name}", "-o", str(library), "-lpthread"], check=True)
     return library
 
