@@ -22,13 +22,14 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 _SHORT = (
-    "out of memory",
-    "can't allocate memory",
+    " error: out of memory",
+    "ran out of memory outside PyTorch's allocator",
+    "DefaultCPUAllocator: can't allocate memory",
     "STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",
     "Unable to find a valid cuDNN algorithm",
 )
-"""What the driver, torch's allocator on a CPU, cuBLAS, cuSOLVER and cuDNN say when memory is short."""
+"""What the driver, torch, cuBLAS, cuSOLVER and cuDNN say, and hardly a caption that an error repeats."""
 
 
 def short_of_memory(error: BaseException) -> bool:

@@ -75,6 +75,8 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"), True),
         (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (RuntimeError("CUDA ran out of memory outside PyTorch's allocator. If this workload"), True),
+        (RuntimeError("cannot embed 'a laptop that is out of memory'"), False),
         (ValueError("a caption about out of memory experiences"), False),
     ],
 )
