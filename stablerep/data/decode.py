@@ -13,15 +13,34 @@ _resize_antialiased = torch.ops.aten._upsample_bilinear2d_aa.out
 _JPEG = b"\xff\xd8"
 
 
-def decode_image(data: bytes) -> np.ndarray:
-    """Uint8 [h w 3] of an encoded image, the same numbers as Pillow's. Raises one of `files.DAMAGED`."""
+def image_size(data: bytes) -> tuple[int, int]:
+    """Height and width by the header alone. Raises one of `files.DAMAGED`."""
+    if data.startswith(_JPEG):
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            if height * width <= (Image.MAX_IMAGE_PIXELS or math.inf):
+                return height, width
+        except ValueError:
+            pass
+        # Pillow says what is wrong, if anything is.
+    with Image.open(io.BytesIO(data)) as image:
+        return image.height, image.width
+
+
+def decode_image(data: bytes, into: np.ndarray | None = None) -> np.ndarray:
+    """Uint8 [h w 3] of an encoded image, the same numbers as Pillow's. Raises one of `files.DAMAGED`.
+
+    into: memory to decode a JPEG of that very size in, which is returned then; anything may be left in it.
+    """
     if data.startswith(_JPEG):
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours == "CMYK" or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise ValueError("for Pillow")  # which has its own CMYK, and refuses what is too large
-            pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-            return pixels
+            if into is not None and into.shape != (height, width, 3):
+                into = None
+            pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, buffer=into)
+            return pixels if into is None else into
         except ValueError:
             pass  # it says what is wrong, if anything is
     with Image.open(io.BytesIO(data)) as image:

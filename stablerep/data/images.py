@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stablerep.data.corpus.offsets import Offsets
 from stablerep.data.corpus.positive_sets import Corpus
-from stablerep.data.decode import decode_image, resize
+from stablerep.data.decode import decode_image, image_size, resize
 from stablerep.data.files import DAMAGED, why_damaged
 from stablerep.errors import InvalidInput
 
@@ -24,6 +24,8 @@ _DECODERS = 8  # images decoded at once, which releases the interpreter lock
 _NAMED = 5  # damaged images that a message names
 _GREY = 128
 Result = TypeVar("Result")
+Memory = Callable[[tuple[int, ...]], Tensor]
+"""Makes a uint8 tensor of a shape, with whatever is in its memory."""
 
 
 class Timer:
@@ -47,6 +49,29 @@ class Pixels:
     sizes: np.ndarray
 
 
+@dataclass(frozen=True)
+class Fetch:
+    """Images that are being read, while something else is done.
+
+    Attributes:
+        groups, numbers: [u] the different ones, by their place among all images.
+        places: [u] that place.
+        of: [n] which of them each image that was asked for is.
+        runs: their bytes, in order, once they are there.
+    """
+
+    groups: np.ndarray
+    numbers: np.ndarray
+    places: np.ndarray
+    of: np.ndarray
+    runs: Sequence[Future[list[list[bytes]]]]
+
+
+def plain_memory(shape: tuple[int, ...]) -> Tensor:
+    """Of this process alone; numpy asks the system for large pages, which torch does not."""
+    return torch.from_numpy(np.empty(shape, dtype=np.uint8))
+
+
 class ImageSource:
     """Images by (group, number), each at its own aspect; shrunk where its shorter side is over `resolution`.
 
@@ -65,6 +90,8 @@ class ImageSource:
         self._fetchers = ThreadPoolExecutor(_FETCHES, "fetcher")
         self._decoders = ThreadPoolExecutor(_DECODERS, "decoder")
         self._lock = threading.Lock()
+        self._scratch = threading.local()
+        self._one_size = True
         counts = corpus.image_counts
         self._offsets = Offsets(counts)
         self._kept: _Kept | None = None
@@ -76,26 +103,46 @@ class ImageSource:
         """Whether all images are in memory, decoded."""
         return self._kept is not None
 
-    def images(self, groups: np.ndarray, numbers: np.ndarray, timer: Timer | None = None) -> Pixels:
-        """The image `numbers[i]` of group `groups[i]`, for [n] of both."""
-        if self._kept is not None:
-            return self._kept.choose(self._offsets.before(groups) + numbers)
-        return _pad(self.each(groups, numbers, timer))
+    def fetch(self, groups: np.ndarray, numbers: np.ndarray) -> Fetch:
+        """Begins to read the image `numbers[i]` of group `groups[i]`, for [n] of both; waits for nothing."""
+        places, first, of = np.unique(
+            self._offsets.before(groups) + numbers, return_index=True, return_inverse=True
+        )
+        groups, numbers = groups[first], numbers[first]
+        runs = [] if self._kept is not None else self._read(groups, numbers)
+        return Fetch(groups, numbers, places, of, runs)
 
-    def each(self, groups: np.ndarray, numbers: np.ndarray, timer: Timer | None = None) -> list[np.ndarray]:
-        """The same images one by one, uint8 [h w 3]."""
-        timer = timer or Timer()
+    def images(self, fetch: Fetch, timer: Timer | None = None, memory: Memory = plain_memory) -> Pixels:
+        """The images together; in such memory, unless they are decoded already."""
         if self._kept is not None:
-            return self._kept.each(self._offsets.before(groups) + numbers)
-        unique, position = np.unique(groups, return_inverse=True)
-        with timer.of("read"):
-            runs = self._fetchers.map(self._corpus.encoded, self._corpus.together(unique))
-            encoded = [images for run in runs for images in run]
-        wanted = [
-            (int(unique[at]), encoded[at], int(number)) for at, number in zip(position, numbers, strict=True)
-        ]
+            return self._kept.choose(fetch.places[fetch.of])
+        timer = timer or Timer()
+        encoded = _wait(fetch, timer)
         with timer.of("decode"):
-            return self.in_threads(lambda one: self._sound(*one), wanted)
+            size = self._likely_size(encoded)
+            if size is None:
+                return _pad(self._decode_each(fetch, encoded, [None] * len(encoded)), memory)
+            batch = memory((len(fetch.of), *size, 3))
+            rows = list(batch.numpy())
+            first = np.unique(fetch.of, return_index=True)[1]
+            images = self._decode_each(fetch, encoded, [rows[place] for place in first])
+            if any(image.shape[:2] != size for image in images):
+                return _pad(images, memory)
+            for row, image in zip(rows, images, strict=True):
+                if image is not row:
+                    row[:] = image
+            return Pixels(batch.permute(0, 3, 1, 2), np.tile(np.array(size, dtype=np.int64), (len(rows), 1)))
+
+    def each(self, fetch: Fetch, timer: Timer | None = None) -> list[np.ndarray]:
+        """The same images one by one, uint8 [h w 3]: until the thread that asked asks for others."""
+        if self._kept is not None:
+            return self._kept.each(fetch.places[fetch.of])
+        timer = timer or Timer()
+        encoded = _wait(fetch, timer)
+        with timer.of("decode"):
+            size = self._likely_size(encoded)
+            rows = [None] * len(encoded) if size is None else list(self._scratch_for(len(encoded), *size))
+            return self._decode_each(fetch, encoded, rows)
 
     def in_threads(self, work: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
         """What `work` makes of each item, in order; the decoders share the items."""
@@ -159,6 +206,55 @@ class ImageSource:
                 return None
         return _Kept(images)
 
+    def _read(self, groups: np.ndarray, numbers: np.ndarray) -> list[Future[list[list[bytes]]]]:
+        unique, starts = np.unique(groups, return_index=True)
+        parts = [part.tolist() for part in np.split(numbers, starts[1:])]
+        of_group = dict(zip(unique.tolist(), parts, strict=True))
+        return [
+            self._fetchers.submit(self._corpus.images, run, [of_group[group] for group in run])
+            for run in self._corpus.together(unique)
+        ]
+
+    def _likely_size(self, encoded: Sequence[bytes]) -> tuple[int, int] | None:
+        """That of most of the first images, if all images have had one size so far."""
+        if not self._one_size:
+            return None
+        sizes = [self._size(data) for data in encoded[:3]]
+        size = max(sizes, key=sizes.count)
+        return size if 2 * sizes.count(size) > len(sizes) else None
+
+    def _size(self, data: bytes) -> tuple[int, int] | None:
+        try:
+            return self._shrunk(*image_size(data))
+        except DAMAGED:
+            return None
+
+    def _scratch_for(self, number: int, height: int, width: int) -> np.ndarray:
+        """Memory of the calling thread, which a batch need not ask the system for page by page."""
+        needed = number * height * width * 3
+        if len(getattr(self._scratch, "memory", b"")) < needed:
+            self._scratch.memory = np.empty(needed, dtype=np.uint8)
+        memory: np.ndarray = self._scratch.memory
+        return memory[:needed].reshape(number, height, width, 3)
+
+    def _decode_each(
+        self, fetch: Fetch, encoded: Sequence[bytes], rows: Sequence[np.ndarray | None]
+    ) -> list[np.ndarray]:
+        """The images that were asked for; the different ones are decoded into `rows` where they fit."""
+        wanted = zip(fetch.groups.tolist(), fetch.numbers.tolist(), encoded, rows, strict=True)
+        images = self.in_threads(lambda one: self._sound_one(*one), list(wanted))
+        self._one_size &= len({image.shape for image in images}) == 1
+        return [images[which] for which in fetch.of.tolist()]
+
+    def _sound_one(self, group: int, number: int, data: bytes, into: np.ndarray | None) -> np.ndarray:
+        try:
+            image = self._decode(data, into)
+        except DAMAGED:
+            return self._sound(group, self._corpus.encoded([group])[0], number)
+        with self._lock:
+            self._decoded += 1
+        return image
+
     def _decode_group(self, group: int, encoded: tuple[bytes, ...]) -> list[np.ndarray]:
         return [
             self._sound(group, encoded, number) for number in range(int(self._corpus.image_counts[group]))
@@ -180,13 +276,18 @@ class ImageSource:
         size = self._resolution or 8
         return np.full((size, size, 3), _GREY, dtype=np.uint8)
 
-    def _decode(self, data: bytes) -> np.ndarray:
-        pixels = decode_image(data)
-        shorter = min(pixels.shape[:2])
+    def _decode(self, data: bytes, into: np.ndarray | None = None) -> np.ndarray:
+        pixels = decode_image(data, into)
+        return resize(pixels, *self._shrunk(*pixels.shape[:2]))
+
+    def _shrunk(self, height: int, width: int) -> tuple[int, int]:
+        shorter = min(height, width)
         if self._resolution is None or shorter <= self._resolution:
-            return pixels
-        height, width = (max(1, round(side * self._resolution / shorter)) for side in pixels.shape[:2])
-        return resize(pixels, height, width)
+            return height, width
+        return (
+            max(1, round(height * self._resolution / shorter)),
+            max(1, round(width * self._resolution / shorter)),
+        )
 
 
 class _Kept:
@@ -209,13 +310,20 @@ class _Kept:
         return [self._images[place] for place in places.tolist()]
 
 
-def _pad(images: list[np.ndarray]) -> Pixels:
+def _wait(fetch: Fetch, timer: Timer) -> list[bytes]:
+    with timer.of("read"):
+        return [data for run in fetch.runs for images in run.result() for data in images]
+
+
+def _pad(images: list[np.ndarray], memory: Memory = plain_memory) -> Pixels:
     sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
-    height, width = sizes.max(0).tolist()
-    padded = np.zeros((len(images), height, width, 3), dtype=np.uint8)
-    for row, image in zip(padded, images, strict=True):
-        row[: image.shape[0], : image.shape[1]] = image
-    return Pixels(torch.from_numpy(padded).permute(0, 3, 1, 2), sizes)
+    batch = memory((len(images), *sizes.max(0).tolist(), 3))
+    for row, image in zip(batch.numpy(), images, strict=True):
+        height, width = image.shape[:2]
+        row[:height, :width] = image
+        row[height:] = 0
+        row[:height, width:] = 0
+    return Pixels(batch.permute(0, 3, 1, 2), sizes)
 
 
 def _windows(count: int, size: int) -> Iterator[range]:

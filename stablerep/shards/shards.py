@@ -1,6 +1,8 @@
 """Shards in a store: committing one so that tar and index always agree, and reading its groups back."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from tarfile import BLOCKSIZE
 
 from pydantic import ValidationError
@@ -27,13 +29,14 @@ __all__ = [
     "index_tar",
     "read_group",
     "read_groups",
+    "read_images",
     "read_index",
     "rebuild_index",
 ]
 
 
 _MAX_GAP = 64 << 10
-"""Bytes between two groups that take less time to read than another request."""
+"""Bytes between two groups, or what is wanted of them, that take less time to read than another request."""
 _MAX_RANGE = 8 << 20
 """Bytes of several groups that are read together."""
 
@@ -89,58 +92,111 @@ def read_groups(store: Store, dataset: str, placed: Sequence[tuple[int, IndexedG
 
     Raises NotFound, and TornObject where tar and index disagree.
     """
-    found: list[Group] = []
-    for shard, groups in _together(placed):
-        first, end = _span(groups[0])[0], _span(groups[-1])[1]
-        try:
-            data = memoryview(store.get_range(shard_key(dataset, shard), first, end - first))
-        except TornObject as error:
-            raise _disagrees(store, dataset, shard, groups[0], error) from error
-        found += [_cut(store, dataset, shard, group, data, first) for group in groups]
+    parts = [_Part(shard, group, tuple(range(len(group.image_spans) + 1))) for shard, group in placed]
+    return [_group_of(store, dataset, part, contents) for part, contents in _read(store, dataset, parts)]
+
+
+def read_images(
+    store: Store,
+    dataset: str,
+    placed: Sequence[tuple[int, IndexedGroup]],
+    numbers: Sequence[Sequence[int]],
+) -> list[list[bytes]]:
+    """Of each group its encoded images of these numbers; b"" for one that it has not.
+
+    No more of a group is read than from the first to the last of them; otherwise as `read_groups`.
+    """
+    found = [[b""] * len(wanted) for wanted in numbers]
+    there = [
+        [at for at, number in enumerate(wanted) if 0 <= number < len(group.image_spans)]
+        for (_, group), wanted in zip(placed, numbers, strict=True)
+    ]
+    asked = [place for place, images in enumerate(there) if images]
+    parts = [_Part(*placed[place], tuple(numbers[place][at] for at in there[place])) for place in asked]
+    for place, (_, contents) in zip(asked, _read(store, dataset, parts), strict=True):
+        for at, content in zip(there[place], contents, strict=True):
+            found[place][at] = content
     return found
 
 
-def _together(placed: Sequence[tuple[int, IndexedGroup]]) -> Iterator[tuple[int, list[IndexedGroup]]]:
-    """The groups in runs that lie one after the other, each small enough to be in memory as a whole."""
-    run: list[IndexedGroup] = []
-    for place, (shard, group) in enumerate(placed):
-        run.append(group)
-        following = placed[place + 1] if place + 1 < len(placed) else None
-        if (
-            following is None
-            or following[0] != shard
-            or not 0 <= _span(following[1])[0] - _span(group)[1] <= _MAX_GAP
-            or _span(following[1])[1] - _span(run[0])[0] > _MAX_RANGE
+@dataclass(frozen=True)
+class _Part:
+    """Members of a group: images by their numbers, and its JSON as the number after the last one's."""
+
+    shard: int
+    group: IndexedGroup
+    members: tuple[int, ...]
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        every = (*self.group.image_spans, self.group.json_span)
+        return [every[member] for member in self.members]
+
+    @property
+    def first(self) -> int:
+        """Where it begins, with the header of its first member."""
+        return min(offset for offset, _ in self.spans) - BLOCKSIZE
+
+    @property
+    def end(self) -> int:
+        return max(map(sum, self.spans))
+
+
+def _read(store: Store, dataset: str, parts: Sequence[_Part]) -> Iterator[tuple[_Part, list[bytes]]]:
+    for run in _together(parts):
+        shard, first = run[0].shard, run[0].first
+        try:
+            data = memoryview(store.get_range(shard_key(dataset, shard), first, run[-1].end - first))
+        except TornObject as error:
+            raise _disagrees(store, dataset, run[0], error) from error
+        for part in run:
+            yield part, _cut(store, dataset, part, data, first)
+
+
+def _together(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
+    """The parts in runs that lie one after the other, each small enough to be in memory as a whole."""
+    run: list[_Part] = []
+    for part in parts:
+        if run and (
+            part.shard != run[0].shard
+            or not 0 <= part.first - run[-1].end <= _MAX_GAP
+            or part.end - run[0].first > _MAX_RANGE
         ):
-            yield shard, run
+            yield run
             run = []
+        run.append(part)
+    if run:
+        yield run
 
 
-def _span(group: IndexedGroup) -> tuple[int, int]:
-    """Where the group begins, with the header of its first member, and ends."""
-    spans = (*group.image_spans, group.json_span)
-    return min(offset for offset, _ in spans) - BLOCKSIZE, max(sum(span) for span in spans)
+def _cut(store: Store, dataset: str, part: _Part, data: memoryview, first: int) -> list[bytes]:
+    """The members from what was read of their tar, from byte `first` on."""
+    names = member_names(part.group.caption_id, len(part.group.image_spans))
+    contents = []
+    for member, (offset, length) in zip(part.members, part.spans, strict=True):
+        try:
+            check_header(bytes(data[offset - BLOCKSIZE - first : offset - first]), names[member], length)
+        except TornObject as error:
+            raise _disagrees(store, dataset, part, error) from error
+        contents.append(bytes(data[offset - first :][:length]))
+    return contents
 
 
-def _cut(store: Store, dataset: str, shard: int, group: IndexedGroup, data: memoryview, first: int) -> Group:
-    """The group from what was read of its tar, from byte `first` on."""
-    spans = (*group.image_spans, group.json_span)
+def _group_of(store: Store, dataset: str, part: _Part, contents: list[bytes]) -> Group:
+    *encoded, content = contents
     try:
-        for name, (offset, length) in zip(member_names(group.caption_id, len(spans) - 1), spans, strict=True):
-            check_header(bytes(data[offset - BLOCKSIZE - first : offset - first]), name, length)
-        *encoded, content = (bytes(data[offset - first :][:length]) for offset, length in spans)
-        info = parse_group_json(content, group.caption_id)
+        info = parse_group_json(content, part.group.caption_id)
     except TornObject as error:
-        raise _disagrees(store, dataset, shard, group, error) from error
+        raise _disagrees(store, dataset, part, error) from error
     caption = info.pop("caption")
     del info["caption_id"]
-    return Group(group.caption_id, caption, tuple(encoded), info)
+    return Group(part.group.caption_id, caption, tuple(encoded), info)
 
 
-def _disagrees(store: Store, dataset: str, shard: int, group: IndexedGroup, error: TornObject) -> TornObject:
-    key = shard_key(dataset, shard)
+def _disagrees(store: Store, dataset: str, part: _Part, error: TornObject) -> TornObject:
+    key = shard_key(dataset, part.shard)
     return TornObject(
-        f"{key} in {store.url} is not what its index says (caption {group.caption_id}): {error}; "
+        f"{key} in {store.url} is not what its index says (caption {part.group.caption_id}): {error}; "
         f"`stablerep reconcile {dataset} --verify` finds such shards and has them made again"
     )
 

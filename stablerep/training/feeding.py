@@ -75,13 +75,13 @@ def shared_memory() -> int:
 def open_loader(config: TrainConfig, place: Place) -> RankLoader:
     """The loader of a run that has begun, opened by another process of the rank; it keeps no pixels.
 
-    What it makes is not pinned: whoever receives it does that.
+    What it makes is in shared memory: whoever receives it pins it.
     """
     corpus = open_corpus(open_store(config.store_url), config.run_name, config)
     texts, sets = positive_sets(config, corpus)
     source = ImageSource(corpus, memory=None, resolution=config.decoded_resolution)
     loader = make_loader(config, place, corpus, make_order(config, corpus, sets), source, texts)
-    return replace(loader, pin=False)
+    return replace(loader, memory="shared")
 
 
 def positive_sets(config: TrainConfig, corpus: Corpus) -> tuple[Sequence[str], PositiveSets]:
@@ -134,5 +134,5 @@ def make_loader(
         local=needs.local,
         counts_there=corpus.counts_there if corpus.growing else None,
         view_size=config.encoder.image_size if config.augments_on_cpu(place.device) else None,
-        pin=place.device == "cuda",
+        memory="pinned" if place.device == "cuda" else "plain",
     )

@@ -1,10 +1,13 @@
 """The rank's share of every step: its images, their labels, and how each view of them is to be augmented."""
 
+import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ from stablerep.data.batches.order import (
     MixtureOrder,
     uniforms,
 )
-from stablerep.data.images import ImageSource, Timer
+from stablerep.data.images import Fetch, ImageSource, Timer, plain_memory
 from stablerep.errors import NotFound
 from stablerep.methods.interface import LocalCrops
 
@@ -75,9 +78,9 @@ class RankLoader:
     """Shares of the global batches for one of `ranks`; which captions and views is independent of `ranks`.
 
     `patches`: how many numbers of noise each view gets; 0: none. `texts`: None where no text is needed.
-    `view_size`: views of that size are made here, on the CPU; None: on the device. `pin`: in memory that a
-    GPU reads by itself. `counts_there`: how many images groups have, where that may be fewer than planned; it
-    may wait for them.
+    `view_size`: views of that size are made here, on the CPU; None: on the device. `memory` of the images:
+    pinned, a GPU reads it by itself; shared, another process has it, too. `counts_there`: how many images
+    groups have, where that may be fewer than planned; it may wait for them.
     """
 
     order: BatchOrder | MixtureOrder
@@ -91,18 +94,34 @@ class RankLoader:
     local: LocalCrops | None = None
     counts_there: Callable[[np.ndarray], np.ndarray] | None = None
     view_size: int | None = None
-    pin: bool = False
+    memory: Literal["plain", "pinned", "shared"] = "plain"
 
     def share(self, step: int) -> RankBatch:
         """This rank's part of step `step`."""
+        return self._finish(self._begin(step))
+
+    def in_turn(self, first: int, end: int) -> Generator[RankBatch, None, None]:
+        """The shares of steps first..end-1, the next one's images being read while one's are decoded."""
+        ahead = 0 if self.counts_there else 1  # no step waits for images that only the next one needs
+        begun: deque[_Begun] = deque()
+        for step in range(first, end):
+            while len(begun) <= ahead and step + len(begun) < end:
+                begun.append(self._begin(step + len(begun)))
+            yield self._finish(begun.popleft())
+
+    def _begin(self, step: int) -> "_Begun":
         batch = self._complete(self.order.batch(step))
-        captions, images = batch.groups.shape
-        size = captions // self.ranks
+        size = len(batch.groups) // self.ranks
         mine = slice(self.rank * size, (self.rank + 1) * size)
         groups, numbers = (
             np.repeat(values[mine].T, self.crops, axis=0).reshape(-1)
             for values in (batch.groups, batch.images)
         )
+        return _Begun(step, batch, mine, self.source.fetch(groups, numbers))
+
+    def _finish(self, begun: "_Begun") -> RankBatch:
+        step, batch, mine = begun.step, begun.batch, begun.mine
+        captions, images = batch.groups.shape
         views = images * self.crops
 
         def drawn(stream: int, width: int, number: int = views) -> np.ndarray:
@@ -110,7 +129,7 @@ class RankLoader:
             return uniform[:, mine].reshape(-1, width)
 
         timer = Timer()
-        each, images, sizes = self._pixels(groups, numbers, timer)
+        each, images, sizes = self._pixels(begun.fetch, timer)
         parameters = draw_parameters(self.augment, drawn(AUGMENTATION, UNIFORMS_PER_VIEW), sizes)
         local_parameters, local_images = self._local(drawn, views, sizes), None
         if each is not None:
@@ -126,7 +145,7 @@ class RankLoader:
         return RankBatch(
             step=step,
             views=views,
-            images=images.pin_memory() if self.pin else images,
+            images=images.pin_memory() if self.memory == "pinned" else images,
             labels=torch.from_numpy(labels),
             label_counts=counts[position][mine],
             parameters=parameters,
@@ -173,14 +192,12 @@ class RankLoader:
             batch = self.order.drawn_from(batch.step, pools)
         raise NotFound("no caption of the datasets has the images that a batch needs")
 
-    def _pixels(
-        self, groups: np.ndarray, numbers: np.ndarray, timer: Timer
-    ) -> tuple[list[np.ndarray] | None, Tensor, np.ndarray]:
+    def _pixels(self, fetch: Fetch, timer: Timer) -> tuple[list[np.ndarray] | None, Tensor, np.ndarray]:
         """The images one by one, if views are made of them here; else together; and their sizes."""
         if self.view_size is None:
-            pixels = self.source.images(groups, numbers, timer)
+            pixels = self.source.images(fetch, timer, _MEMORY[self.memory])
             return None, pixels.images, pixels.sizes
-        each = self.source.each(groups, numbers, timer)
+        each = self.source.each(fetch, timer)
         return each, torch.empty(0), np.array([image.shape[:2] for image in each], dtype=np.int64)
 
     def _views(
@@ -190,13 +207,14 @@ class RankLoader:
         from stablerep.data.augment.on_cpu import augment_view
 
         assert size is not None
-        views = np.empty((len(of_row), size, size, 3), dtype=np.uint8)
+        made = _MEMORY[self.memory]((len(of_row), size, size, 3))
+        views = made.numpy()
 
         def make(row: int) -> None:
             views[row] = augment_view(images[of_row[row]], parameters, row, size)
 
         self.source.in_threads(make, range(len(of_row)))
-        return torch.from_numpy(views).permute(0, 3, 1, 2)
+        return made.permute(0, 3, 1, 2)
 
     def _local(
         self, drawn: Callable[[int, int, int], np.ndarray], views: int, sizes: np.ndarray
@@ -210,6 +228,28 @@ class RankLoader:
 
     def _tokens(self, texts: Texts, labels: np.ndarray) -> tuple[Tensor, int]:
         return texts.tokenize([texts.texts[label] for label in labels.tolist()])
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A step's whole batch, which of its captions are this rank's, and their images on the way."""
+
+    step: int
+    batch: Batch
+    mine: slice
+    fetch: Fetch
+
+
+def _pinned(shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+
+
+def _shared(shape: tuple[int, ...]) -> Tensor:
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own loader makes its batches
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+
+_MEMORY = {"plain": plain_memory, "pinned": _pinned, "shared": _shared}
 
 
 def _ahead(
@@ -228,10 +268,10 @@ def _ahead(
 
     def work() -> None:
         try:
-            for step in range(first, end):
+            for share in feed.in_turn(first, end):
                 if abandoned.is_set():
                     return
-                offer(feed.share(step))
+                offer(share)
         except BaseException as error:  # noqa: BLE001  raised again in the thread that consumes
             offer(error)
 

@@ -45,6 +45,7 @@ def shares_by_process(
     process.start()
     received: queue.Queue[RankBatch | BaseException] = queue.Queue(1)
     left = threading.Event()
+    pinned = loader.memory == "pinned"
 
     def offer(item: RankBatch | BaseException) -> bool:
         while not left.is_set():
@@ -67,7 +68,7 @@ def shares_by_process(
                     return
                 loader.source.note(item.damaged, item.decoded)
                 batch = item.batch
-                if not offer(replace(batch, images=batch.images.pin_memory()) if loader.pin else batch):
+                if not offer(replace(batch, images=batch.images.pin_memory()) if pinned else batch):
                     return
         except BaseException as error:  # noqa: BLE001  raised again in the thread that consumes
             offer(error)
@@ -114,8 +115,7 @@ def _work(make: MakeLoader, first: int, end: int, made: Any) -> None:
         loader = make()
         told: set[tuple[int, int]] = set()
         decoded = 0
-        for step in range(first, end):
-            batch = loader.share(step)
+        for batch in loader.in_turn(first, end):
             damaged = {which: why for which, why in loader.source.damage().items() if which not in told}
             told.update(damaged)
             before, decoded = decoded, loader.source.counts()[1]

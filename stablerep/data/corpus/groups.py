@@ -2,9 +2,10 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,11 +13,23 @@ from stablerep.config.names import check_dataset
 from stablerep.data.corpus.opening import committed, open_pieces, usable_manifest
 from stablerep.data.corpus.rows import Captions, Rows, first_with_hash
 from stablerep.errors import InvalidInput, NotFound, TornObject
-from stablerep.shards import Group, IndexedGroup, read_dataset, read_group, read_groups, read_index
+from stablerep.shards import Group, IndexedGroup, read_dataset, read_groups, read_images, read_index
 from stablerep.shards.layout import dataset_prefix, shards_prefix
 from stablerep.storage import S3Access, Store, open_store
 
 logger = logging.getLogger("stablerep.data")
+T = TypeVar("T")
+Read = Callable[[list[tuple[int, IndexedGroup]], list[int]], list[T]]
+"""Reads groups by their shards; told at which place of what was asked for each is."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A group by its shard, with the rows that say where it lies."""
+
+    rows: Rows
+    shard: int
+    group: IndexedGroup
 
 
 class GroupDataset(Sequence[Group]):
@@ -52,27 +65,51 @@ class GroupDataset(Sequence[Group]):
 
     def read(self, indices: Sequence[int]) -> list[Group]:
         """These groups in this order; those that lie together in a shard by one range read."""
+        return self._read(
+            indices,
+            lambda placed, _: read_groups(self._store, self.name, placed),
+            lambda at: self._without_images(indices[at]),
+        )
+
+    def images(self, indices: Sequence[int], numbers: Sequence[Sequence[int]]) -> list[list[bytes]]:
+        """Of each of these groups the encoded images of such numbers; b"" for one that is not there.
+
+        No more of a group is read than from the first to the last of them.
+        """
+        return self._read(
+            indices,
+            lambda placed, at: read_images(self._store, self.name, placed, [numbers[one] for one in at]),
+            lambda at: [b""] * len(numbers[at]),
+        )
+
+    def _placed(self, indices: Sequence[int]) -> Sequence[Placed | None]:
+        """Where groups lie; None for one that has no images."""
         located = [self._pieces.locate(range(len(self))[index]) for index in indices]
-        return self._read_placed([(rows, rows.shard(row), rows.group(row)) for rows, row in located])
+        return [Placed(rows, rows.shard(row), rows.group(row)) for rows, row in located]
 
-    def _read_placed(self, placed: Sequence[tuple[Rows, int, IndexedGroup]]) -> list[Group]:
-        """Groups by shard, with the rows that say where they lie."""
+    def _without_images(self, index: int) -> Group:
+        raise NotFound(self.where(index))
+
+    def _read(self, indices: Sequence[int], read: Read[T], without: Callable[[int], T]) -> list[T]:
+        placed = {at: each for at, each in enumerate(self._placed(indices)) if each is not None}
         try:
-            return read_groups(self._store, self.name, [(shard, group) for _, shard, group in placed])
+            made = read([(each.shard, each.group) for each in placed.values()], list(placed))
         except (NotFound, TornObject):
-            if not any(rows.in_manifest for rows, _, _ in placed):
+            if not any(each.rows.in_manifest for each in placed.values()):
                 raise
-        return [self._read_stale(rows, shard, group) for rows, shard, group in placed]
+            made = [self._read_stale(at, each, read) for at, each in placed.items()]
+        found = dict(zip(placed, made, strict=True))
+        return [found[at] if at in found else without(at) for at in range(len(indices))]
 
-    def _read_stale(self, rows: Rows, shard: int, group: IndexedGroup) -> Group:
+    def _read_stale(self, at: int, placed: Placed, read: Read[T]) -> T:
         """A group that may not be where the manifest says."""
         try:
-            return read_group(self._store, self.name, shard, group)
+            return read([(placed.shard, placed.group)], [at])[0]
         except (NotFound, TornObject):
-            fresh = self._in_index(shard, group) if rows.in_manifest else None
+            fresh = self._in_index(placed.shard, placed.group) if placed.rows.in_manifest else None
             if fresh is None:
                 raise
-            return read_group(self._store, self.name, shard, fresh)
+            return read([(placed.shard, fresh)], [at])[0]
 
     def counts_there(self, indices: np.ndarray) -> np.ndarray:
         """How many images these groups have."""

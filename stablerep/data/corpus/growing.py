@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from stablerep.data.corpus.arriving import ArrivingShards, ShardRows
-from stablerep.data.corpus.groups import GroupDataset, open_dataset
+from stablerep.data.corpus.groups import GroupDataset, Placed, open_dataset
 from stablerep.data.corpus.opening import usable_manifest
 from stablerep.data.corpus.planned import read_plan
 from stablerep.data.corpus.rows import Texts
@@ -79,22 +79,20 @@ class GrowingDataset(GroupDataset):
     def __len__(self) -> int:
         return len(self.captions)
 
-    def read(self, indices: Sequence[int]) -> list[Group]:
-        """These groups, once they are there; without images those that never will be."""
+    def _placed(self, indices: Sequence[int]) -> list[Placed | None]:
+        """Where groups lie, once they are there; None for one that never will be."""
         positions = np.array([range(len(self))[index] for index in indices], dtype=np.int64)
         asked = zip(self._shard_of(positions).tolist(), self._ids[positions].tolist(), strict=True)
-        placed = [(shard, id_, self._rows_there(shard)) for shard, id_ in asked]
-        found = [None if there is None else there.group(id_) for _, id_, there in placed]
-        wanted = [
-            (there.rows, shard, group)
-            for (shard, _, there), group in zip(placed, found, strict=True)
-            if there is not None and group is not None
-        ]
-        read = iter(self._read_placed(wanted))
-        return [
-            Group(id_, self.captions[position], ()) if group is None else next(read)
-            for position, (_, id_, _), group in zip(positions.tolist(), placed, found, strict=True)
-        ]
+        placed: list[Placed | None] = []
+        for shard, id_ in asked:
+            there = self._rows_there(shard)
+            group = None if there is None else there.group(id_)
+            placed.append(None if there is None or group is None else Placed(there.rows, shard, group))
+        return placed
+
+    def _without_images(self, index: int) -> Group:
+        position = range(len(self))[index]
+        return Group(int(self._ids[position]), self.captions[position], ())
 
     def where(self, index: int) -> str:
         shard = int(self._shard_of(np.array(index)))

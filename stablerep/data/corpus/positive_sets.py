@@ -202,10 +202,20 @@ class Corpus:
 
         Those that lie together in a shard come by one range read.
         """
+        dataset, within = self._within(groups)
+        return [group.encoded for group in dataset.read(within)]
+
+    def images(self, groups: Sequence[int], numbers: Sequence[Sequence[int]]) -> list[list[bytes]]:
+        """Of such groups the encoded images of these numbers, a list for each: no more is read than between
+        the first and the last of them."""
+        dataset, within = self._within(groups)
+        return dataset.images(within, numbers)
+
+    def _within(self, groups: Sequence[int]) -> tuple[GroupDataset, list[int]]:
         first = 0
         for dataset in self.datasets:
             if groups[0] < first + len(dataset):
-                return [group.encoded for group in dataset.read([number - first for number in groups])]
+                return dataset, [number - first for number in groups]
             first += len(dataset)
         raise IndexError("no such group")
 

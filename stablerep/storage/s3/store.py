@@ -1,7 +1,4 @@
-"""A store in an S3 bucket (AWS, MinIO and alike), through the `minio` client.
-
-Beside it: s3_access.py (reaching a server), s3_create.py (create-if-absent), s3_errors.py (its answers).
-"""
+"""A store in an S3 bucket (AWS, MinIO and alike), through the `minio` client."""
 
 import io
 import os

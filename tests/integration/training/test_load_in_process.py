@@ -26,11 +26,13 @@ from stablerep.storage import open_store
 from tests.unit.data.test_batches import jpeg
 
 
-def loader_of(url: str) -> RankLoader:
+def loader_of(url: str, view_size: int | None = 16, **settings) -> RankLoader:
     corpus = Corpus((GroupDataset(url),))
     sets = make_positive_sets(corpus.labels(), corpus.image_counts, at_least=2)
     order = BatchOrder(sets, seed=1, captions=4, images_per_caption=2)
-    return RankLoader(order, ImageSource(corpus, memory=None), AugmentConfig(), 1, 0, 1, view_size=16)
+    return RankLoader(
+        order, ImageSource(corpus, memory=None), AugmentConfig(), 1, 0, 1, view_size=view_size, **settings
+    )
 
 
 @pytest.fixture
@@ -58,10 +60,13 @@ def equal(one, other) -> bool:
     )
 
 
-def test_batches_and_what_is_damaged_are_the_same(url):
-    own, other = loader_of(url), loader_of(url)
+@pytest.mark.parametrize("view_size", [16, None])
+def test_batches_and_what_is_damaged_are_the_same(url, view_size):
+    own, other = loader_of(url, view_size), loader_of(url, view_size)
     wanted = list(own.shares(2, 9, 2))
-    got = list(shares_by_process(other, partial(loader_of, url), 2, 9, 2))
+    there = partial(loader_of, url, view_size, memory="shared")
+    assert there().share(2).images.is_shared()
+    got = list(shares_by_process(other, there, 2, 9, 2))
     assert len(got) == 7
     assert all(equal(a, b) for a, b in zip(got, wanted, strict=True))
     assert own.source.damage() == other.source.damage() != {}

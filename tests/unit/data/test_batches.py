@@ -1,6 +1,8 @@
 """Which groups and images a step sees: a function of seed and step, the same for any number of ranks."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from stablerep.errors import InvalidInput, NotFound
 from stablerep.methods.interface import LocalCrops
 from stablerep.shards import Group, build_tar, commit_shard, skipped_group
 from stablerep.storage import open_store
+from stablerep.storage.local.store import LocalStore
 
 
 def jpeg(value: int, size: int = 8) -> bytes:
@@ -186,8 +189,8 @@ def test_pixels_are_the_same_kept_or_read_anew(dataset):
     assert kept.kept
     assert not streamed.kept
     groups, numbers = np.array([0, 3, 8, 3]), np.array([2, 0, 1, 2])
-    pixels = kept.images(groups, numbers)
-    assert torch.equal(pixels.images, streamed.images(groups, numbers).images)
+    pixels = kept.images(kept.fetch(groups, numbers))
+    assert torch.equal(pixels.images, streamed.images(streamed.fetch(groups, numbers)).images)
     assert pixels.images[:, 0, 0, 0].tolist() == [2, 40, 91, 42]
     assert pixels.sizes.tolist() == [[8, 8]] * 4
 
@@ -203,7 +206,7 @@ def test_images_keep_their_aspect_and_are_shrunk_to_the_resolution(tmp_path, mem
     images = (sized(8, 12, 50), sized(40, 20, 90), sized(20, 80, 130))
     dataset = GroupDataset(write_dataset((tmp_path / "store").as_uri(), [Group(0, "shoe", images)]))
     source = ImageSource(Corpus((dataset,)), memory=memory, resolution=10)
-    pixels = source.images(np.zeros(3, np.int64), np.arange(3))
+    pixels = source.images(source.fetch(np.zeros(3, np.int64), np.arange(3)))
     assert pixels.sizes.tolist() == [[8, 12], [20, 10], [10, 40]]
     assert pixels.images.shape == (3, 3, 20, 40)
     for row, (height, width) in enumerate(pixels.sizes.tolist()):
@@ -223,12 +226,96 @@ def test_a_damaged_image_is_replaced_within_its_group_and_named(tmp_path, memory
     ]
     dataset = GroupDataset(write_dataset((tmp_path / "store").as_uri(), groups, per_shard=2))
     source = ImageSource(Corpus((dataset,)), memory=memory, resolution=32)
-    pixels = source.images(np.array([1, 1, 2, 0]), np.array([1, 0, 0, 1])).images
+    pixels = source.images(source.fetch(np.array([1, 1, 2, 0]), np.array([1, 0, 0, 1]))).images
     assert pixels[:, 0, 0, 0].tolist() == [110, 10, 128, 60]
     assert {place for place in source.damaged if place[0] == 1} == {(1, 1)}
     assert source.counts()[0] == 4
     assert f"image 1 of caption 7 in shard 0 of {dataset.url}" in source.describe_damage()
     assert f"image 0 of caption 8 in shard 1 of {dataset.url}" in source.describe_damage()
+
+
+@pytest.mark.parametrize("memory", [0, 10**9])
+def test_an_image_that_is_asked_for_twice_is_decoded_once(dataset, memory):
+    source = ImageSource(Corpus((dataset,)), memory=memory)
+    before = source.counts()[1]
+    fetch = source.fetch(np.array([4, 0, 4, 4, 0]), np.array([1, 2, 1, 0, 2]))
+    pixels = source.images(fetch)
+    assert source.counts()[1] - before == (0 if source.kept else 3)
+    assert pixels.images[:, 0, 0, 0].tolist() == [51, 2, 51, 50, 2]
+    assert [image[0, 0, 0] for image in source.each(fetch)] == [51, 2, 51, 50, 2]
+
+
+def test_images_one_by_one_stay_until_the_thread_asks_for_others(dataset):
+    """Their memory is used again, by the same thread alone, where a batch needs no more."""
+    source = ImageSource(Corpus((dataset,)), memory=0)
+    one, other = (source.fetch(np.array([group] * 2), np.array([0, 1])) for group in (0, 1))
+    first = source.each(one)
+    with ThreadPoolExecutor(1) as thread:
+        assert [image[0, 0, 0] for image in thread.submit(source.each, other).result()] == [10, 11]
+    assert [image[0, 0, 0] for image in first] == [0, 1]
+    assert np.shares_memory(source.each(other)[0], first[0])
+
+
+@pytest.mark.parametrize("sizes", [(9, 9, 9, 9), (9, 9, 9, 20), (20, 9, 9, 9), (9, 12, 15, 20)])
+@pytest.mark.parametrize("broken", [None, 0, 3])
+def test_sizes_that_differ_and_damage_in_any_place_give_the_same_pixels(tmp_path, sizes, broken):
+    """Images are decoded where the batch is to be, if they have one size as their headers say."""
+    encoded = [jpeg(40 * place + 20, size) for place, size in enumerate(sizes)]
+    if broken is not None:
+        encoded[broken] = encoded[broken][:-40]  # its header is whole
+    groups = [Group(0, "shoe", tuple(encoded)), Group(1, "bag", (jpeg(5, 9),) * 4)]
+    corpus = Corpus((GroupDataset(write_dataset((tmp_path / "store").as_uri(), groups)),))
+    kept, streamed = ImageSource(corpus), ImageSource(corpus, memory=0)
+    for group in (1, 0, 1):
+        asked = np.array([group] * 5), np.array([3, 0, 1, 2, 0])
+        wanted, found = kept.images(kept.fetch(*asked)), streamed.images(streamed.fetch(*asked))
+        assert torch.equal(wanted.images, found.images)
+        assert np.array_equal(wanted.sizes, found.sizes)
+        each = streamed.each(streamed.fetch(*asked))
+        assert all(map(np.array_equal, kept.each(kept.fetch(*asked)), each))
+    assert kept.damage() == streamed.damage()
+    assert len(kept.damage()) == (broken is not None)
+
+
+def test_no_more_is_read_than_from_the_first_to_the_last_wanted_image(tmp_path, monkeypatch):
+    images = tuple(jpeg(value, 64) for value in range(0, 200, 20))
+    groups = [Group(number, f"shoe {number}", images) for number in range(4)]
+    corpus = Corpus((GroupDataset(write_dataset((tmp_path / "store").as_uri(), groups)),))
+    source, ranges = ImageSource(corpus, memory=0), []
+    monkeypatch.setattr(
+        LocalStore,
+        "get_range",
+        lambda store, key, offset, length, read=LocalStore.get_range: (
+            ranges.append(length) or read(store, key, offset, length)
+        ),
+    )
+    fetch = source.fetch(np.array([2, 0, 0]), np.array([4, 9, 7]))
+    assert source.images(fetch).images[:, 0, 0, 0].tolist() == [80, 180, 140]
+    member = 512 + len(images[0])
+    assert sorted(ranges)[0] == member
+    assert 3 * member <= sorted(ranges)[1] < 4 * member + 1024
+
+
+def test_the_next_steps_images_are_read_while_one_steps_are_decoded(dataset, monkeypatch):
+    order = BatchOrder(pools_of(dataset), seed=1, captions=4, images_per_caption=2)
+    calls = []
+
+    def told(name):
+        real = getattr(ImageSource, name)
+        monkeypatch.setattr(ImageSource, name, lambda *args: calls.append(name) or real(*args))
+
+    told("fetch")
+    told("images")
+    plain = RankLoader(order, ImageSource(Corpus((dataset,)), memory=0), AugmentConfig(), 1, 0, 1)
+    shares = list(plain.in_turn(3, 6))
+    assert calls == ["fetch", "fetch", "images", "fetch", "images", "images"]
+    for step, share in zip(range(3, 6), shares, strict=True):
+        assert share.step == step
+        assert torch.equal(share.images, plain.share(step).images)
+    calls.clear()
+    # Images that only the next step needs may not be there for hours.
+    list(replace(plain, counts_there=dataset.counts_there).in_turn(3, 6))
+    assert calls == ["fetch", "images"] * 3
 
 
 def test_images_none_of_which_can_be_decoded_are_refused(tmp_path):

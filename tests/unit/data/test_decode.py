@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stablerep.data.decode import decode_image
+from stablerep.data.decode import decode_image, image_size
 from stablerep.data.files import DAMAGED
 
 
@@ -34,6 +34,12 @@ def test_the_numbers_are_pillows(name):
     with Image.open(io.BytesIO(FILES[name])) as image:
         wanted = np.array(image.convert("RGB"))
     np.testing.assert_array_equal(decode_image(FILES[name]), wanted)
+    assert image_size(FILES[name]) == wanted.shape[:2]
+    place, other = np.zeros_like(wanted), np.zeros((8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(decode_image(FILES[name], place), wanted)
+    assert (decode_image(FILES[name], place) is place) == ("jpeg" in name and "CMYK" not in name)
+    np.testing.assert_array_equal(decode_image(FILES[name], other), wanted)
+    assert not other.any()
 
 
 @pytest.mark.parametrize("name", ["jpeg", "progressive jpeg", "png", "webp"])
@@ -42,6 +48,8 @@ def test_a_file_that_ends_early_is_damaged(name):
         decode_image(FILES[name][: len(FILES[name]) // 2])
     with pytest.raises(DAMAGED):
         decode_image(b"\xff\xd8 no image")
+    with pytest.raises(DAMAGED):
+        image_size(b"\xff\xd8 no image")
 
 
 def test_a_file_that_claims_to_be_huge_is_refused_before_memory_is_taken():
@@ -51,3 +59,5 @@ def test_a_file_that_claims_to_be_huge_is_refused_before_memory_is_taken():
     data[place : place + 4] = (64_000).to_bytes(2) * 2
     with pytest.raises(Image.DecompressionBombError):
         decode_image(bytes(data))
+    with pytest.raises(Image.DecompressionBombError):
+        image_size(bytes(data))

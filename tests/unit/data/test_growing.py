@@ -75,6 +75,10 @@ def check(found: GrowingDataset, ids: list[int]) -> None:
     for id_, one in zip(ids, found.read(ids), strict=True):
         assert (one.caption_id, one.caption) == (id_, f"caption {id_}")
         assert one.encoded == (() if id_ == SKIPPED else group(id_).encoded)
+    numbers = [[1, 0, 5][: id_ % 4] for id_ in ids]  # five: there is no such image
+    for id_, wanted, images in zip(ids, numbers, found.images(ids, numbers), strict=True):
+        there = () if id_ == SKIPPED else group(id_).encoded
+        assert images == [there[number] if number < len(there) else b"" for number in wanted]
     assert found.counts_there(np.array(ids)).tolist() == [0 if id_ == SKIPPED else 2 for id_ in ids]
 
 
@@ -124,6 +128,7 @@ def test_a_shard_that_was_made_again_is_found_by_its_index(growing, caplog):
     growing.commit([5], mark=b"again")
     (one,) = found.read([10])
     assert one.encoded == group(10, b"again").encoded
+    assert found.images([10, 12], [[1], [0, 1]]) == [[one.encoded[1]], list(group(12).encoded)]
     assert "the manifest" in caplog.text
 
 

@@ -17,6 +17,7 @@ from stablerep.shards import (
     find_group,
     read_group,
     read_groups,
+    read_images,
     read_index,
     skipped_group,
     write_captions,
@@ -116,6 +117,26 @@ def test_groups_that_lie_together_come_by_one_read(tmp_path: Path) -> None:
     assert read_groups(store, "shoes", []) == []  # type: ignore[arg-type]
 
 
+def test_of_a_group_no_more_than_the_wanted_images_is_read(tmp_path: Path) -> None:
+    store = Counting(open_store(tmp_path))
+    groups = [
+        Group(n, f"caption {n}", tuple(bytes([10 * n + k]) * (50 << 10) for k in range(4))) for n in range(3)
+    ]
+    commit_shard(store.store, "shoes", 0, build_tar(groups))
+    placed = indexed(store, 0)
+    store.calls.clear()
+    wanted = [[3, 1, 3], [], [0, 9]]
+    found = read_images(store, "shoes", placed, wanted)  # type: ignore[arg-type]
+    assert found == [[groups[0].encoded[n] for n in (3, 1, 3)], [], [groups[2].encoded[0], b""]]
+    assert store.calls["get_range"] == 2, "more lies between them than a request costs"
+    store.calls.clear()
+    assert read_images(store, "shoes", placed[:2], [[3], [0]]) == [  # type: ignore[arg-type]
+        [groups[0].encoded[3]],
+        [groups[1].encoded[0]],
+    ]
+    assert store.calls["get_range"] == 1
+
+
 def test_groups_far_apart_or_large_are_read_by_themselves(tmp_path: Path) -> None:
     store = Counting(open_store(tmp_path))
     large = [Group(n, f"caption {n}", (bytes([n + 1]) * (3 << 20),)) for n in range(5)]
@@ -136,6 +157,8 @@ def test_a_changed_tar_is_told_with_the_group_that_is_not_there(tmp_path: Path) 
     store.store.put(shard_key("shoes", 0), other)
     with pytest.raises(TornObject, match=r"caption 1\b"):
         read_groups(store, "shoes", placed)  # type: ignore[arg-type]
+    with pytest.raises(TornObject, match=r"caption 1\b"):
+        read_images(store, "shoes", placed, [[0]] * 3)  # type: ignore[arg-type]
     store.store.put(shard_key("shoes", 0), other[:600])
     with pytest.raises(TornObject, match="reconcile shoes --verify"):
         read_groups(store, "shoes", placed)  # type: ignore[arg-type]

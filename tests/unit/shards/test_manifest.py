@@ -150,6 +150,7 @@ def test_a_stale_manifest_is_found_when_a_group_is_read(store, caplog):
     place = list(dataset.captions).index("caption 15")
     with caplog.at_level(logging.WARNING):
         assert dataset[place].encoded[1] == dataset[place + 1].encoded[1] == b"made again, longer"
+        assert dataset.images([place, 0], [[1], [0]]) == [[b"made again, longer"], [dataset[0].encoded[0]]]
     assert len(caplog.records) == 1
     assert write(store) == [False, False], "nothing says so from outside"
     assert write(store, verify=True) == [True, False]
@@ -162,3 +163,5 @@ def test_a_damaged_tar_is_still_one(store):
     dataset = GroupDataset(url(store))
     with pytest.raises(TornObject, match="reconcile"):
         dataset[list(dataset.captions).index("caption 15")]
+    with pytest.raises(TornObject, match="reconcile"):
+        dataset.images([list(dataset.captions).index("caption 15")], [[0]])
