@@ -13,6 +13,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from stablerep.building import missing_to_build
+from stablerep.cores import cores
 from stablerep.demo.settings import DEMO_BYTES
 from stablerep.errors import InvalidInput, StableRepError
 
@@ -90,18 +91,18 @@ def _disk() -> Finding:
 
 
 def _compute() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = f"{cores()} cores"
     if importlib.util.find_spec("torch") is None:
-        return Finding("note", "compute", f"{cores} cores; no torch, so only the client works here")
+        return Finding("note", "compute", f"{usable}; no torch, so only the client works here")
     import torch
 
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         if missing := missing_to_build():
-            text = f"{cores} cores, GPUs: {names}; they run without compiled kernels: {missing}"
+            text = f"{usable}, GPUs: {names}; they run without compiled kernels: {missing}"
             return Finding("note", "compute", text, "see docs/performance.md, Compiled networks")
-        return Finding("ok", "compute", f"{cores} cores, GPUs: {names}")
-    return Finding("ok", "compute", f"{cores} cores, no GPU: the `tiny` preset runs here, `sd15` wants a GPU")
+        return Finding("ok", "compute", f"{usable}, GPUs: {names}")
+    return Finding("ok", "compute", f"{usable}, no GPU: the `tiny` preset runs here, `sd15` wants a GPU")
 
 
 def _settings() -> Iterator[Finding]:

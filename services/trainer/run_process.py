@@ -10,6 +10,7 @@ from typing import Protocol
 
 from services.trainer.exits import CANNOT, FINISHED, STOPPED
 from stablerep.config.settings import Settings
+from stablerep.cores import cores
 from stablerep.local.children import Child, how_it_ended, wait_or_kill
 from stablerep.runs.records import (
     RunEnd,
@@ -108,7 +109,7 @@ class RunProcess:
         return True
 
     def _child(self, folder: Path) -> Child:
-        threads = max(1, (os.cpu_count() or 1) // self._spec.resources.processes)
+        threads = max(1, cores() // self._spec.resources.processes)
         environment = {
             "STABLEREP_STORE_URL": self._settings.store_url,
             "STABLEREP_TRAINER__METRICS_ADDRESS": self._settings.trainer.metrics_address,

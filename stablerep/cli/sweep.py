@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from stablerep.cli.connection import Connection, connected
 from stablerep.cli.elsewhere import Gpus, On, is_elsewhere
 from stablerep.cli.models import typed_command
+from stablerep.cores import cores
 from stablerep.errors import InvalidInput, StableRepError
 from stablerep.progress import console
 
@@ -107,7 +107,7 @@ def sweep(
                 launcher, at_once = "" if on == "gateway" else on, processes or _AT_ONCE_ELSEWHERE
                 execution = RemoteExecution(plans, out, client, launcher, gpus, at_once, command, given)
             else:
-                at_once = processes or max(1, (os.cpu_count() or 1) // threads)
+                at_once = processes or max(1, cores() // threads)
                 execution = Execution(plans, out, at_once, threads, command, given)
             execution.run()
     except KeyboardInterrupt:

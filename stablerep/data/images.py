@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stablerep.cores import cores
 from stablerep.data.corpus.offsets import Offsets
 from stablerep.data.corpus.positive_sets import Corpus
 from stablerep.data.decode import decode_image, image_size, resize
@@ -20,7 +21,7 @@ from stablerep.data.files import DAMAGED, why_damaged
 from stablerep.errors import InvalidInput
 
 _FETCHES = 32  # groups asked of a store at once: at 30 ms each, a thousand a second
-_DECODERS = 8  # images decoded at once, which releases the interpreter lock
+_DECODERS = min(8, cores())  # images decoded at once; threads without a core wait for Python's lock
 _NAMED = 5  # damaged images that a message names
 _GREY = 128
 Result = TypeVar("Result")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stablerep.cores import cores
 from stablerep.demo.generate import generate_images
 from stablerep.demo.pace import Overall, estimate, measure_side_by_side
 from stablerep.demo.probe import probe_all
@@ -124,12 +125,11 @@ def _check_disk(out: Path) -> None:
 
 def _announcement(out: Path, settings: DemoSettings, resumed: bool) -> str:
     runs = settings.seeds * len(settings.methods)
-    cores = os.cpu_count() or 1
     return (
         f"{'Resuming the demo' if resumed else 'Demo'} in {out}: {settings.images:,} images from "
         f"{settings.captions:,} captions, {runs} training runs of {settings.training_steps:,} steps, "
         "probes on real photographs.\n"
-        f"It uses 2 cores (this machine has {cores}); nothing is downloaded. "
+        f"It uses 2 cores (this machine has {cores()}); nothing is downloaded. "
         "Ctrl-C stops it, the same command resumes it."
     )
 
