@@ -22,6 +22,7 @@ from stablerep.errors import InvalidInput
 
 _FETCHES = 32  # groups asked of a store at once: at 30 ms each, a thousand a second
 _DECODERS = min(8, cores())  # images decoded at once; threads without a core wait for Python's lock
+_PARTS = 4  # of a batch to each decoder, so that one with dear images is not waited for
 _NAMED = 5  # damaged images that a message names
 _GREY = 128
 Result = TypeVar("Result")
@@ -147,7 +148,11 @@ class ImageSource:
 
     def in_threads(self, work: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
         """What `work` makes of each item, in order; the decoders share the items."""
-        return list(self._decoders.map(work, items))
+        size = -(-len(items) // (_PARTS * _DECODERS))
+        parts = [items[start : start + size] for start in range(0, len(items), size or 1)]
+        return [
+            made for part in self._decoders.map(lambda part: list(map(work, part)), parts) for made in part
+        ]
 
     def counts(self) -> tuple[int, int]:
         """Different images found damaged so far, and images decoded so far."""

@@ -29,6 +29,7 @@ from stablerep.errors import NotFound
 from stablerep.methods.interface import LocalCrops
 
 _ASK_SECONDS = 0.1
+_SMALL = 96  # pixels: a smaller view is made in less time than threads take to hand Python's lock on
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, int]]
 
 
@@ -213,7 +214,11 @@ class RankLoader:
         def make(row: int) -> None:
             views[row] = augment_view(images[of_row[row]], parameters, row, size)
 
-        self.source.in_threads(make, range(len(of_row)))
+        if size < _SMALL:
+            for row in range(len(of_row)):
+                make(row)
+        else:
+            self.source.in_threads(make, range(len(of_row)))
         return made.permute(0, 3, 1, 2)
 
     def _local(
