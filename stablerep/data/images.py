@@ -68,6 +68,11 @@ class Fetch:
     of: np.ndarray
     runs: Sequence[Future[list[list[bytes]]]]
 
+    def cancel(self) -> None:
+        """Reads nothing more of it than is being read."""
+        for run in self.runs:
+            run.cancel()
+
 
 def plain_memory(shape: tuple[int, ...]) -> Tensor:
     """Of this process alone; numpy asks the system for large pages, which torch does not."""

@@ -105,10 +105,14 @@ class RankLoader:
         """The shares of steps first..end-1, the next one's images being read while one's are decoded."""
         ahead = 0 if self.counts_there else 1  # no step waits for images that only the next one needs
         begun: deque[_Begun] = deque()
-        for step in range(first, end):
-            while len(begun) <= ahead and step + len(begun) < end:
-                begun.append(self._begin(step + len(begun)))
-            yield self._finish(begun.popleft())
+        try:
+            for step in range(first, end):
+                while len(begun) <= ahead and step + len(begun) < end:
+                    begun.append(self._begin(step + len(begun)))
+                yield self._finish(begun.popleft())
+        finally:
+            for left in begun:
+                left.fetch.cancel()
 
     def _begin(self, step: int) -> "_Begun":
         batch = self._complete(self.order.batch(step))

@@ -1,6 +1,7 @@
 """Which groups and images a step sees: a function of seed and step, the same for any number of ranks."""
 
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -316,6 +317,29 @@ def test_the_next_steps_images_are_read_while_one_steps_are_decoded(dataset, mon
     # Images that only the next step needs may not be there for hours.
     list(replace(plain, counts_there=dataset.counts_there).in_turn(3, 6))
     assert calls == ["fetch", "images"] * 3
+
+
+def test_what_nobody_waits_for_any_more_is_not_read(dataset, monkeypatch):
+    """A process that ends would wait for it."""
+    order = BatchOrder(pools_of(dataset), seed=1, captions=4, images_per_caption=2)
+    source = ImageSource(Corpus((dataset,)), memory=0)
+    source._fetchers = ThreadPoolExecutor(1)
+    fetches, go_on = [], threading.Event()
+    fetch = source.fetch
+
+    def blocked(groups, numbers):
+        if fetches:
+            source._fetchers.submit(go_on.wait)
+        fetches.append(fetch(groups, numbers))
+        return fetches[-1]
+
+    monkeypatch.setattr(source, "fetch", blocked)
+    shares = RankLoader(order, source, AugmentConfig(), 1, 0, 1).in_turn(0, 9)
+    next(shares)
+    shares.close()
+    go_on.set()
+    assert len(fetches) == 2
+    assert all(run.cancelled() for run in fetches[1].runs)
 
 
 def test_images_none_of_which_can_be_decoded_are_refused(tmp_path):
