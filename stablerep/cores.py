@@ -21,11 +21,11 @@ def cores(cgroup: Path = _CGROUP) -> int:
 def _limit(cgroup: Path) -> float | None:
     """Cores' time a second, by cgroup v2 or v1; None without a limit."""
     try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
+        quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):
         try:
-            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text(encoding="ascii")
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text(encoding="ascii")
         except OSError:
             return None
     try:

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from stablerep.building import missing_to_build
+from stablerep.building import missing_to_build, pin_rounding
 from stablerep.config.recipe import Recipe
 from stablerep.devices import short_of_memory
 from stablerep.errors import NotFound, StableRepError, TornObject
@@ -109,6 +109,7 @@ def compile_networks(
     if loaded.device.type == "cuda" and (missing := missing_to_build()):
         raise CannotCompile(f"{recipe.model} cannot be compiled here: {missing}")
     assert loaded.denoiser is not None  # `can_compile` says so
+    pin_rounding()
     batch = batch or recipe.batch_images
     with ExitStack() as failed:
         # Images made without must not depend on what was the fastest here, which no group would tell.

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stablerep.building import missing_to_build
+from stablerep.building import missing_to_build, pin_rounding
 from stablerep.progress import console
 from stablerep.runs.config import TrainConfig
 
@@ -29,6 +29,7 @@ def compile_blocks(encoder: Any, blocks: list[nn.Module], config: TrainConfig, d
         torch._dynamo.config.suppress_errors = True
     if not config.compile:
         return
+    pin_rounding()
     for module in blocks or [encoder]:
         if config.recompute:  # a checkpoint comes around it, and torch compiles nothing that it enters by one
             module.forward = torch.compile(module.forward)

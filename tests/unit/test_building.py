@@ -4,12 +4,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
 
 from stablerep import building
-from stablerep.building import missing_to_build
+from stablerep.building import missing_to_build, pin_rounding
 
 
 @pytest.fixture
@@ -56,3 +57,15 @@ def test_a_folder_that_code_may_be_loaded_from(headers, monkeypatch, tmp_path):
     finally:
         subprocess.run(["umount", str(folder)], check=True)
     assert missing_to_build() == ""
+
+
+def test_triton_rounds_as_it_does_today_and_warns_of_nothing(monkeypatch):
+    language = pytest.importorskip("triton.knobs").language
+    for given, fused in (("1", True), ("0", False), (None, True)):
+        monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", given or "")
+        if given is None:
+            monkeypatch.delenv("TRITON_DEFAULT_FP_FUSION")
+        pin_rounding()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert language.fp_fusion_enabled(None) is fused
