@@ -15,7 +15,8 @@ sampling  images/s of the preset sd15 through JPEG, and of a loop over diffusers
 kernels   one compiled pass of the UNet: diffusers', and the package's with the fastest attention, with
           torch's own, as a CUDA graph, and with what torch's longer search for kernels finds; each way of
           attention for each shape. Not among the parts that run by themselves: it compiles five times
-remake    how many groups, made again alone by a generator of their own, have the same bytes
+remake    how many groups, made again alone by another process, have the same bytes; how long each of the two
+          took to start, from no artifact and from one
 loss      the multi-positive loss at growing batches, beside the dense one: time and memory
 step      views/s of a training step on tensors that are there: a plain timm loop, and the learner; MFU;
           how often the host waits for the GPU in a step
@@ -35,10 +36,11 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -385,32 +387,57 @@ def kernels(sizes: Sizes, folder: Path, report: Report) -> None:
 
 
 def remake(sizes: Sizes, folder: Path, report: Report) -> None:
-    """Groups made together and one by one; on a GPU compiled, and loaded from the artifact in between."""
+    """Groups made together by one process, which is killed, and one by one by another, in other order.
+
+    On a GPU they are compiled by the first, and by the other loaded from the artifact.
+    """
+    save_stable_diffusion(folder / "sd", sizes)
+    together, alone = ([*range(sizes.remade)],), [(number,) for number in reversed(range(sizes.remade))]
+    first = dict(_made_in_a_process(sizes, folder, together, partial(report, "cold_start_seconds")))
+    again = _made_in_a_process(sizes, folder, alone, partial(report, "artifact_start_seconds"))
+    same = 0
+    for tried, (number, encoded) in enumerate(again, 1):
+        same += encoded == first[number]
+        report("same_bytes", f"{same} of {tried}")
+
+
+def _made_in_a_process(
+    sizes: Sizes, folder: Path, calls: Sequence[Sequence[int]], started: Callable[[float], None]
+) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+    """Number and JPEGs of each group, made by a process that ends with SIGKILL; how long it took to start."""
+    context = torch.multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_make, args=(sizes, folder, calls, sender))
+    began = time.perf_counter()
+    process.start()
+    sender.close()
+    try:
+        receiver.recv()
+        started(round(time.perf_counter() - began, 1))
+        for _ in range(sum(map(len, calls))):
+            yield receiver.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
+def _make(sizes: Sizes, folder: Path, calls: Sequence[Sequence[int]], sender: Connection) -> None:
     from stablerep.captions import Caption
     from stablerep.generation import Generator, load_pipeline
     from stablerep.generation.compiled import compile_networks
     from stablerep.storage import open_store
 
-    save_stable_diffusion(folder / "sd", sizes)
     recipe = _recipe(folder / "sd", sizes, steps=min(4, sizes.sampling_steps))
-    captions = [Caption(index, text) for index, text in enumerate(_captions(sizes.remade))]
-
-    def generator() -> Generator:
-        pipeline = load_pipeline(recipe)
-        store, compiled = open_store(folder / "store"), None
-        if _DEVICE == "cuda":
-            began = time.perf_counter()
-            compiled = compile_networks(pipeline, recipe, store)
-            report("start_seconds", round(time.perf_counter() - began, 1))  # the second: from the artifact
-        return Generator(recipe, seed=3, pipeline=pipeline, compiled=compiled)
-
-    first = {group.caption_id: group.encoded for group in generator().generate(captions)}
-    again = generator()
-    same = 0
-    for caption in captions:
-        (group,) = again.generate([caption])
-        same += group.encoded == first[caption.id]
-        report("same_bytes", f"{same} of {caption.id + 1}")
+    pipeline, compiled = load_pipeline(recipe), None
+    if _DEVICE == "cuda":
+        compiled = compile_networks(pipeline, recipe, open_store(folder / "store"))
+    sender.send("started")
+    generator = Generator(recipe, seed=3, pipeline=pipeline, compiled=compiled)
+    texts = _captions(sizes.remade)
+    for numbers in calls:
+        for group in generator.generate([Caption(number, texts[number]) for number in numbers]):
+            sender.send((group.caption_id, group.encoded))
+    signal.pause()
 
 
 def loss(sizes: Sizes, folder: Path, report: Report) -> None:

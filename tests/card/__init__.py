@@ -1,8 +1,9 @@
 """A stand-in for a card with CUDA: what torch does on it, and in what order, is tested where there is none.
 
 `runtime.c` takes the place of the CUDA runtime, so that torch's allocator, streams, events, pinned memory and
-random generators are the real ones; `operations` runs each operation on the host. Nothing here is fast, and
-no kernel of a card is run: neither their speed nor their last bits can be found out.
+random generators are the real ones; `operations` runs each operation on the host. Compiled graphs run
+operation by operation; or torch's compiler writes Triton kernels for them, which `interpreter` runs. Nothing
+here is fast, and no kernel runs on a card: neither speed nor last bits can be found out.
 """
 
 import os
@@ -11,10 +12,12 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tests.paths import ROOT
 
 FOLDER = Path(__file__).parent
+_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 def build_runtime(folder: Path) -> Path:
@@ -29,18 +32,25 @@ def build_runtime(folder: Path) -> Path:
     return library
 
 
-def environment(library: Path, **settings: object) -> dict[str, str]:
-    """Of a process with cards: `bytes` of each, their `count`; torch's `sanitizer`, which looks for races."""
+def environment(library: Path, compiler: bool = False, **settings: object) -> dict[str, str]:
+    """Of a process with cards: `bytes` of each, their `count`; torch's `sanitizer`, which looks for races.
+
+    With `compiler`, torch's compiler writes kernels, and they are interpreted.
+    """
+    caches = {name: str(library.parent / name.lower()) for name in _CACHES} if compiler else {}
+    interpreter = {"TRITON_INTERPRET": "1", "TRITON_LIBCUDA_PATH": str(library.parent)} if compiler else {}
     return {
         **os.environ,
         "LD_PRELOAD": str(library),
         "PYTHONPATH": f"{FOLDER / 'startup'}:{ROOT}",
         "OMP_NUM_THREADS": "1",
+        **caches,
+        **interpreter,
         **{f"CARD_{name.upper()}": str(value) for name, value in settings.items()},
     }
 
 
-def run(library: Path, *arguments: str, status: int = 0, **settings: object) -> str:
+def run(library: Path, *arguments: str, status: int = 0, **settings: Any) -> str:
     """What a Python with these arguments prints on cards; fails with all its output if it ends otherwise."""
     command = [sys.executable, *arguments]
     done = subprocess.run(

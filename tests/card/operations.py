@@ -136,9 +136,11 @@ def _numbers_of(generator: torch.Generator) -> torch.Generator:
 def start() -> None:
     """From here on in this process, all its threads included.
 
-    Compiled graphs are captured as ever and run operation by operation; processes talk by gloo.
+    Compiled graphs are captured as ever and run operation by operation, unless Triton's kernels are
+    interpreted; processes talk by gloo.
     """
-    torch.backends.cudnn.enabled = False
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    torch.backends.cudnn.enabled = interpreted  # the compiler expects the layout of its convolutions
     torch.backends.mkldnn.enabled = False  # some of its kernels in bfloat16 leave gradients undefined
     for kind in ("flash", "mem_efficient", "cudnn"):  # attention by its formula
         getattr(torch.backends.cuda, f"enable_{kind}_sdp")(False)
@@ -150,14 +152,19 @@ def start() -> None:
             run_thread(thread)
 
     threading.Thread.run = run  # type: ignore[method-assign]
-    torch.compile = lambda model=None, **how: compile_(
-        model, backend="aot_eager", fullgraph=how.get("fullgraph", False), dynamic=how.get("dynamic")
-    )
-    nn.Module.compile = lambda module, **_: setattr(
-        module, "_compiled_call_impl", torch.compile(module._call_impl)
-    )
-    torch.compiler.save_cache_artifacts = lambda: (b"", None)
-    torch.compiler.load_cache_artifacts = lambda _: None
+    if interpreted:
+        from tests.card import interpreter
+
+        interpreter.start(OnHost)
+    else:
+        torch.compile = lambda model=None, **how: compile_(
+            model, backend="aot_eager", fullgraph=how.get("fullgraph", False), dynamic=how.get("dynamic")
+        )
+        nn.Module.compile = lambda module, **_: setattr(
+            module, "_compiled_call_impl", torch.compile(module._call_impl)
+        )
+        torch.compiler.save_cache_artifacts = lambda: (b"", None)
+        torch.compiler.load_cache_artifacts = lambda _: None
     dist.init_process_group = lambda backend, **how: init("gloo", **how)
     if os.environ.get("CARD_SANITIZER"):
         from torch.cuda._sanitizer import enable_cuda_sanitizer  # it watches allocations from its import on

@@ -1,5 +1,6 @@
 """What tests have done on cards: `python -m tests.card.programs NAME FOLDER` prints what it found as JSON."""
 
+import hashlib
 import json
 import os
 import sys
@@ -121,37 +122,77 @@ def short_of_memory(folder: Path) -> dict[str, Any]:
         "finished": all(len(group.encoded) == recipe.images_per_caption for group in groups),
         "lanes": generator._lanes._decode is not None,
         "compiled": networks.batch,
-        "by graphs": _distance(whole, Generator(recipe, pipeline=pipeline, compiled=networks)),
+        "by graphs": _distance(
+            whole, list(Generator(recipe, pipeline=pipeline, compiled=networks).generate(CAPTIONS))
+        ),
     }
 
 
-def _distance(groups: list[Group], generator: Generator) -> int:
-    """The most levels that an image differs by where the generator makes it."""
-    made = generator.generate(CAPTIONS)
-    pairs = zip(groups, made, strict=True)
+def _distance(groups: list[Group], others: list[Group]) -> int:
+    """The most levels that an image differs by."""
+    pairs = zip(groups, others, strict=True)
     both = [(np.asarray(a), np.asarray(b)) for x, y in pairs for a, b in zip(x.images, y.images, strict=True)]
     return max(int(np.abs(a.astype(int) - b.astype(int)).max()) for a, b in both)
 
 
+def compiled_generation(folder: Path) -> dict[str, Any]:
+    """Images by networks that torch's compiler wrote kernels for, or that were loaded; and without."""
+    from torch._dynamo.utils import counters
+
+    recipe = recipe_of(folder / "pipeline")
+    pipeline = load_pipeline(recipe)
+    plain = list(Generator(recipe, pipeline=pipeline).generate(CAPTIONS[:2]))
+    said: list[str] = []
+    networks = compiled.compile_networks(pipeline, recipe, open_store(str(folder / "store")), said.append)
+    assert networks is not None
+    misses = counters["inductor"]["fxgraph_cache_miss"]
+    made = list(Generator(recipe, pipeline=pipeline, compiled=networks).generate(CAPTIONS[:2]))
+    return {
+        "said": said,
+        "artifact": networks.artifact,
+        "graphs": misses,
+        "graphs while used": counters["inductor"]["fxgraph_cache_miss"] - misses,
+        "distance": _distance(plain, made),
+        "bytes": [hashlib.sha256(data).hexdigest() for group in made for data in group.encoded],
+    }
+
+
+def compiled_methods(_: Path) -> dict[str, Any]:
+    """As `methods`, by compiled blocks: how far from the CPU's."""
+    from torch._dynamo.utils import counters
+
+    found = {
+        "stablerep in 2": _far_from_the_cpu("stablerep", compile=True, encode_parts=2),
+        "stablerep recomputed": _far_from_the_cpu("stablerep", compile=True, recompute=True),
+        "mae": _far_from_the_cpu("mae", compile=True),
+    }
+    return {**found, "graphs": counters["stats"]["unique_graphs"], "breaks": dict(counters["graph_break"])}
+
+
 def methods(_: Path) -> dict[str, Any]:
     """Of each method, whole and in parts: how far losses and gradients lie from those of the CPU."""
-    found = {}
-    for name in METHODS:
-        for parts in (1, 2):
-            config = configuration(name, encode_parts=parts)
-            learner = build_learner(config, torch.device("cpu"), 1)
-            there = build_learner(config, CARD, 1)
-            there.load_state_dict(learner.state_dict())
-            batch = batch_of(config)
-            wanted, _ = Backward(learner, config, ALONE)(batch)
-            with ranks_from_environment() as ranks:
-                losses, _ = Backward(there, config, ranks)(_moved(batch))
-            pairs = [(losses[key].cpu(), wanted[key]) for key in wanted]
-            on_card, on_cpu = gradients(there), gradients(learner)
-            assert on_card.keys() == on_cpu.keys()
-            pairs += [(on_card[key].cpu(), on_cpu[key]) for key in on_cpu]
-            found[f"{name} in {parts}"] = max(float((a - b).detach().abs().max()) for a, b in pairs)
-    return found
+    return {
+        f"{name} in {parts}": _far_from_the_cpu(name, encode_parts=parts)
+        for name in METHODS
+        for parts in (1, 2)
+    }
+
+
+def _far_from_the_cpu(name: str, **changed: Any) -> float:
+    """The most that a loss, or a gradient of a weight, lies from the CPU's, where nothing is compiled."""
+    config, plain = configuration(name, **changed), configuration(name, **{**changed, "compile": False})
+    learner = build_learner(plain, torch.device("cpu"), 1)
+    there = build_learner(config, CARD, 1)
+    there.load_state_dict(learner.state_dict())
+    batch = batch_of(config)
+    wanted, _ = Backward(learner, plain, ALONE)(batch)
+    with ranks_from_environment() as ranks:
+        losses, _ = Backward(there, config, ranks)(_moved(batch))
+    pairs = [(losses[key].cpu(), wanted[key]) for key in wanted]
+    on_card, on_cpu = gradients(there), gradients(learner)
+    assert on_card.keys() == on_cpu.keys()
+    pairs += [(on_card[key].cpu(), on_cpu[key]) for key in on_cpu]
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
 
 def parts(_: Path) -> dict[str, Any]:

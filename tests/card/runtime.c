@@ -283,6 +283,32 @@ CUresult cuCtxGetCurrent(CUcontext *context) {
   return CUDA_SUCCESS;
 }
 
+// What Triton's own module links to. Its kernels are interpreted, so none of it is called but for attributes.
+
+CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice card) {
+  *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? 9 : 0;
+  return CUDA_SUCCESS;
+}
+
+#define NOT_SUPPORTED(name)            \
+  CUresult no_##name(void) __asm__(#name); \
+  CUresult no_##name(void) { return CUDA_ERROR_NOT_SUPPORTED; }
+NOT_SUPPORTED(cuCtxGetDevice)
+NOT_SUPPORTED(cuCtxGetLimit)
+NOT_SUPPORTED(cuCtxSetCurrent)
+NOT_SUPPORTED(cuCtxSetLimit)
+NOT_SUPPORTED(cuDevicePrimaryCtxRetain)
+NOT_SUPPORTED(cuDriverGetVersion)
+NOT_SUPPORTED(cuFuncGetAttribute)
+NOT_SUPPORTED(cuFuncSetAttribute)
+NOT_SUPPORTED(cuFuncSetCacheConfig)
+NOT_SUPPORTED(cuGetErrorString)
+NOT_SUPPORTED(cuModuleGetFunction)
+NOT_SUPPORTED(cuModuleLoadData)
+NOT_SUPPORTED(cuModuleUnload)
+NOT_SUPPORTED(cuPointerGetAttribute)
+NOT_SUPPORTED(cuStreamIsCapturing)
+
 cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **function, unsigned version,
                                              unsigned long long flags,
                                              enum cudaDriverEntryPointQueryResult *result) {

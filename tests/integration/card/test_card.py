@@ -84,6 +84,27 @@ def test_where_the_cards_memory_is_short_lanes_are_given_up_and_batches_halved(p
     assert found["by graphs"] <= 8
 
 
+def test_kernels_that_the_compiler_writes_make_the_plain_images_again_from_the_artifact(program, tmp_path):
+    """By another process: what stops a worker's start on a card, all but the kernels' own compilation."""
+    make_random_pipeline(tmp_path / "pipeline", channels=(32, 32))
+    first = program("compiled_generation", compiler=True)
+    assert first["said"][0].startswith("compiling UNet and autoencoder of ")
+    assert (first["graphs"], first["graphs while used"]) == (2, 0)
+    again = program("compiled_generation", compiler=True)
+    assert again["said"][-1].startswith("loaded the compiled networks in ")
+    assert (again["graphs"], again["graphs while used"]) == (0, 0)
+    assert again["artifact"] == first["artifact"]
+    assert again["bytes"] == first["bytes"]
+    assert first["distance"] <= 2
+
+
+def test_kernels_that_the_compiler_writes_have_the_cpus_losses_and_gradients(program):
+    found = program("compiled_methods", compiler=True)
+    assert found.pop("breaks") == {}
+    assert found.pop("graphs") >= 3
+    assert {name: far for name, far in found.items() if not far < 2e-4} == {}
+
+
 def test_every_method_has_the_cpus_losses_and_gradients(program):
     found = program("methods")
     assert len(found) == 12
