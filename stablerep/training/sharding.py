@@ -1,5 +1,6 @@
 """Weights, gradients and the optimiser's state spread over the processes of a run (FSDP2); whole again."""
 
+import warnings
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ def shard(learner: nn.Module, ranks: Ranks) -> None:
     for layer in _layers(learner):
         fully_shard(layer, mesh=mesh)
     fully_shard(learner, mesh=mesh)
+    # The views' features are a view of the encoder's output; nobody writes into them.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     for name in ("encode", "losses"):
         register_fsdp_forward_method(learner, name)
 

@@ -40,6 +40,10 @@ _OF_TWO_DEVICES = {
 }
 
 
+_OF_COMPILER = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.FUNCTIONAL)
+"""Modes in which nothing is computed."""
+
+
 class OnHost(TorchDispatchMode):
     """Operations with tensors of a card: their memory is taken for a CPU's, results go into the card's.
 
@@ -52,7 +56,8 @@ class OnHost(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if any("FakeTensor" in each.__name__ for each in types):
+        fakes = {each.__name__ for each in types} & {"FakeTensor", "FunctionalTensor"}
+        if fakes or any(map(torch._C._get_dispatch_mode, _OF_COMPILER)):
             return operation(*args, **kwargs)
         if any(each not in (Tensor, nn.Parameter, nn.Buffer) for each in types):
             return NotImplemented  # it comes again, with what the subclass is made of

@@ -157,18 +157,26 @@ def test_a_run_copies_its_batches_without_a_race_and_learns_what_the_cpu_learns(
     assert all(map(math.isfinite, on_cpu))
 
 
-@pytest.mark.parametrize("shard", [False, True])
-def test_two_cards_learn_what_one_does(shard, runtime, url):
-    """Without batch norm, whose statistics are those of a rank."""
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"shard": True}, {"compile": True}, {"compile": True, "recompute": True, "shard": True}],
+    ids=lambda how: " ".join(how) or "plain",
+)
+def test_two_cards_learn_what_one_does(how, runtime, url):
+    """Without batch norm, whose statistics are those of a rank. The one is never compiled."""
     vit = {"name": "vit_tiny_patch16_224", "image_size": 16}
     vit["kwargs"] = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "dynamic_img_size": True}
     changed = {"encoder": vit, "encoder.kwargs": vit["kwargs"], "steps": 4}
-    one, two = f"one-{shard}".lower(), f"two-{shard}".lower()
+    one, two = (f"{number}-{'-'.join(how)}" for number in ("one", "two"))
     run(runtime, "-m", *arguments(url, one, **changed))
     launcher = ["torch.distributed.run", "--local-addr=127.0.0.1", "--rdzv-backend=c10d"]
     launcher += ["--rdzv-endpoint=127.0.0.1:0", "--nproc-per-node=2", "-m"]
-    printed = run(runtime, "-m", *launcher, *arguments(url, two, shard=shard, **changed), count=2)
+    compiled = how.get("compile", False)
+    printed = run(
+        runtime, "-m", *launcher, *arguments(url, two, **how, **changed), count=2, compiler=compiled
+    )
     assert "2 processes on cuda" in printed
+    assert "returned a view" not in printed, "FSDP2's warning, which is none to a user"
     np.testing.assert_allclose(losses(url, two), losses(url, one), rtol=1e-4)
 
 
