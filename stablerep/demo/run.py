@@ -22,6 +22,7 @@ from stablerep.demo.train import train_all
 from stablerep.errors import StableRepError
 from stablerep.local.foreground import interrupt_on_sigterm, only_one
 from stablerep.progress import console, minutes, step
+from stablerep.report.page import has_learnt, headline
 
 
 def run_demo(out: Path, *, size: str | None, seeds: int | None, fresh: bool) -> None:
@@ -144,6 +145,8 @@ def _print_result(out: Path) -> None:
             for v, w in ((measured["few"], 11), (measured["knn"], 8), (measured["linear"], 11))
         )
         console.print(f"{report['titles'][row]:<52}{cells}")
+    if not has_learnt(report):
+        console.print(f"\n{headline(report)}.")
     spent = report["seconds"]
     stages = ", ".join(f"{k} {v:.0f} s" for k, v in spent.items() if k != "total")
     console.print(f"\n{stages}; together {spent['total'] / 60:.1f} minutes")

@@ -51,10 +51,22 @@ def _mean(report: Mapping[str, Any], row: str, column: str) -> float:
     return fmean(report["probe"][row][column])
 
 
+def has_learnt(report: Mapping[str, Any]) -> bool:
+    """Whether, with few labels, the StableRep encoder is better than its random initialisation."""
+    return _mean(report, "stablerep", "few") > _mean(report, "random", "few")
+
+
 def headline(report: Mapping[str, Any]) -> str:
     """One sentence with the result, whichever way it fell."""
     ours, other = _mean(report, "stablerep", "few"), _mean(report, "simclr", "few")
     pixels = _mean(report, "pixels", "few")
+    if not has_learnt(report):
+        start = _mean(report, "random", "few")
+        return (
+            f"{report['training']['steps']:,} steps were too few to learn from: with 10 labels a class the "
+            f"encoder reads {ours * 100:.1f} % of real photographs, its random initialisation "
+            f"{start * 100:.1f} %. The path works from end to end; a good encoder takes more steps"
+        )
     return (
         f"An encoder that never saw a photograph reads real ones: {ours * 100:.1f} % with 10 labels a class "
         f"(SimCLR on the same images {other * 100:.1f} %, raw pixels {pixels * 100:.1f} %)"
