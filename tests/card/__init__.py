@@ -32,19 +32,19 @@ def build_runtime(folder: Path) -> Path:
     return library
 
 
-def environment(library: Path, compiler: bool = False, **settings: object) -> dict[str, str]:
+def environment(library: Path, kernels: Path | None = None, **settings: object) -> dict[str, str]:
     """Of a process with cards: `bytes` of each, their `count`; torch's `sanitizer`, which looks for races.
 
-    With `compiler`, torch's compiler writes kernels, and they are interpreted.
+    With `kernels`, torch's compiler writes them into this folder, and they are interpreted.
     """
-    caches = {name: str(library.parent / name.lower()) for name in _CACHES} if compiler else {}
-    interpreter = {"TRITON_INTERPRET": "1", "TRITON_LIBCUDA_PATH": str(library.parent)} if compiler else {}
+    interpreter = {} if kernels is None else {name: str(kernels) for name in _CACHES}
+    if interpreter:
+        interpreter |= {"TRITON_INTERPRET": "1", "TRITON_LIBCUDA_PATH": str(library.parent)}
     return {
         **os.environ,
         "LD_PRELOAD": str(library),
         "PYTHONPATH": f"{FOLDER / 'startup'}:{ROOT}",
         "OMP_NUM_THREADS": "1",
-        **caches,
         **interpreter,
         **{f"CARD_{name.upper()}": str(value) for name, value in settings.items()},
     }
